@@ -1,0 +1,103 @@
+// What the build can do, which algorithm a problem gets and its workspace: introspection, no arithmetic.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "cpu/run.h"
+
+namespace py = pybind11;
+
+namespace convext {
+namespace {
+using IntList = std::vector<int64_t>;
+
+ConvOperator operator_named(const std::string& name) {
+  if (name == "fprop") return ConvOperator::kFprop;
+  if (name == "dgrad") return ConvOperator::kDgrad;
+  if (name == "wgrad") return ConvOperator::kWgrad;
+  throw std::invalid_argument("convext: expected operator 'fprop', 'dgrad' or 'wgrad', got '" + name + "'");
+}
+
+const char* operator_name(ConvOperator op) {
+  constexpr const char* kNames[] = {"fprop", "dgrad", "wgrad"};
+  return kNames[static_cast<int>(op)];
+}
+
+// The request for a problem of these sizes; (N, C, *spatial) and (K, C / groups, *kernel) as in the operators.
+PlanRequest request_for(const std::string& op, const std::string& dtype, const IntList& input, const IntList& weight,
+                        const IntList& stride, const IntList& padding, const IntList& dilation, int64_t groups) {
+  const std::size_t rank = stride.size();
+  if (rank < 1 || rank > kSpatialAxes || input.size() != rank + 2 || weight.size() != rank + 2 ||
+      padding.size() != 2 * rank || dilation.size() != rank || groups < 1)
+    throw std::invalid_argument("convext: expected sizes, stride, padding and dilation of one rank from 1 to 3");
+  ConvProblem p;
+  p.batch = input[0];
+  p.groups = groups;
+  p.in_channels = weight[1];
+  p.out_channels = weight[0] / groups;
+  for (std::size_t i = 0; i < rank; ++i) {
+    ConvAxis& a = p.axis[kSpatialAxes - rank + i];
+    a = {input[2 + i], weight[2 + i], 1, stride[i], dilation[i], padding[2 * i], padding[2 * i + 1]};
+    a.output = output_size(a);
+  }
+  constexpr const char* kFloatNames[] = {"float32", "float64", "bfloat16", "float16"};
+  for (int type = 0; type < 4; ++type)
+    if (dtype == kFloatNames[type])
+      return make_request(operator_named(op), p, active_engine(), static_cast<FloatType>(type), 1);
+  PlanRequest request = make_request(operator_named(op), p, active_engine(), FloatType::kFloat, 1);
+  request.packed_type = false;
+  return request;
+}
+
+py::dict conv_plan(const std::string& op, const std::string& dtype, const IntList& input_size,
+                   const IntList& weight_size, const IntList& stride, const IntList& padding, const IntList& dilation,
+                   int64_t groups, int64_t padding_mode, bool channels_last, int64_t num_threads) {
+  PlanRequest request = request_for(op, dtype, input_size, weight_size, stride, padding, dilation, groups);
+  if (padding_mode < 0 || padding_mode > 3)
+    throw std::invalid_argument("convext: expected padding_mode 0 to 3, got " + std::to_string(padding_mode));
+  request.problem.mode = static_cast<PaddingMode>(padding_mode);
+  request.source_channels_last = request.result_channels_last = channels_last;
+  request.threads = num_threads;
+  const ConvPlan plan = plan_conv(request);
+  py::list declined;
+  for (const Declined& d : plan.declined) declined.append(py::make_tuple(algorithm_name(d.algorithm), d.reason));
+  py::dict result;
+  result["operator"] = operator_name(request.op);
+  result["algorithm"] = algorithm_name(plan.algorithm);
+  result["isa"] = max_isa();
+  result["tile"] = py::make_tuple(request.tile.rows, request.tile.columns);
+  result["pixels_are_rows"] = plan.shape.pixels_are_rows;
+  result["slices"] = plan.slices;
+  result["workers"] = plan.workers;
+  result["shared_bytes"] = plan.shared_bytes;
+  result["thread_bytes"] = plan.thread_bytes;
+  result["workspace_bytes"] = plan.workspace_bytes();
+  result["declined"] = declined;
+  return result;
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["compiler"] = __VERSION__;
+  info["torch_target_version"] = static_cast<unsigned long long>(TORCH_TARGET_VERSION);
+  info["pybind11"] = PYBIND11_VERSION_HEX;
+  info["isa_levels"] = isa_levels();
+  return info;
+}
+
+}  // namespace
+}  // namespace convext
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "convext's kernels; importing it registers torch.ops.convext.";
+  m.def("isa_levels", &convext::isa_levels, "ISA levels of this processor that convext has kernels for, lowest first.");
+  m.def("get_max_isa", &convext::max_isa, "The ISA level in use.");
+  m.def("set_max_isa", [](const std::string& name) { convext::set_max_isa(name.c_str()); }, py::arg("name"),
+        "Caps the ISA level. Raises ValueError for a name that is no level.");
+  m.def("conv_plan", &convext::conv_plan, py::arg("operator"), py::arg("dtype"), py::arg("input_size"),
+        py::arg("weight_size"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
+        py::arg("padding_mode"), py::arg("channels_last"), py::arg("num_threads"),
+        "How an operator would run: algorithm, tile, workspace, and why the algorithms before it declined.");
+  m.def("build_info", &convext::build_info, "Compiler, target version of torch's stable ABI, and ISA levels.");
+}

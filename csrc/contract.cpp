@@ -1,0 +1,202 @@
+#include "contract.h"
+
+#include <torch/headeronly/util/Exception.h>
+
+#include <limits>
+
+namespace convext {
+namespace {
+
+// Element counts and padded sizes stay below this, so that no product or sum of them overflows 64 bits.
+constexpr int64_t kLargestSize = int64_t{1} << 40;
+
+int rank_of(const Tensor& t, const char* name) {
+  const int64_t rank = t.dim() - 2;
+  STD_TORCH_CHECK(rank >= 1 && rank <= kSpatialAxes, "convext: expected ", name, " of 3 to 5 dimensions, got ", t.dim());
+  return static_cast<int>(rank);
+}
+
+void check_length(const IntList& list, int64_t length, const char* name) {
+  STD_TORCH_CHECK(static_cast<int64_t>(list.size()) == length, "convext: expected ", length, " values of ", name,
+                  ", got ", list.size());
+}
+
+void check_range(int64_t value, int64_t least, const char* name) {
+  STD_TORCH_CHECK(value >= least && value <= kLargestSize, "convext: expected ", name, " between ", least, " and 2^40, got ",
+                  value);
+}
+
+ConvProblem with_geometry(const ConvGeometry& g, int rank) {
+  check_length(g.stride, rank, "stride");
+  check_length(g.padding, 2 * rank, "padding");
+  check_length(g.dilation, rank, "dilation");
+  check_range(g.groups, 1, "groups");
+  STD_TORCH_CHECK(g.padding_mode >= 0 && g.padding_mode <= 3, "convext: expected padding_mode 0 to 3, got ",
+                  g.padding_mode);
+  ConvProblem p;
+  p.groups = g.groups;
+  p.mode = static_cast<PaddingMode>(g.padding_mode);
+  for (int i = 0; i < rank; ++i) {
+    ConvAxis& a = p.axis[kSpatialAxes - rank + i];
+    a.stride = g.stride[i];
+    a.dilation = g.dilation[i];
+    a.lo = g.padding[2 * i];
+    a.hi = g.padding[2 * i + 1];
+    check_range(a.stride, 1, "stride");
+    check_range(a.dilation, 1, "dilation");
+    check_range(a.lo, -kLargestSize, "padding");
+    check_range(a.hi, -kLargestSize, "padding");
+  }
+  return p;
+}
+
+void check_operands(const Tensor& a, const Tensor& b) {
+  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), "convext: expected operands of one type, got ",
+                  torch::headeronly::toString(a.scalar_type()), " and ",
+                  torch::headeronly::toString(b.scalar_type()));
+  STD_TORCH_CHECK(a.dim() == b.dim(), "convext: expected operands of one rank, got ", a.dim(), " and ", b.dim());
+}
+
+// Sets the channels of one group from the two tensors that know them.
+void set_channels(ConvProblem& p, int64_t in_total, int64_t in_group, int64_t out_total) {
+  STD_TORCH_CHECK(in_total == in_group * p.groups, "convext: expected ", in_group * p.groups, " input channels, got ",
+                  in_total);
+  STD_TORCH_CHECK(out_total % p.groups == 0, "convext: expected output channels divisible by groups=", p.groups,
+                  ", got ", out_total);
+  p.in_channels = in_group;
+  p.out_channels = out_total / p.groups;
+}
+
+void check_axes(const ConvProblem& p) {
+  for (const ConvAxis& a : p.axis) {
+    check_range(a.input, 1, "an input size");
+    check_range(a.kernel, 1, "a kernel size");
+    STD_TORCH_CHECK(a.kernel <= kLargestSize / a.dilation, "convext: kernel size ", a.kernel, " with dilation ",
+                    a.dilation, " is too large");
+    check_range(a.output, 1, "an output size");
+    const int64_t limit = p.mode == PaddingMode::kReflect    ? a.input - 1
+                          : p.mode == PaddingMode::kCircular ? a.input
+                                                             : kLargestSize;
+    STD_TORCH_CHECK(a.lo <= limit && a.hi <= limit, "convext: expected padding of at most ", limit,
+                    " for this padding_mode, got (", a.lo, ", ", a.hi, ")");
+  }
+}
+
+// True where torch's suggest_memory_format would answer channels_last (rank 4) or channels_last_3d (rank 5).
+bool suggests_channels_last(const Tensor& t) {
+  const auto sizes = t.sizes();
+  const auto strides = t.strides();
+  const int rank = static_cast<int>(t.dim());
+  if (rank < 4) return false;
+  if (strides[1] == 0) return false;
+  int64_t least = 0;
+  const auto ordered = [&](int d) {
+    if (sizes[d] == 0 || strides[d] < least) return false;
+    if (d == 0 && least == strides[1]) return false;  // N111: the strides say nothing, torch says contiguous
+    least = sizes[d] > 1 ? strides[d] * sizes[d] : strides[d];
+    return true;
+  };
+  if (!ordered(1)) return false;
+  for (int d = rank - 1; d >= 2; --d)
+    if (!ordered(d)) return false;
+  return ordered(0);
+}
+
+}  // namespace
+
+ConvProblem fprop_problem(const Tensor& input, const Tensor& weight, const ConvGeometry& geometry) {
+  check_operands(input, weight);
+  const int rank = rank_of(input, "input");
+  ConvProblem p = with_geometry(geometry, rank);
+  p.batch = input.size(0);
+  set_channels(p, input.size(1), weight.size(1), weight.size(0));
+  for (int i = 0; i < rank; ++i) {
+    ConvAxis& a = p.axis[kSpatialAxes - rank + i];
+    a.input = input.size(2 + i);
+    a.kernel = weight.size(2 + i);
+    a.output = output_size(a);
+  }
+  check_axes(p);
+  return p;
+}
+
+ConvProblem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const ConvGeometry& geometry) {
+  check_operands(grad_output, weight);
+  const int rank = rank_of(grad_output, "grad_output");
+  ConvProblem p = with_geometry(geometry, rank);
+  p.batch = grad_output.size(0);
+  STD_TORCH_CHECK(grad_output.size(1) == weight.size(0), "convext: expected ", weight.size(0),
+                  " channels of grad_output, got ", grad_output.size(1));
+  set_channels(p, weight.size(1) * p.groups, weight.size(1), weight.size(0));
+  for (int i = 0; i < rank; ++i) {
+    ConvAxis& a = p.axis[kSpatialAxes - rank + i];
+    a.output = grad_output.size(2 + i);
+    a.kernel = weight.size(2 + i);
+    a.input = transposed_size(a);
+  }
+  check_axes(p);
+  return p;
+}
+
+ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, const IntList& kernel_size,
+                          const ConvGeometry& geometry) {
+  check_operands(grad_output, input);
+  const int rank = rank_of(input, "input");
+  check_length(kernel_size, rank, "kernel_size");
+  ConvProblem p = with_geometry(geometry, rank);
+  p.batch = input.size(0);
+  STD_TORCH_CHECK(grad_output.size(0) == p.batch, "convext: expected grad_output of batch ", p.batch, ", got ",
+                  grad_output.size(0));
+  STD_TORCH_CHECK(input.size(1) % p.groups == 0, "convext: expected input channels divisible by groups=", p.groups,
+                  ", got ", input.size(1));
+  set_channels(p, input.size(1), input.size(1) / p.groups, grad_output.size(1));
+  for (int i = 0; i < rank; ++i) {
+    ConvAxis& a = p.axis[kSpatialAxes - rank + i];
+    a.input = input.size(2 + i);
+    a.kernel = kernel_size[i];
+    check_range(a.kernel, 1, "a kernel size");
+    a.output = grad_output.size(2 + i);
+    STD_TORCH_CHECK(a.output == output_size(a), "convext: expected grad_output of size ", output_size(a), " on axis ", i,
+                    ", got ", a.output);
+  }
+  check_axes(p);
+  return p;
+}
+
+const void* checked_bias(const std::optional<Tensor>& bias, const Tensor& like, int64_t channels) {
+  if (!bias) return nullptr;
+  STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == channels, "convext: expected bias of shape [", channels, "]");
+  STD_TORCH_CHECK(bias->scalar_type() == like.scalar_type(), "convext: expected bias of type ",
+                  torch::headeronly::toString(like.scalar_type()), ", got ",
+                  torch::headeronly::toString(bias->scalar_type()));
+  STD_TORCH_CHECK(channels <= 1 || bias->stride(0) == 1, "convext: expected a contiguous bias, got one of stride ",
+                  bias->stride(0));
+  return bias->const_data_ptr();
+}
+
+Strides strides_of(const Tensor& t) {
+  const auto strides = t.strides();
+  const int rank = static_cast<int>(t.dim()) - 2;
+  Strides s;
+  s.outer = strides[0];
+  s.channel = strides[1];
+  for (int i = 0; i < rank; ++i) s.axis[kSpatialAxes - rank + i] = strides[2 + i];
+  return s;
+}
+
+torch::headeronly::MemoryFormat result_format(const Tensor& a, const Tensor& b) {
+  using torch::headeronly::MemoryFormat;
+  if (!suggests_channels_last(a) && !suggests_channels_last(b)) return MemoryFormat::Contiguous;
+  if (a.dim() == 4) return MemoryFormat::ChannelsLast;
+  switch (a.scalar_type()) {  // torch's 3-D kernels of these types know no channels_last
+    case ScalarType::Double:
+    case ScalarType::Byte:
+    case ScalarType::Char:
+    case ScalarType::Short:
+    case ScalarType::Int:
+    case ScalarType::Long: return MemoryFormat::Contiguous;
+    default: return MemoryFormat::ChannelsLast3d;
+  }
+}
+
+}  // namespace convext

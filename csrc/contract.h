@@ -1,0 +1,46 @@
+// From the tensors and lists of an operator call to a ConvProblem: the only place where C++ looks at their shapes.
+//
+// Users' mistakes are reported by convext/functional.py in torch's own words; what stands here is the contract of the
+// operators, checked so that no direct call of them can read or write out of bounds.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <vector>
+
+#include "problem.h"
+
+namespace convext {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using IntList = std::vector<int64_t>;
+
+// The arguments that every convolution operator takes, as it takes them.
+struct ConvGeometry {
+  const IntList& stride;
+  const IntList& padding;
+  const IntList& dilation;
+  int64_t groups;
+  int64_t padding_mode;
+};
+
+ConvProblem fprop_problem(const Tensor& input, const Tensor& weight, const ConvGeometry& geometry);
+ConvProblem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const ConvGeometry& geometry);
+ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, const IntList& kernel_size,
+                          const ConvGeometry& geometry);
+
+// The data of a bias, which must be dense; null where there is none.
+const void* checked_bias(const std::optional<Tensor>& bias, const Tensor& like, int64_t channels);
+
+// Strides of an image or a weight, with leading axes of size one where it has fewer than three.
+Strides strides_of(const Tensor& t);
+
+// The memory format torch gives the result of a convolution of these two operands; convext/ops/conv.py states the same
+// rule for fake tensors.
+torch::headeronly::MemoryFormat result_format(const Tensor& a, const Tensor& b);
+
+}  // namespace convext

@@ -1,0 +1,135 @@
+// The convolution operators on CPU: check, allocate, plan, run.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include "../contract.h"
+#include "direct.h"
+#include "run.h"
+
+namespace convext {
+namespace {
+using torch::stable::parallel_for;
+
+Tensor allocate(const Tensor& a, const Tensor& b, const ConvProblem& p, int64_t outer, int64_t channels,
+                int64_t ConvAxis::* size) {
+  const int rank = static_cast<int>(a.dim()) - 2;
+  IntList sizes{outer, channels};
+  for (int i = 0; i < rank; ++i) sizes.push_back(p.axis[kSpatialAxes - rank + i].*size);
+  return torch::stable::empty(sizes, a.scalar_type(), std::nullopt, a.device(), std::nullopt, result_format(a, b));
+}
+
+// The data are only read where an operator reads them: ConvOperands has one type for both.
+Operand reading(const Tensor& t) { return {const_cast<void*>(t.const_data_ptr()), strides_of(t)}; }
+Operand writing(Tensor& t) { return {t.mutable_data_ptr(), strides_of(t)}; }
+
+std::optional<FloatType> float_type(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return FloatType::kFloat;
+    case ScalarType::Double: return FloatType::kDouble;
+    case ScalarType::BFloat16: return FloatType::kBFloat16;
+    case ScalarType::Half: return FloatType::kHalf;
+    default: return std::nullopt;
+  }
+}
+
+template <class Visit>
+void with_element_type(ScalarType type, Visit visit) {
+  switch (type) {
+    case ScalarType::Float: return visit(float{});
+    case ScalarType::Double: return visit(double{});
+    case ScalarType::BFloat16: return visit(BFloat16{});
+    case ScalarType::Half: return visit(Half{});
+    case ScalarType::Byte: return visit(uint8_t{});
+    case ScalarType::Char: return visit(int8_t{});
+    case ScalarType::Short: return visit(int16_t{});
+    case ScalarType::Int: return visit(int32_t{});
+    case ScalarType::Long: return visit(int64_t{});
+    case ScalarType::ComplexFloat: return visit(Complex<float>{});
+    case ScalarType::ComplexDouble: return visit(Complex<double>{});
+    default: STD_TORCH_CHECK(false, "convext: not implemented for ", torch::headeronly::toString(type));
+  }
+}
+
+void run_direct(ConvOperator op, const ConvProblem& p, ScalarType type, const ConvOperands& operands) {
+  with_element_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    const auto in = [](const Operand& o) { return direct::Image<const T>{static_cast<const T*>(o.data), o.strides}; };
+    const direct::Image<const T> image = in(operands.image), weight = in(operands.weight);
+    const direct::Image<T> result{static_cast<T*>(operands.result.data), operands.result.strides};
+    const T* bias = static_cast<const T*>(operands.bias);
+    const auto for_each = [](int64_t count, auto body) {
+      parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) body(i);
+      });
+    };
+    switch (op) {
+      case ConvOperator::kFprop:
+        return for_each(p.batch * p.groups * p.out_channels,
+                        [&](int64_t i) { direct::fprop_plane<T>(p, i, image, weight, bias, result); });
+      case ConvOperator::kDgrad:
+        return for_each(p.batch * p.groups * p.in_channels,
+                        [&](int64_t i) { direct::dgrad_plane<T>(p, i, image, weight, bias, result); });
+      case ConvOperator::kWgrad:
+        return for_each(p.groups * p.out_channels * p.in_channels,
+                        [&](int64_t i) { direct::wgrad_slice<T>(p, i, weight, image, result); });
+    }
+  });
+}
+
+void run(ConvOperator op, const ConvProblem& p, ScalarType type, const ConvOperands& operands) {
+  const std::optional<FloatType> packed = float_type(type);
+  if (!packed) return run_direct(op, p, type, operands);
+  const Engine& engine = active_engine();
+  PlanRequest request = make_request(op, p, engine, *packed, torch::stable::get_num_threads());
+  request.source_channels_last = operands.image.strides.channel == 1 && operands.image.strides.axis[2] != 1;
+  request.result_channels_last = operands.result.strides.channel == 1 && operands.result.strides.axis[2] != 1;
+  const ConvPlan plan = plan_conv(request);
+  switch (plan.algorithm) {
+    case Algorithm::kDirect: return run_direct(op, p, type, operands);
+    case Algorithm::kDepthwise:
+    case Algorithm::kPacked:
+      if (op == ConvOperator::kWgrad) return run_packed_wgrad(request, plan, engine.of(*packed), operands);
+      return run_packed_conv(request, plan, engine.of(*packed), operands);
+  }
+}
+
+Tensor conv_fprop(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntList stride,
+                  IntList padding, IntList dilation, int64_t groups, int64_t padding_mode) {
+  const ConvProblem p = fprop_problem(input, weight, {stride, padding, dilation, groups, padding_mode});
+  const int64_t channels = p.groups * p.out_channels;
+  const void* bias_data = checked_bias(bias, input, channels);
+  Tensor output = allocate(input, weight, p, p.batch, channels, &ConvAxis::output);
+  run(ConvOperator::kFprop, p, input.scalar_type(), {reading(input), reading(weight), writing(output), bias_data});
+  return output;
+}
+
+Tensor conv_dgrad(const Tensor& grad_output, const Tensor& weight, const std::optional<Tensor>& bias, IntList stride,
+                  IntList padding, IntList dilation, int64_t groups, int64_t padding_mode) {
+  const ConvProblem p = dgrad_problem(grad_output, weight, {stride, padding, dilation, groups, padding_mode});
+  const int64_t channels = p.groups * p.in_channels;
+  const void* bias_data = checked_bias(bias, grad_output, channels);
+  Tensor result = allocate(grad_output, weight, p, p.batch, channels, &ConvAxis::input);
+  run(ConvOperator::kDgrad, p, grad_output.scalar_type(),
+      {reading(grad_output), reading(weight), writing(result), bias_data});
+  return result;
+}
+
+Tensor conv_wgrad(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride, IntList padding,
+                  IntList dilation, int64_t groups, int64_t padding_mode) {
+  const ConvProblem p =
+      wgrad_problem(grad_output, input, kernel_size, {stride, padding, dilation, groups, padding_mode});
+  Tensor result = allocate(grad_output, input, p, p.groups * p.out_channels, p.in_channels, &ConvAxis::kernel);
+  run(ConvOperator::kWgrad, p, grad_output.scalar_type(),
+      {reading(input), reading(grad_output), writing(result), nullptr});
+  return result;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(convext, CPU, m) {
+  m.impl("conv_fprop", TORCH_BOX(&conv_fprop));
+  m.impl("conv_dgrad", TORCH_BOX(&conv_dgrad));
+  m.impl("conv_wgrad", TORCH_BOX(&conv_wgrad));
+}
+
+}  // namespace
+}  // namespace convext

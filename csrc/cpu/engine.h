@@ -1,0 +1,45 @@
+// What an ISA level offers: tile sizes and the packed kernels, compiled once per level and chosen at run time.
+#pragma once
+
+#include "../elements.h"
+#include "packed.h"
+
+namespace convext {
+
+// The packed kernels for one element type. Ranges are of pack steps, units or rows of the job.
+struct Kernels {
+  Tile tile;
+  int sum_bytes;  // size of the type that sums are kept in
+  void (*pack_bias)(const ConvJob&);
+  void (*pack_weight)(const ConvJob&, int64_t begin, int64_t end);
+  void (*run_conv)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
+  void (*run_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
+  void (*finish_wgrad)(const WgradJob&, int64_t begin, int64_t end);
+};
+
+enum class FloatType { kFloat, kDouble, kBFloat16, kHalf };
+
+struct Engine {
+  const char* name;
+  Kernels kernels[4];  // by FloatType
+  const Kernels& of(FloatType type) const { return kernels[static_cast<int>(type)]; }
+};
+
+// The engine of the highest level that this processor has and the user allows (CONVEXT_MAX_ISA, set_max_isa).
+const Engine& active_engine();
+
+// Levels that this processor can run, lowest first.
+std::vector<const char*> isa_levels();
+const char* max_isa();
+// Caps the level: the highest one up to `name` that this processor has. Throws std::invalid_argument for a name that
+// is no level.
+void set_max_isa(const char* name);
+
+// One per file engine_<level>.cpp.
+extern const Engine kBaselineEngine;
+#if defined(__x86_64__)
+extern const Engine kAvx2Engine;
+extern const Engine kAvx512Engine;
+#endif
+
+}  // namespace convext

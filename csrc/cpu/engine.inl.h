@@ -1,0 +1,55 @@
+// The packed kernels for the ISA that the including file has switched on. See engine_baseline.cpp for how.
+//
+// Included once per level, so it has no guard of its own, includes nothing that defines functions, and keeps all in an
+// anonymous namespace: two levels must never share an instance of a template.
+
+namespace convext {
+namespace {
+
+#include "simd.h"
+// (order matters: each file uses the ones before it)
+#include "microkernel.h"
+#include "gather.h"
+
+// What a panel column that reads nothing is made of.
+template <class A>
+alignas(64) inline constexpr A kZeros[kReductionBlock] = {};
+
+#include "packed_conv.h"
+#include "packed_wgrad.h"
+
+template <class T, class A>
+struct KernelsOf {
+  static void pack_bias(const ConvJob& job) {
+    const int64_t padded = round_up(job.rows, kTileColumns<A>);
+    const T* from = static_cast<const T*>(job.bias);
+    A* to = static_cast<A*>(job.packed_bias);
+    for (int64_t group = 0; group < job.problem->groups; ++group)
+      for (int64_t i = 0; i < padded; ++i)
+        to[group * padded + i] = i < job.rows ? widen(from[group * job.rows + i]) : A{0};
+  }
+  static void pack_weight(const ConvJob& job, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) WeightPacker<T, A>{job}.pack(i);
+  }
+  static void run_conv(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
+    for (int64_t i = begin; i < end; ++i) ConvUnit<T, A>(job, i, static_cast<A*>(workspace)).run();
+  }
+  static void run_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
+    for (int64_t i = begin; i < end; ++i) WgradUnit<T, A>(job, i, static_cast<A*>(workspace)).run();
+  }
+  static void finish_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) finish_wgrad_row<T, A>(job, i);
+  }
+  static constexpr Kernels table() {
+    return {{kTileRows, kTileColumns<A>}, sizeof(A), &pack_bias, &pack_weight, &run_conv, &run_wgrad, &finish_wgrad};
+  }
+};
+
+constexpr Engine make_engine(const char* name) {
+  return {name,
+          {KernelsOf<float, float>::table(), KernelsOf<double, double>::table(), KernelsOf<BFloat16, float>::table(),
+           KernelsOf<Half, float>::table()}};
+}
+
+}  // namespace
+}  // namespace convext

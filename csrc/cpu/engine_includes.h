@@ -1,0 +1,15 @@
+// Everything the kernels use from elsewhere: included by each engine_<level>.cpp before it switches its target on.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "../elements.h"
+#include "../region.h"
+#include "engine.h"
+#include "packed.h"

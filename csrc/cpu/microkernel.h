@@ -1,0 +1,88 @@
+// The micro-kernel: C[MR x NR] (+)= A[MR x kc] * B[kc x NR] on packed panels. Include only from engine.inl.h.
+//
+//                      B: kc rows of NR = kVectors * kLanes       One step of k: load kVectors vectors of B, broadcast
+//                      +-----------------------+                  MR scalars of A, MR * kVectors fused multiply-adds
+//                      |  b[k*NR .. k*NR+NR)   |                  into accumulators that never leave the registers.
+//                      +-----------------------+
+//   A: kc rows    +--+ +-----------------------+                  AVX-512 (32 registers): 14 x 2 accumulators, 2 of B,
+//   of MR         |a | |  MR x kVectors        |                  broadcasts folded into the FMA: 28 FMAs for 2 loads.
+//                 |  | |  accumulators         |                  AVX2 (16): 6 x 2. SSE2 (16, two-operand): 4 x 2.
+//                 +--+ +-----------------------+
+//
+// Panels hold exactly MR rows, for every MR up to the tile's, so an edge costs no wasted multiplication. A sum is
+// always: accumulate from zero over one reduction block with one FMA a term, then add to what C holds. Neither MR nor
+// the lane enters the arithmetic, so tiles can be cut to suit the threads without changing a bit of the result.
+#pragma once
+
+// What the finished block sum is added to.
+enum class TileStart { kZero, kPartialSum, kRowBias, kColumnBias };
+
+// Panels of one reduction block, and the tile of C they contribute to. `bias` has MR or NR elements, by `start`.
+template <class A>
+struct TileCall {
+  int64_t kc;
+  const A* a;
+  const A* b;
+  A* c;
+  int64_t ldc;
+  TileStart start;
+  const A* bias;
+};
+
+inline constexpr int kVectors = 2;
+template <class A>
+inline constexpr int kTileColumns = kVectors * kLanes<A>;
+
+template <class A, int MR>
+void multiply_tile(const TileCall<A>& call) {
+  using V = Vector<A>;
+  constexpr int W = kLanes<A>;
+  V sum[MR][kVectors] = {};
+  const A* a = call.a;
+  const A* b = call.b;
+  for (int64_t k = 0; k < call.kc; ++k) {
+    V row[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) row[j] = load(b + j * W);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) sum[i][j] += row[j] * a[i];
+    a += MR;
+    b += kVectors * W;
+  }
+  A* c = call.c;
+  const auto finish = [&](auto addend) {
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) store(c + i * call.ldc + j * W, addend(i, j) + sum[i][j]);
+  };
+  switch (call.start) {
+    case TileStart::kZero:
+      return finish([](int, int) { return V{}; });
+    case TileStart::kPartialSum:
+      return finish([&](int i, int j) { return load(c + i * call.ldc + j * W); });
+    case TileStart::kRowBias:
+      return finish([&](int i, int) { return V{} + call.bias[i]; });
+    case TileStart::kColumnBias:
+      return finish([&](int, int j) { return load(call.bias + j * W); });
+  }
+}
+
+template <class A>
+using TileFunction = void (*)(const TileCall<A>&);
+
+template <class A, std::size_t... I>
+constexpr std::array<TileFunction<A>, sizeof...(I)> tile_functions(std::index_sequence<I...>) {
+  return {&multiply_tile<A, static_cast<int>(I) + 1>...};
+}
+
+// kTileFunctions<A>[rows - 1] multiplies a tile of that many rows.
+template <class A>
+inline constexpr auto kTileFunctions = tile_functions<A>(std::make_index_sequence<kTileRows>{});
+
+template <class A>
+inline void multiply(int64_t rows, const TileCall<A>& call) {
+  kTileFunctions<A>[rows - 1](call);
+}

@@ -1,0 +1,179 @@
+// The packed algorithm's shared vocabulary: how a reduction is cut into blocks, a side into panels, and what a job is.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "../region.h"
+
+namespace convext {
+
+// Terms summed in registers before they are added to the result: B's panel of 256 x 32 floats fills two thirds of a
+// 48 KiB L1, and a rounding error grows with the length of a chain, so longer would be worse on both counts.
+inline constexpr int64_t kReductionBlock = 256;
+
+inline int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
+inline int64_t round_up(int64_t n, int64_t to) { return divide_up(n, to) * to; }
+
+// The size that cuts n into equal parts of at most `most`.
+inline int64_t balanced(int64_t n, int64_t most) { return n <= most ? n : divide_up(n, divide_up(n, most)); }
+
+// n rows cut into panels of at most `most` that differ by at most one row.
+struct Panels {
+  int64_t count = 0, base = 0, extra = 0;
+  Panels(int64_t n, int64_t most) {
+    count = divide_up(n, most);
+    if (count > 0) base = n / count, extra = n % count;
+  }
+  int64_t start(int64_t panel) const { return panel * base + std::min(panel, extra); }
+  int64_t rows(int64_t panel) const { return base + (panel < extra); }
+};
+
+// Taps [tap, tap + taps) and channels [channel, channel + channels) of a reduction over (channel, tap).
+struct Block {
+  int64_t tap, taps, channel, channels;
+  int64_t length() const { return taps * channels; }
+};
+
+// A reduction over depth channels and a number of taps, in blocks of at most kReductionBlock terms; the innermost index
+// is the tap for NCHW sources (neighbouring taps share cache lines) and the channel for channels_last (they are
+// contiguous). The order depends on one sample's shape and layout only: it fixes every bit of the result.
+struct Reduction {
+  int64_t taps = 0, depth = 0;
+  bool channels_inner = false;
+  int64_t tap_chunk = 1, channel_chunk = 1;
+
+  Reduction() = default;
+  Reduction(int64_t taps_, int64_t depth_, bool channels_inner_)
+      : taps(taps_), depth(depth_), channels_inner(channels_inner_) {
+    if (taps * depth == 0) return;
+    if (channels_inner) {
+      channel_chunk = balanced(depth, kReductionBlock);
+      tap_chunk = balanced(taps, std::max<int64_t>(1, kReductionBlock / channel_chunk));
+    } else {
+      tap_chunk = balanced(taps, kReductionBlock);
+      channel_chunk = balanced(depth, std::max<int64_t>(1, kReductionBlock / tap_chunk));
+    }
+  }
+  // An empty reduction still has one block, of length zero, which writes the bias.
+  int64_t blocks() const {
+    return taps * depth == 0 ? 1 : divide_up(taps, tap_chunk) * divide_up(depth, channel_chunk);
+  }
+  Block block(int64_t index) const {
+    if (taps * depth == 0) return {0, 0, 0, 0};
+    const int64_t across = divide_up(depth, channel_chunk);
+    const int64_t tap = index / across * tap_chunk, channel = index % across * channel_chunk;
+    return {tap, std::min(tap_chunk, taps - tap), channel, std::min(channel_chunk, depth - channel)};
+  }
+  // Terms in the blocks before `b`.
+  int64_t before(const Block& b) const { return b.tap * depth + b.taps * b.channel; }
+  int64_t longest() const { return tap_chunk * channel_chunk; }
+  // Where term (channel, tap) of a block stands: channel * channel_step + tap * tap_step.
+  int64_t channel_step(const Block& b) const { return channels_inner ? 1 : b.taps; }
+  int64_t tap_step(const Block& b) const { return channels_inner ? b.channels : 1; }
+};
+
+// Most pixels of a unit whose pixels are rows.
+inline constexpr int64_t kMostUnitPixels = 128;
+
+struct Tile {
+  int64_t rows = 0, columns = 0;
+};
+
+// How the result of one region is cut into units of work. Units touch disjoint results, so their number may follow the
+// threads without changing a bit.
+struct UnitShape {
+  bool pixels_are_rows = false;  // C[pixel, channel] for channels_last and small images, else C[channel, pixel]
+  int64_t pixels = 0;            // pixels of a unit
+  int64_t panels = 0;            // weight panels of a unit
+};
+
+// Elements of one side of a region's packed weight: result channels, padded to whole tiles where they are columns.
+inline int64_t packed_channels(const UnitShape& shape, const Tile& tile, int64_t channels) {
+  return shape.pixels_are_rows ? round_up(channels, tile.columns) : channels;
+}
+
+struct ConvJob;
+
+// A region of a job with its place in the packed weight and in the numbering of pack steps and units.
+struct RegionJob {
+  const Region* region = nullptr;
+  Reduction reduction;
+  int64_t pixels = 0;         // batch * positions
+  int64_t pixel_blocks = 0;   // units along the pixels
+  int64_t packed_offset = 0;  // in elements of the sum type
+  int64_t first_pack = 0, first_unit = 0;
+};
+
+// fprop or dgrad as a gather: result[n, m, q] = bias[m] + sum over channel, tap of weight[m, channel, tap] * source.
+struct ConvJob {
+  const ConvProblem* problem = nullptr;
+  Tile tile;
+  UnitShape shape;
+  int64_t rows = 0, depth = 0;  // result and source channels of one group
+  const void* source = nullptr;
+  Strides source_strides;
+  PaddingMode source_mode = PaddingMode::kZeros;  // of dgrad always: its padding modes are folded regions
+  const void* weight = nullptr;
+  int64_t weight_group = 0, weight_row = 0, weight_depth = 0, weight_tap[kSpatialAxes] = {0, 0, 0};
+  const void* bias = nullptr;
+  void* result = nullptr;
+  Strides result_strides;
+  // Shared workspace: the bias widened and padded to whole tiles, and the packed weight of the current wave.
+  void* packed_bias = nullptr;
+  void* packed_weight = nullptr;
+  // A wave is as many regions as one packed copy of the weight has room for.
+  std::vector<RegionJob> wave;
+  int64_t pack_count = 0, unit_count = 0;
+
+  int64_t weight_panels() const { return divide_up(rows, shape.pixels_are_rows ? tile.columns : tile.rows); }
+  int64_t channel_blocks() const { return divide_up(weight_panels(), shape.panels); }
+};
+
+// Per-thread workspace of a ConvJob, in elements of the sum type.
+struct ConvWorkspace {
+  int64_t image, partial, widened;
+  ConvWorkspace(const UnitShape& shape, const Tile& tile)
+      : image(kReductionBlock * (shape.pixels_are_rows ? shape.pixels : tile.columns)),
+        partial(round_up(shape.pixels, tile.columns) * shape.panels *
+                (shape.pixels_are_rows ? tile.columns : tile.rows)),
+        widened(kReductionBlock * tile.columns) {}
+  int64_t elements() const { return image + partial + widened; }
+};
+
+struct WgradJob {
+  const ConvProblem* problem = nullptr;
+  Tile tile;
+  Region grad_region;    // one tap: grad as it is
+  Region source_region;  // fprop's
+  const void* grad = nullptr;
+  Strides grad_strides;
+  const void* source = nullptr;
+  Strides source_strides;
+  void* result = nullptr;
+  Strides result_strides;
+  void* partial = nullptr;  // shared workspace: slices x groups x partial_elements
+  int64_t slices = 1;
+  int64_t panels = 1, tiles = 1;  // of a unit
+
+  int64_t pixels() const { return problem->batch * source_region.positions(); }
+  int64_t columns() const { return source_region.taps() * problem->in_channels; }
+  int64_t row_panels() const { return divide_up(problem->out_channels, tile.rows); }
+  int64_t column_tiles() const { return divide_up(columns(), tile.columns); }
+  int64_t row_blocks() const { return divide_up(row_panels(), panels); }
+  int64_t column_blocks() const { return divide_up(column_tiles(), tiles); }
+  int64_t partial_columns() const { return round_up(columns(), tile.columns); }
+  int64_t partial_elements() const { return problem->out_channels * partial_columns(); }
+  int64_t slice_start(int64_t slice) const {
+    return std::min(pixels(), slice * round_up(divide_up(pixels(), slices), kReductionBlock));
+  }
+  int64_t unit_count() const { return slices * problem->groups * row_blocks() * column_blocks(); }
+  // Per-thread workspace in elements of the sum type: A panels, a B tile, and rows to transpose or to widen.
+  int64_t workspace_elements() const {
+    return kReductionBlock * (panels * tile.rows + 2 * tile.columns);
+  }
+};
+
+}  // namespace convext

@@ -1,0 +1,280 @@
+// fprop and dgrad on packed panels (implicit GEMM). Include only from engine.inl.h.
+//
+//   for each wave of regions:
+//     pack the wave's weight into panels                              shared, read by all units
+//     for each unit (region, group, block of channels, block of pixels):     in parallel, disjoint results
+//       for each reduction block (kReductionBlock terms):
+//         gather the image side of the block                          L2: pixels x 256
+//         for each B tile (L1), for each A panel (streamed): multiply_tile
+//       the last block writes the result: at once, or through a tile in L1 where the result is strided, narrower
+//       than the sum, or ends inside the tile
+//
+// NCHW puts pixels along the vector and channels along the tile's rows; channels_last, and images too small to fill
+// vectors, the other way round. Both run the same loops: only which side is packed once and which per unit differs.
+#pragma once
+
+template <class T, class A>
+struct WeightPacker {
+  const ConvJob& job;
+
+  // Packs panel `index` of the wave, counted over (region, group, reduction block, panel).
+  void pack(int64_t index) const {
+    const RegionJob* r = job.wave.data();
+    while (r + 1 < job.wave.data() + job.wave.size() && (r + 1)->first_pack <= index) ++r;
+    const int64_t panels = job.weight_panels(), local = index - r->first_pack;
+    const int64_t panel = local % panels, block_index = local / panels % r->reduction.blocks();
+    const int64_t group = local / panels / r->reduction.blocks();
+    const Block block = r->reduction.block(block_index);
+    const Panels rows(job.rows, job.tile.rows);
+    const int64_t start = job.shape.pixels_are_rows ? panel * job.tile.columns : rows.start(panel);
+    const int64_t width = job.shape.pixels_are_rows ? job.tile.columns : rows.rows(panel);
+    pack_panel(*r, block, group, start, width, panel_at(*r, block, group, start));
+  }
+
+  // Where the panel that starts at result channel `start` stands.
+  A* panel_at(const RegionJob& r, const Block& block, int64_t group, int64_t start) const {
+    const int64_t channels = packed_channels(job.shape, job.tile, job.rows);
+    return static_cast<A*>(job.packed_weight) + r.packed_offset +
+           channels * (group * r.reduction.taps * r.reduction.depth + r.reduction.before(block)) +
+           start * block.length();
+  }
+
+ private:
+  void pack_panel(const RegionJob& r, const Block& block, int64_t group, int64_t start, int64_t width, A* to) const {
+    const T* from = static_cast<const T*>(job.weight) + group * job.weight_group + start * job.weight_row +
+                    block.channel * job.weight_depth;
+    const int64_t rows = std::min(width, job.rows - start);
+    int64_t offset[kReductionBlock];  // of each tap in the weight
+    bool contiguous = job.weight_depth == block.taps && !r.reduction.channels_inner;
+    for (int64_t t = 0; t < block.taps; ++t) {
+      const Tap tap = tap_at(*r.region, block.tap + t);
+      offset[t] = 0;
+      for (int i = 0; i < kSpatialAxes; ++i)
+        offset[t] += (r.region->axis[i].tap0 + tap.t[i] * r.region->axis[i].tap_step) * job.weight_tap[i];
+      contiguous = contiguous && offset[t] == t;
+    }
+    if constexpr (std::is_same_v<T, A>) {
+      if (contiguous && rows == width) {  // fprop's contiguous weight: each row is one run of the block
+        const A* row[kTileColumns<A>];
+        for (int64_t i = 0; i < rows; ++i) row[i] = from + i * job.weight_row;
+        return transpose_rows(row, static_cast<int>(width), block.length(), to);
+      }
+    }
+    const int64_t channel_step = r.reduction.channel_step(block), tap_step = r.reduction.tap_step(block);
+    for (int64_t c = 0; c < block.channels; ++c)
+      for (int64_t i = 0; i < width; ++i) {
+        const T* row = from + c * job.weight_depth + i * job.weight_row;
+        A* column = to + c * channel_step * width + i;
+        for (int64_t t = 0; t < block.taps; ++t) column[t * tap_step * width] = i < rows ? widen(row[offset[t]]) : A{0};
+      }
+  }
+};
+
+// One unit of a ConvJob: a block of channels by a block of pixels of one region and group.
+template <class T, class A>
+class ConvUnit {
+ public:
+  ConvUnit(const ConvJob& job, int64_t index, A* workspace) : job_(job), weight_{job} {
+    const RegionJob* r = job.wave.data();
+    while (r + 1 < job.wave.data() + job.wave.size() && (r + 1)->first_unit <= index) ++r;
+    region_ = r;
+    int64_t local = index - r->first_unit;
+    // Pixels vary slowest, so that a thread's consecutive units reuse neither less nor more than the packed weight.
+    const int64_t channel_block = local % job.channel_blocks();
+    local /= job.channel_blocks();
+    first_pixel_ = local % r->pixel_blocks * job.shape.pixels;
+    group_ = local / r->pixel_blocks;
+    pixels_ = std::min(job.shape.pixels, r->pixels - first_pixel_);
+    first_panel_ = channel_block * job.shape.panels;
+    panels_ = std::min(job.shape.panels, job.weight_panels() - first_panel_);
+    image_ = {static_cast<const T*>(job.source) + group_ * job.depth * job.source_strides.channel, job.source_strides,
+              r->region, job.source_mode, job.problem};
+    const ConvWorkspace sizes(job.shape, job.tile);
+    panel_ = workspace;
+    partial_ = panel_ + sizes.image;
+    widened_ = partial_ + sizes.partial;
+  }
+
+  void run() {
+    const int64_t blocks = region_->reduction.blocks();
+    for (int64_t b = 0; b < blocks; ++b) {
+      block_ = region_->reduction.block(b);
+      first_block_ = b == 0;
+      last_block_ = b == blocks - 1;
+      if (job_.shape.pixels_are_rows) {
+        pixels_as_rows();
+      } else {
+        pixels_as_columns();
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kColumns = kTileColumns<A>;
+
+  // C[channel, pixel]: the weight gives the rows, the image the columns.
+  void pixels_as_columns() {
+    const Panels rows(job_.rows, job_.tile.rows);
+    const int64_t first_row = rows.start(first_panel_);
+    const int64_t unit_rows = rows.start(first_panel_ + panels_) - first_row;
+    PixelRun runs[kColumns];
+    for (int64_t pixel = 0; pixel < pixels_; pixel += kColumns) {
+      const int64_t count = std::min(kColumns, pixels_ - pixel);
+      const int run_count = make_runs(*region_->region, first_pixel_ + pixel, count, runs);
+      gather(runs, run_count, kColumns, panel_);
+      T* direct = contiguous_columns(runs, run_count, count);
+      for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p) {
+        const int64_t row = rows.start(p);
+        A* partial = partial_ + pixel * unit_rows + (row - first_row) * kColumns;
+        multiply_and_store({rows.rows(p), row, kColumns, weight_panel(row), panel_, direct, job_.result_strides.channel,
+                            partial, runs, run_count});
+      }
+    }
+  }
+
+  // C[pixel, channel]: the image gives the rows, the weight the columns.
+  void pixels_as_rows() {
+    const Panels rows(pixels_, job_.tile.rows);
+    PixelRun runs[kMostUnitPixels];
+    int first_run[kMostUnitPixels + 1] = {0};
+    for (int64_t p = 0; p < rows.count; ++p) {
+      PixelRun* own = runs + first_run[p];
+      const int run_count = make_runs(*region_->region, first_pixel_ + rows.start(p), rows.rows(p), own);
+      first_run[p + 1] = first_run[p] + run_count;
+      gather(own, run_count, rows.rows(p), panel_ + rows.start(p) * block_.length());
+    }
+    for (int64_t t = first_panel_; t < first_panel_ + panels_; ++t) {
+      const int64_t channel = t * kColumns, columns = std::min(kColumns, job_.rows - channel);
+      for (int64_t p = 0; p < rows.count; ++p) {
+        const PixelRun* own = runs + first_run[p];
+        const int run_count = first_run[p + 1] - first_run[p];
+        int64_t distance = 0;
+        T* direct = columns == kColumns ? contiguous_channels(own, run_count, rows.rows(p), &distance) : nullptr;
+        A* partial = partial_ + (t - first_panel_) * kColumns * pixels_ + rows.start(p) * kColumns;
+        multiply_and_store({rows.rows(p), channel, columns, panel_ + rows.start(p) * block_.length(),
+                            weight_panel(channel), direct, distance, partial, own, run_count});
+      }
+    }
+  }
+
+  struct TileJob {
+    int64_t rows;             // of the tile
+    int64_t channel;          // first result channel of the tile in its group
+    int64_t columns;          // valid columns, where they are channels
+    const A* a;
+    const A* b;
+    T* direct;                // the result, where the tile can be written in place; else null
+    int64_t direct_distance;  // between rows of the tile there
+    A* partial;
+    const PixelRun* runs;
+    int run_count;
+  };
+
+  void multiply_and_store(const TileJob& tile) {
+    const A* bias = job_.bias ? static_cast<const A*>(job_.packed_bias) + group_ * bias_channels() + tile.channel : nullptr;
+    TileStart start = TileStart::kPartialSum;
+    if (first_block_) {
+      start = !bias                        ? TileStart::kZero
+              : job_.shape.pixels_are_rows ? TileStart::kColumnBias
+                                           : TileStart::kRowBias;
+    }
+    if constexpr (std::is_same_v<T, A>) {
+      if (tile.direct) {
+        T* c = tile.direct + tile.channel * job_.result_strides.channel;
+        return multiply<A>(tile.rows, {block_.length(), tile.a, tile.b, c, tile.direct_distance, start, bias});
+      }
+    }
+    multiply<A>(tile.rows, {block_.length(), tile.a, tile.b, tile.partial, kColumns, start, bias});
+    if (last_block_) store_partial(tile);
+  }
+
+  int64_t bias_channels() const { return round_up(job_.rows, kColumns); }
+
+  const A* weight_panel(int64_t start) const { return weight_.panel_at(*region_, block_, group_, start); }
+
+  // Packs `width` pixels of the current block as a panel [term][pixel].
+  void gather(const PixelRun* runs, int run_count, int64_t width, A* to) {
+    const Reduction& reduction = region_->reduction;
+    const int64_t channel_step = reduction.channel_step(block_) * width, tap_step = reduction.tap_step(block_) * width;
+    if (block_.length() == 0) return;
+    if (!reduction.channels_inner || job_.source_strides.channel != 1 || region_->region->folded())
+      return gather_pixelwise<T, A>(image_, block_, runs, run_count, width, {to, channel_step, tap_step});
+    const A* rows[kColumns];
+    const int used = runs[run_count - 1].column + runs[run_count - 1].len;
+    for (int64_t t = 0; t < block_.taps; ++t) {
+      channel_rows<T, A>(image_, block_, t, runs, run_count, kZeros<A>, widened_, rows);
+      std::fill(rows + used, rows + width, kZeros<A>);
+      transpose_rows(rows, static_cast<int>(width), block_.channels, to + t * tap_step);
+    }
+  }
+
+  // Offset of the first result pixel of a run, without its channel.
+  int64_t result_offset(const PixelRun& run) const {
+    const GatherAxis* g = region_->region->axis;
+    int64_t offset = run.n * job_.result_strides.outer;
+    for (int i = 0; i < kSpatialAxes; ++i)
+      offset += (g[i].out0 + run.q[i] * g[i].out_step) * job_.result_strides.axis[i];
+    return offset;
+  }
+  int64_t result_step() const { return region_->region->axis[2].out_step * job_.result_strides.axis[2]; }
+  T* result() const {
+    return static_cast<T*>(job_.result) + group_ * job_.rows * job_.result_strides.channel;
+  }
+
+  // The result of a tile's pixels where they lie at one distance from each other, else null.
+  T* evenly_spaced(const PixelRun* runs, int run_count, int64_t distance) const {
+    if (!std::is_same_v<T, A>) return nullptr;
+    const int64_t first = result_offset(runs[0]);
+    for (int i = 0; i < run_count; ++i) {
+      if (runs[i].len > 1 && result_step() != distance) return nullptr;
+      if (result_offset(runs[i]) != first + runs[i].column * distance) return nullptr;
+    }
+    return result() + first;
+  }
+  T* contiguous_columns(const PixelRun* runs, int run_count, int64_t count) const {
+    return count == kColumns ? evenly_spaced(runs, run_count, 1) : nullptr;
+  }
+  T* contiguous_channels(const PixelRun* runs, int run_count, int64_t count, int64_t* distance) const {
+    if (job_.result_strides.channel != 1) return nullptr;
+    *distance = runs[0].len > 1 || count == 1 ? result_step() : result_offset(runs[1]) - result_offset(runs[0]);
+    return evenly_spaced(runs, run_count, *distance);
+  }
+
+  static void store_line(T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
+    if (to_step == 1 && from_step == 1) {
+      for (int64_t i = 0; i < n; ++i) to[i] = Narrow<T>::from(from[i]);
+    } else {
+      for (int64_t i = 0; i < n; ++i) to[i * to_step] = Narrow<T>::from(from[i * from_step]);
+    }
+  }
+
+  void store_partial(const TileJob& tile) const {
+    const bool pixels_are_rows = job_.shape.pixels_are_rows;
+    const int64_t pixel_step = pixels_are_rows ? kColumns : 1, channel_step = pixels_are_rows ? 1 : kColumns;
+    const int64_t channels = pixels_are_rows ? tile.columns : tile.rows;
+    const int64_t distance = job_.result_strides.channel;
+    for (int i = 0; i < tile.run_count; ++i) {
+      const PixelRun& run = tile.runs[i];
+      T* to = result() + result_offset(run) + tile.channel * distance;
+      const A* from = tile.partial + run.column * pixel_step;
+      if (distance == 1) {
+        for (int64_t j = 0; j < run.len; ++j)
+          store_line(to + j * result_step(), 1, from + j * pixel_step, channel_step, channels);
+      } else {
+        for (int64_t c = 0; c < channels; ++c)
+          store_line(to + c * distance, result_step(), from + c * channel_step, pixel_step, run.len);
+      }
+    }
+  }
+
+  const ConvJob& job_;
+  WeightPacker<T, A> weight_;
+  const RegionJob* region_;
+  int64_t group_, first_pixel_, pixels_, first_panel_, panels_;
+  ImageReader<T> image_;
+  A* panel_;
+  A* partial_;
+  A* widened_;
+  Block block_{};
+  bool first_block_ = true, last_block_ = true;
+};

@@ -1,0 +1,141 @@
+// wgrad on packed panels. Include only from engine.inl.h.
+//
+//   result[k, (t, c)] = sum over pixels of grad[pixel, k] * source[pixel, (t, c)]
+//
+// is a product whose reduction runs over the pixels of the whole batch. Pixels are cut into fixed slices, a slice into
+// chunks of kReductionBlock; a unit (slice, group, block of k, block of (t, c)) walks its chunks in order:
+//
+//   chunk of grad     -> A panels [pixel][k]       packed once a chunk, L2
+//   chunk of source   -> B tile   [pixel][(t, c)]  packed just before use, L1
+//   multiply_tile adds the chunk's sum to the slice's partial result
+//
+// The slices' partial results are then added in order. Slices depend on the shape alone, so neither the threads nor the
+// cut into units changes a bit. NCHW images are gathered as rows of pixels and transposed in registers; channels_last
+// images have the panel's layout already.
+#pragma once
+
+template <class T, class A>
+class WgradUnit {
+ public:
+  WgradUnit(const WgradJob& job, int64_t index, A* workspace) : job_(job) {
+    const int64_t column_block = index % job.column_blocks();
+    index /= job.column_blocks();
+    const int64_t row_block = index % job.row_blocks();
+    index /= job.row_blocks();
+    group_ = index % job.problem->groups;
+    slice_ = index / job.problem->groups;
+    first_panel_ = row_block * job.panels;
+    panels_ = std::min(job.panels, job.row_panels() - first_panel_);
+    first_tile_ = column_block * job.tiles;
+    tiles_ = std::min(job.tiles, job.column_tiles() - first_tile_);
+    const ConvProblem& p = *job.problem;
+    grad_ = {static_cast<const T*>(job.grad) + group_ * p.out_channels * job.grad_strides.channel, job.grad_strides,
+             &job.grad_region, PaddingMode::kZeros, &p};
+    source_ = {static_cast<const T*>(job.source) + group_ * p.in_channels * job.source_strides.channel,
+               job.source_strides, &job.source_region, p.mode, &p};
+    a_panels_ = workspace;
+    b_tile_ = a_panels_ + kReductionBlock * job.panels * job.tile.rows;
+    rows_ = b_tile_ + kReductionBlock * kColumns;
+  }
+
+  void run() {
+    const Panels panels(job_.problem->out_channels, job_.tile.rows);
+    const int64_t first_row = panels.start(first_panel_);
+    const int64_t begin = job_.slice_start(slice_), end = job_.slice_start(slice_ + 1);
+    A* partial = static_cast<A*>(job_.partial) + (slice_ * job_.problem->groups + group_) * job_.partial_elements();
+    if (begin == end) clear(partial, first_row, panels.start(first_panel_ + panels_));
+    for (int64_t pixel = begin; pixel < end; pixel += kReductionBlock) {
+      const int64_t length = std::min(kReductionBlock, end - pixel);
+      run_count_ = make_runs(job_.source_region, pixel, length, runs_);
+      for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p)
+        pack(grad_, panels.start(p), panels.rows(p), panels.rows(p), length,
+             a_panels_ + (panels.start(p) - first_row) * length);
+      for (int64_t tile = first_tile_; tile < first_tile_ + tiles_; ++tile) {
+        const int64_t column = tile * kColumns;
+        pack(source_, column, std::min(kColumns, job_.columns() - column), kColumns, length, b_tile_);
+        for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p) {
+          const int64_t row = panels.start(p);
+          multiply<A>(panels.rows(p),
+                      {length, a_panels_ + (row - first_row) * length, b_tile_,
+                       partial + row * job_.partial_columns() + column, job_.partial_columns(),
+                       pixel == begin ? TileStart::kZero : TileStart::kPartialSum, nullptr});
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kColumns = kTileColumns<A>;
+
+  // An empty slice (an empty batch, say) contributes zeros.
+  void clear(A* partial, int64_t row, int64_t last_row) const {
+    for (; row < last_row; ++row)
+      std::fill_n(partial + row * job_.partial_columns() + first_tile_ * kColumns, tiles_ * kColumns, A{0});
+  }
+
+  // Panel [pixel][width] of columns [first, first + count) of an image, columns numbered tap * channels + channel.
+  void pack(const ImageReader<T>& image, int64_t first, int64_t count, int64_t width, int64_t length, A* to) {
+    const int64_t channels = &image == &grad_ ? job_.problem->out_channels : job_.problem->in_channels;
+    if (image.strides.channel == 1 && count > 1 && image.region->axis[2].step * image.strides.axis[2] != 1)
+      return pack_channelwise(image, channels, first, count, width, length, to);
+    const A* row[kColumns];
+    for (int64_t j = 0; j < width; ++j) row[j] = j < count ? rows_ + j * kReductionBlock : kZeros<A>;
+    for_each_tap(channels, first, count, [&](const Block& block, int64_t column) {
+      gather_pixelwise<T, A>(image, block, runs_, run_count_, length,
+                             {rows_ + column * kReductionBlock, kReductionBlock, 0});
+    });
+    transpose_rows(row, static_cast<int>(width), length, to);
+  }
+
+  // Splits columns [first, first + count) at taps: visit(block of one tap, its first column relative to `first`).
+  template <class Visit>
+  static void for_each_tap(int64_t channels, int64_t first, int64_t count, Visit visit) {
+    for (int64_t column = 0; column < count;) {
+      const int64_t tap = (first + column) / channels, channel = (first + column) % channels;
+      const int64_t n = std::min(count - column, channels - channel);
+      visit(Block{tap, 1, channel, n}, column);
+      column += n;
+    }
+  }
+
+  void pack_channelwise(const ImageReader<T>& image, int64_t channels, int64_t first, int64_t count, int64_t width,
+                        int64_t length, A* to) {
+    if (count < width)
+      for (int64_t i = 0; i < length; ++i) std::fill_n(to + i * width + count, width - count, A{0});
+    const A* row[kReductionBlock];
+    for_each_tap(channels, first, count, [&](const Block& block, int64_t column) {
+      channel_rows<T, A>(image, block, 0, runs_, run_count_, kZeros<A>, rows_, row);
+      for (int64_t i = 0; i < length; ++i) copy_row(to + i * width + column, row[i], block.channels);
+    });
+  }
+
+  const WgradJob& job_;
+  int64_t group_, slice_, first_panel_, panels_, first_tile_, tiles_;
+  ImageReader<T> grad_, source_;
+  A* a_panels_;
+  A* b_tile_;
+  A* rows_;
+  PixelRun runs_[kReductionBlock];
+  int run_count_ = 0;
+};
+
+// Adds the slices' partial results in order and writes result row `index`, counted over (group, k).
+template <class T, class A>
+void finish_wgrad_row(const WgradJob& job, int64_t index) {
+  const ConvProblem& p = *job.problem;
+  const int64_t group = index / p.out_channels, row = index % p.out_channels;
+  const int64_t slice_distance = p.groups * job.partial_elements();
+  const A* partial =
+      static_cast<const A*>(job.partial) + group * job.partial_elements() + row * job.partial_columns();
+  T* result = static_cast<T*>(job.result) + index * job.result_strides.outer;
+  const GatherAxis* g = job.source_region.axis;
+  for (int64_t t = 0; t < job.source_region.taps(); ++t) {
+    const int64_t w = t % g[2].taps, h = t / g[2].taps % g[1].taps, d = t / g[2].taps / g[1].taps;
+    T* to = result + d * job.result_strides.axis[0] + h * job.result_strides.axis[1] + w * job.result_strides.axis[2];
+    for (int64_t c = 0; c < p.in_channels; ++c) {
+      A sum = 0;
+      for (int64_t s = 0; s < job.slices; ++s) sum += partial[s * slice_distance + t * p.in_channels + c];
+      to[c * job.result_strides.channel] = Narrow<T>::from(sum);
+    }
+  }
+}

@@ -1,0 +1,141 @@
+#include "plan.h"
+
+#include <bit>
+#include <numeric>
+
+namespace convext {
+namespace {
+
+constexpr int64_t kMostRegions = 4096;
+// Below this many multiply-adds a second thread costs more to wake than it saves.
+constexpr int64_t kWorkPerThread = 1 << 16;
+
+// Multiply-adds, saturating; an upper bound is all that the thread count needs.
+int64_t multiply_adds(const ConvProblem& p) {
+  const __int128 work = static_cast<__int128>(p.batch) * output_pixels(p) * weight_elements(p);
+  return static_cast<int64_t>(std::min<__int128>(work, int64_t{1} << 62));
+}
+
+int64_t useful_threads(const PlanRequest& r) {
+  return std::clamp<int64_t>(multiply_adds(r.problem) / kWorkPerThread, 1, std::max<int64_t>(r.threads, 1));
+}
+
+// Share of the columns of whole tiles that n columns fill.
+double fill(int64_t n, int64_t tile) { return n == 0 ? 1.0 : static_cast<double>(n) / round_up(n, tile); }
+
+// Result pixels of the region that has the most of them.
+int64_t largest_region(const PlanRequest& r) {
+  int64_t pixels = r.problem.batch;
+  for (const ConvAxis& a : r.problem.axis)
+    pixels *= r.op == ConvOperator::kDgrad ? divide_up(a.input, a.stride) : a.output;
+  return pixels;
+}
+
+int64_t region_count(const PlanRequest& r) {
+  return r.op == ConvOperator::kDgrad ? count_dgrad_regions(r.problem) : 1;
+}
+
+UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
+  const int64_t rows = gather_rows(r), pixels = largest_region(r);
+  const double as_columns = fill(pixels, r.tile.columns), as_rows = fill(rows, r.tile.columns);
+  UnitShape shape;
+  // A result whose channels are contiguous is written in place only with channels along the vector; otherwise that
+  // orientation has to transpose its result, which must be paid for by fuller vectors.
+  shape.pixels_are_rows = r.result_channels_last ? as_rows >= 0.6 * as_columns : as_rows > 1.1 * as_columns;
+  const int64_t panels = divide_up(rows, shape.pixels_are_rows ? r.tile.columns : r.tile.rows);
+  const int64_t smallest = shape.pixels_are_rows ? 2 * r.tile.rows : r.tile.columns;
+  shape.pixels = shape.pixels_are_rows ? kMostUnitPixels / r.tile.rows * r.tile.rows : 4 * r.tile.columns;
+  // 512 channels by 128 pixels of partial sums stay within a quarter of a megabyte.
+  shape.panels = std::clamp<int64_t>(512 / (shape.pixels_are_rows ? r.tile.columns : r.tile.rows), 1, std::max<int64_t>(panels, 1));
+  const auto units = [&] {
+    return region_count(r) * r.problem.groups * divide_up(pixels, shape.pixels) * divide_up(panels, shape.panels);
+  };
+  while (threads > 1 && units() < 4 * threads && shape.pixels > smallest)
+    shape.pixels = std::max(smallest, shape.pixels / 2);
+  if (threads > 1 && units() < threads) {
+    const int64_t cuts = divide_up(threads, std::max<int64_t>(1, units() / divide_up(panels, shape.panels)));
+    shape.panels = std::max<int64_t>(1, divide_up(panels, cuts));
+  }
+  return shape;
+}
+
+void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
+  const int64_t threads = useful_threads(r);
+  plan.shape = unit_shape(r, threads);
+  plan.channels_inner = r.source_channels_last;
+  const int64_t rows = gather_rows(r), groups = r.problem.groups;
+  const int64_t weight = groups * packed_channels(plan.shape, r.tile, rows) * gather_depth(r) * kernel_taps(r.problem);
+  plan.shared_bytes = (weight + groups * round_up(rows, r.tile.columns)) * r.sum_bytes;
+  plan.thread_bytes = ConvWorkspace(plan.shape, r.tile).elements() * r.sum_bytes;
+  plan.workers = threads;
+}
+
+void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
+  const ConvProblem& p = r.problem;
+  const int64_t pixels = p.batch * output_pixels(p), columns = p.in_channels * kernel_taps(p);
+  const int64_t result_bytes =
+      std::max<int64_t>(1, p.groups * p.out_channels * round_up(columns, r.tile.columns) * r.sum_bytes);
+  // Slices are where parallelism is free of repeated packing; four megabytes of partial results bound them.
+  constexpr int64_t kPixelsPerSlice = 4096, kSliceBytes = int64_t{4} << 20;
+  const int64_t most = std::clamp<int64_t>(std::min(pixels / kPixelsPerSlice, kSliceBytes / result_bytes), 1, 16);
+  plan.slices = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(most)));  // divides evenly among threads
+  const int64_t threads = useful_threads(r);
+  const int64_t panels = divide_up(p.out_channels, r.tile.rows), tiles = divide_up(columns, r.tile.columns);
+  // 256 rows of packed grad fill a quarter of a megabyte.
+  plan.panels = std::clamp<int64_t>(256 / r.tile.rows, 1, std::max<int64_t>(panels, 1));
+  plan.tiles = std::max<int64_t>(tiles, 1);
+  const int64_t units = plan.slices * p.groups * divide_up(panels, plan.panels);
+  if (threads > 1 && units < 4 * threads)
+    plan.tiles = std::max<int64_t>(1, divide_up(tiles, threads / std::gcd(units, threads)));
+  plan.shared_bytes = plan.slices * result_bytes;
+  plan.thread_bytes = kReductionBlock * (plan.panels * r.tile.rows + 2 * r.tile.columns) * r.sum_bytes;
+  plan.workers = threads;
+}
+
+// Why an algorithm cannot take the request; empty if it can.
+std::string refusal(Algorithm algorithm, const PlanRequest& r) {
+  switch (algorithm) {
+    case Algorithm::kDepthwise: return "not written yet";
+    case Algorithm::kPacked:
+      if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+      if (region_count(r) > kMostRegions)
+        return "the stride makes " + std::to_string(region_count(r)) + " output phases, more than " +
+               std::to_string(kMostRegions);
+      return "";
+    case Algorithm::kDirect: return "";
+  }
+  return "";
+}
+
+}  // namespace
+
+const char* algorithm_name(Algorithm algorithm) {
+  switch (algorithm) {
+    case Algorithm::kDepthwise: return "depthwise";
+    case Algorithm::kPacked: return "packed";
+    case Algorithm::kDirect: return "direct";
+  }
+  return "";
+}
+
+ConvPlan plan_conv(const PlanRequest& request) {
+  ConvPlan plan;
+  for (const Algorithm candidate : {Algorithm::kDepthwise, Algorithm::kPacked, Algorithm::kDirect}) {
+    plan.algorithm = candidate;
+    std::string reason = refusal(candidate, request);
+    if (reason.empty()) break;
+    plan.declined.push_back({candidate, std::move(reason)});
+  }
+  if (plan.algorithm == Algorithm::kPacked) {
+    if (request.op == ConvOperator::kWgrad) {
+      plan_packed_wgrad(request, plan);
+    } else {
+      plan_packed_conv(request, plan);
+    }
+  } else if (plan.algorithm == Algorithm::kDirect) {
+    plan.workers = useful_threads(request);
+  }
+  return plan;
+}
+
+}  // namespace convext

@@ -1,0 +1,55 @@
+// Which algorithm a convolution gets, and how it is cut: one pure function from a request to a plan.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "packed.h"
+
+namespace convext {
+
+// Candidates in the order they are tried; the last one takes everything.
+enum class Algorithm { kDepthwise, kPacked, kDirect };
+const char* algorithm_name(Algorithm algorithm);
+
+struct PlanRequest {
+  ConvOperator op = ConvOperator::kFprop;
+  ConvProblem problem;
+  bool packed_type = true;           // float32, float64, bfloat16 or float16
+  bool source_channels_last = false; // the gathered image's channels are contiguous
+  bool result_channels_last = false; // the result's channels are contiguous
+  Tile tile;                         // of the engine, for the element type
+  int sum_bytes = 4;                 // of the type that sums are kept in
+  int64_t threads = 1;
+};
+
+struct Declined {
+  Algorithm algorithm;
+  std::string reason;
+};
+
+struct ConvPlan {
+  Algorithm algorithm = Algorithm::kDirect;
+  std::vector<Declined> declined;
+  // Packed fprop and dgrad.
+  UnitShape shape;
+  bool channels_inner = false;
+  // Packed wgrad.
+  int64_t slices = 1;
+  int64_t panels = 1, tiles = 1;
+  // Bytes: shared_bytes once and thread_bytes for each of the workers.
+  int64_t shared_bytes = 0, thread_bytes = 0, workers = 1;
+  int64_t workspace_bytes() const { return shared_bytes + workers * thread_bytes; }
+};
+
+ConvPlan plan_conv(const PlanRequest& request);
+
+// Result and source channels of one group, seen from the operator's gather.
+inline int64_t gather_rows(const PlanRequest& r) {
+  return r.op == ConvOperator::kDgrad ? r.problem.in_channels : r.problem.out_channels;
+}
+inline int64_t gather_depth(const PlanRequest& r) {
+  return r.op == ConvOperator::kDgrad ? r.problem.out_channels : r.problem.in_channels;
+}
+
+}  // namespace convext

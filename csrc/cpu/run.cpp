@@ -1,0 +1,163 @@
+#include "run.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <new>
+
+namespace convext {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+// Workspace for one call, allocated before any thread starts: an exception inside a parallel region loses its message.
+class Workspace {
+ public:
+  Workspace(const ConvPlan& plan, int64_t shared_bytes)
+      : thread_bytes_(round_up(plan.thread_bytes, kAlignment)),
+        shared_bytes_(round_up(shared_bytes, kAlignment)),
+        data_(static_cast<std::byte*>(::operator new(static_cast<std::size_t>(shared_bytes_ + plan.workers * thread_bytes_),
+                                                     std::align_val_t{kAlignment}))) {}
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  ~Workspace() { ::operator delete(data_, std::align_val_t{kAlignment}); }
+
+  std::byte* shared() const { return data_; }
+  std::byte* of_worker(int64_t worker) const { return data_ + shared_bytes_ + worker * thread_bytes_; }
+
+ private:
+  int64_t thread_bytes_, shared_bytes_;
+  std::byte* data_;
+};
+
+// Cuts [0, count) into one contiguous part for each worker: body(worker, begin, end).
+template <class Body>
+void for_each_worker(int64_t workers, int64_t count, const Body& body) {
+  workers = std::min(workers, count);
+  if (workers <= 1) {
+    if (count > 0) body(0, 0, count);
+    return;
+  }
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t first, int64_t last) {
+    for (int64_t worker = first; worker < last; ++worker)
+      body(worker, worker * count / workers, (worker + 1) * count / workers);
+  });
+}
+
+ConvJob make_job(const PlanRequest& request, const ConvPlan& plan, const ConvOperands& operands) {
+  const bool dgrad = request.op == ConvOperator::kDgrad;
+  const ConvProblem& p = request.problem;
+  const Strides& weight = operands.weight.strides;
+  ConvJob job;
+  job.problem = &p;
+  job.tile = request.tile;
+  job.shape = plan.shape;
+  job.rows = gather_rows(request);
+  job.depth = gather_depth(request);
+  job.source = operands.image.data;
+  job.source_strides = operands.image.strides;
+  job.source_mode = dgrad ? PaddingMode::kZeros : p.mode;
+  job.weight = operands.weight.data;
+  job.weight_group = p.out_channels * weight.outer;
+  job.weight_row = dgrad ? weight.channel : weight.outer;
+  job.weight_depth = dgrad ? weight.outer : weight.channel;
+  std::copy_n(weight.axis, kSpatialAxes, job.weight_tap);
+  job.bias = operands.bias;
+  job.result = operands.result.data;
+  job.result_strides = operands.result.strides;
+  return job;
+}
+
+// Appends a region to the job's wave, or returns false if one packed copy of the weight has no room for it.
+bool append_region(ConvJob& job, const Region& region, bool channels_inner, int64_t capacity, int64_t& packed) {
+  const int64_t groups = job.problem->groups;
+  RegionJob r;
+  r.region = &region;
+  r.reduction = Reduction(region.taps(), job.depth, channels_inner);
+  const int64_t elements = groups * packed_channels(job.shape, job.tile, job.rows) * region.taps() * job.depth;
+  if (!job.wave.empty() && packed + elements > capacity) return false;
+  r.pixels = job.problem->batch * region.positions();
+  r.pixel_blocks = divide_up(r.pixels, job.shape.pixels);
+  r.packed_offset = packed;
+  r.first_pack = job.pack_count;
+  r.first_unit = job.unit_count;
+  packed += elements;
+  job.pack_count += groups * r.reduction.blocks() * job.weight_panels();
+  job.unit_count += groups * r.pixel_blocks * job.channel_blocks();
+  job.wave.push_back(r);
+  return true;
+}
+
+void run_wave(const ConvJob& job, const Kernels& kernels, const ConvPlan& plan, const Workspace& workspace) {
+  for_each_worker(plan.workers, job.pack_count,
+                  [&](int64_t, int64_t begin, int64_t end) { kernels.pack_weight(job, begin, end); });
+  for_each_worker(plan.workers, job.unit_count, [&](int64_t worker, int64_t begin, int64_t end) {
+    kernels.run_conv(job, begin, end, workspace.of_worker(worker));
+  });
+}
+
+}  // namespace
+
+PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engine& engine, FloatType type,
+                         int64_t threads) {
+  PlanRequest request;
+  request.op = op;
+  request.problem = problem;
+  request.tile = engine.of(type).tile;
+  request.sum_bytes = engine.of(type).sum_bytes;
+  request.threads = threads;
+  return request;
+}
+
+void run_packed_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                     const ConvOperands& operands) {
+  ConvJob job = make_job(request, plan, operands);
+  if (request.problem.batch == 0 || job.rows == 0) return;
+  const std::vector<Region> regions = request.op == ConvOperator::kDgrad
+                                          ? dgrad_regions(request.problem)
+                                          : std::vector<Region>{fprop_region(request.problem)};
+  const Workspace workspace(plan, plan.shared_bytes);
+  const int64_t bias_bytes = request.problem.groups * round_up(job.rows, job.tile.columns) * request.sum_bytes;
+  job.packed_bias = workspace.shared();
+  job.packed_weight = workspace.shared() + bias_bytes;
+  const int64_t capacity = (plan.shared_bytes - bias_bytes) / request.sum_bytes;
+  if (job.bias) kernels.pack_bias(job);
+  for (auto region = regions.begin(); region != regions.end();) {
+    job.wave.clear();
+    job.pack_count = job.unit_count = 0;
+    int64_t packed = 0;
+    while (region != regions.end() && append_region(job, *region, plan.channels_inner, capacity, packed)) ++region;
+    run_wave(job, kernels, plan, workspace);
+  }
+}
+
+void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                      const ConvOperands& operands) {
+  const ConvProblem& p = request.problem;
+  WgradJob job;
+  job.problem = &p;
+  job.tile = request.tile;
+  job.source_region = fprop_region(p);
+  for (int i = 0; i < kSpatialAxes; ++i) {
+    GatherAxis& g = job.grad_region.axis[i];
+    g.count = g.extent = p.axis[i].output;
+  }
+  job.grad = operands.weight.data;
+  job.grad_strides = operands.weight.strides;
+  job.source = operands.image.data;
+  job.source_strides = operands.image.strides;
+  job.result = operands.result.data;
+  job.result_strides = operands.result.strides;
+  job.slices = plan.slices;
+  job.panels = plan.panels;
+  job.tiles = plan.tiles;
+  if (p.out_channels == 0 || p.in_channels == 0) return;
+  const Workspace workspace(plan, plan.shared_bytes);
+  job.partial = workspace.shared();
+  for_each_worker(plan.workers, job.unit_count(), [&](int64_t worker, int64_t begin, int64_t end) {
+    kernels.run_wgrad(job, begin, end, workspace.of_worker(worker));
+  });
+  for_each_worker(plan.workers, p.groups * p.out_channels,
+                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
+}
+
+}  // namespace convext

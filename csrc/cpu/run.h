@@ -1,0 +1,34 @@
+// Running a planned convolution on CPU: from raw operands to the engine's kernels.
+#pragma once
+
+#include <cstdint>
+
+#include "engine.h"
+#include "plan.h"
+
+namespace convext {
+
+// A tensor as the kernels see it.
+struct Operand {
+  void* data = nullptr;
+  Strides strides;
+};
+
+// The three tensors of an operator: two it reads, one it writes.
+//   fprop: image = input, weight, result = output      dgrad: image = grad_output, weight, result = input's gradient
+//   wgrad: image = input, weight = grad_output, result = weight's gradient
+struct ConvOperands {
+  Operand image, weight, result;
+  const void* bias = nullptr;
+};
+
+PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engine& engine, FloatType type,
+                         int64_t threads);
+
+// Runs fprop or dgrad, wgrad with the packed kernels of the engine.
+void run_packed_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                     const ConvOperands& operands);
+void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                      const ConvOperands& operands);
+
+}  // namespace convext

@@ -1,0 +1,138 @@
+// Vectors of the ISA that this file is compiled for, and a transpose made of them. Include only from engine.inl.h.
+//
+// kVectorBytes is set by the including file; everything here is GCC/Clang vector extensions, so that one text serves
+// SSE2, AVX2, AVX-512 and NEON.
+#pragma once
+
+template <class A>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
+
+template <class A>
+struct VectorOf {
+  typedef A type __attribute__((vector_size(kVectorBytes)));
+  typedef A unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(A)), may_alias));
+};
+template <class A>
+using Vector = typename VectorOf<A>::type;
+
+template <class A>
+inline Vector<A> load(const A* p) {
+  return *reinterpret_cast<const typename VectorOf<A>::unaligned*>(p);
+}
+template <class A>
+inline void store(A* p, Vector<A> v) {
+  *reinterpret_cast<typename VectorOf<A>::unaligned*>(p) = v;
+}
+
+// Lane i of the result is lane index(i) of the concatenation of a and b.
+template <class A, class Index, std::size_t... I>
+inline Vector<A> shuffle(Vector<A> a, Vector<A> b, Index index, std::index_sequence<I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, static_cast<int>(index(I))...);
+#else
+  using Lane = std::conditional_t<sizeof(A) == 8, int64_t, int32_t>;
+  typedef Lane Mask __attribute__((vector_size(kVectorBytes)));
+  return __builtin_shuffle(a, b, Mask{static_cast<Lane>(index(I))...});
+#endif
+}
+template <class A>
+using LaneSequence = std::make_index_sequence<kLanes<A>>;
+
+template <class A>
+inline Vector<A> interleave_low(Vector<A> a, Vector<A> b) {
+  constexpr auto index = [](std::size_t i) { return i / 2 + (i % 2) * kLanes<A>; };
+  return shuffle<A>(a, b, index, LaneSequence<A>{});
+}
+template <class A>
+inline Vector<A> interleave_high(Vector<A> a, Vector<A> b) {
+  constexpr auto index = [](std::size_t i) { return i / 2 + (i % 2) * kLanes<A> + kLanes<A> / 2; };
+  return shuffle<A>(a, b, index, LaneSequence<A>{});
+}
+// Every second lane of the 2 * kLanes lanes of a and b.
+template <class A>
+inline Vector<A> even_lanes(Vector<A> a, Vector<A> b) {
+  constexpr auto index = [](std::size_t i) { return 2 * i; };
+  return shuffle<A>(a, b, index, LaneSequence<A>{});
+}
+
+// Copies len < N elements with at most two overlapping moves of a power of two, so that nothing outside is touched.
+template <int N, class A>
+inline void copy_fewer(A* to, const A* from, int64_t len) {
+  if constexpr (N > 1) {
+    constexpr int half = N / 2;
+    if (len >= half) {
+      A head[half], tail[half];
+      std::memcpy(head, from, sizeof head);
+      std::memcpy(tail, from + len - half, sizeof tail);
+      std::memcpy(to, head, sizeof head);
+      std::memcpy(to + len - half, tail, sizeof tail);
+    } else {
+      copy_fewer<half>(to, from, len);
+    }
+  }
+}
+
+// Copies len elements, reading and writing nothing outside of them.
+template <class A>
+inline void copy_row(A* to, const A* from, int64_t len) {
+  constexpr int W = kLanes<A>;
+  if (len < W) return copy_fewer<W>(to, from, len);
+  int64_t i = 0;
+  for (; i + W <= len; i += W) store(to + i, load(from + i));
+  if (i < len) store(to + len - W, load(from + len - W));
+}
+
+// Transposes kLanes x kLanes: each of the log2(kLanes) stages rotates the bits of the (row, column) index by one.
+template <class A>
+inline void transpose_square(Vector<A> (&v)[kLanes<A>]) {
+  constexpr int W = kLanes<A>;
+#pragma GCC unroll 4
+  for (int stage = 1; stage < W; stage *= 2) {
+    Vector<A> next[W];
+#pragma GCC unroll 8
+    for (int i = 0; i < W / 2; ++i) {
+      next[2 * i] = interleave_low<A>(v[i], v[i + W / 2]);
+      next[2 * i + 1] = interleave_high<A>(v[i], v[i + W / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) v[i] = next[i];
+  }
+}
+
+// to[i * width + r] = rows[r][i] for i < len and r < width.
+//
+// Whole vectors are stored: what spills over the end of a row of `to` is rewritten by the next row, and nothing is
+// written beyond the last.
+template <class A>
+inline void transpose_rows(const A* const* rows, int width, int64_t len, A* to) {
+  constexpr int W = kLanes<A>;
+  const int last_block = (width - 1) / W * W;
+  for (int64_t i = 0; i < len; i += W) {
+    const int64_t n = std::min<int64_t>(W, len - i);
+    for (int r0 = last_block; r0 >= 0; r0 -= W) {  // descending: what a block spills over, the block before it rewrites
+      Vector<A> v[W];
+      for (int r = 0; r < W; ++r) {
+        if (r0 + r >= width) {
+          v[r] = Vector<A>{};
+        } else if (n == W) {
+          v[r] = load(rows[r0 + r] + i);
+        } else {
+          A part[W] = {};
+          copy_fewer<W>(part, rows[r0 + r] + i, n);
+          v[r] = load(part);
+        }
+      }
+      transpose_square<A>(v);
+      for (int64_t j = 0; j < n; ++j) {
+        A* at = to + (i + j) * width + r0;
+        if (at + W <= to + len * width) {
+          store(at, v[j]);
+        } else {
+          A part[W];
+          store(part, v[j]);
+          copy_row(at, part, std::min<int64_t>(W, width - r0));
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,20 @@
+// Every operator of convext: the table of contents of the kernels.
+//
+// Tensors are batched: images (N, C, *spatial), weights (K, C / groups, *kernel), with one to three spatial axes.
+// `padding` holds a (before, after) pair for each axis, negative values crop; `padding_mode` is convext::PaddingMode.
+// conv_dgrad is the transposed convolution: the size of its result follows from its arguments,
+//   (output - 1) * stride + dilation * (kernel - 1) + 1 - before - after,
+// so that a caller who needs a larger one (torch's output_padding) passes a smaller `after`.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(convext, m) {
+  m.def(
+      "conv_fprop(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+      "SymInt groups, int padding_mode) -> Tensor");
+  m.def(
+      "conv_dgrad(Tensor grad_output, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, "
+      "SymInt[] dilation, SymInt groups, int padding_mode) -> Tensor");
+  m.def(
+      "conv_wgrad(Tensor grad_output, Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
+      "SymInt[] dilation, SymInt groups, int padding_mode) -> Tensor");
+}

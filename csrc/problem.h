@@ -1,0 +1,106 @@
+// What a convolution is, independent of how it is computed: sizes, padding, and the formulas that tie them together.
+//
+// Every problem has three spatial axes (depth, height, width); 1-D and 2-D problems carry leading axes of size one.
+// The three operators share one ConvProblem, named from fprop's point of view:
+//
+//   fprop   output[n, k, o]   = sum_{c, t} weight[k, c, t] * input[n, c, o * stride + t * dilation - lo]
+//   dgrad   input[n, c, i]    = the adjoint of fprop in its input (this is the transposed convolution)
+//   wgrad   weight[k, c, t]   = the adjoint of fprop in its weight
+#pragma once
+
+#include <cstdint>
+
+namespace convext {
+
+inline constexpr int kSpatialAxes = 3;
+
+// How a coordinate outside of the input is read; the names and the meaning are torch.nn.functional.pad's.
+enum class PaddingMode : int64_t { kZeros = 0, kReflect = 1, kReplicate = 2, kCircular = 3 };
+
+enum class ConvOperator : int64_t { kFprop, kDgrad, kWgrad };
+
+struct ConvAxis {
+  int64_t input = 1, kernel = 1, output = 1;
+  int64_t stride = 1, dilation = 1;
+  int64_t lo = 0, hi = 0;  // padding before the first and after the last element; negative crops
+};
+
+struct ConvProblem {
+  int64_t batch = 0;
+  int64_t groups = 1;
+  int64_t in_channels = 0;   // of one group
+  int64_t out_channels = 0;  // of one group
+  PaddingMode mode = PaddingMode::kZeros;
+  ConvAxis axis[kSpatialAxes];
+};
+
+// Element strides of a tensor seen as (outer, channel, depth, height, width); `outer` is the batch of an image and the
+// output channel of a weight.
+struct Strides {
+  int64_t outer = 0, channel = 0;
+  int64_t axis[kSpatialAxes] = {0, 0, 0};
+};
+
+inline int64_t kernel_extent(const ConvAxis& a) { return a.dilation * (a.kernel - 1) + 1; }
+
+// torch.nn.Conv's formula; floor division, so that a negative numerator gives a size below one.
+inline int64_t output_size(const ConvAxis& a) {
+  const int64_t room = a.input + a.lo + a.hi - kernel_extent(a);
+  return (room >= 0 ? room : room - a.stride + 1) / a.stride + 1;
+}
+
+// torch.nn.ConvTranspose's formula; output_padding arrives as a smaller `hi`.
+inline int64_t transposed_size(const ConvAxis& a) {
+  return (a.output - 1) * a.stride + kernel_extent(a) - a.lo - a.hi;
+}
+
+inline int64_t output_pixels(const ConvProblem& p) { return p.axis[0].output * p.axis[1].output * p.axis[2].output; }
+inline int64_t input_pixels(const ConvProblem& p) { return p.axis[0].input * p.axis[1].input * p.axis[2].input; }
+inline int64_t kernel_taps(const ConvProblem& p) { return p.axis[0].kernel * p.axis[1].kernel * p.axis[2].kernel; }
+inline int64_t weight_elements(const ConvProblem& p) {
+  return p.groups * p.out_channels * p.in_channels * kernel_taps(p);
+}
+
+// The input coordinate that padded coordinate x reads, or -1 for a zero.
+inline int64_t padded_source(PaddingMode mode, int64_t x, int64_t extent) {
+  if (x >= 0 && x < extent) return x;
+  switch (mode) {
+    case PaddingMode::kZeros: return -1;
+    case PaddingMode::kReflect: return x < 0 ? -x : 2 * (extent - 1) - x;
+    case PaddingMode::kReplicate: return x < 0 ? 0 : extent - 1;
+    case PaddingMode::kCircular: return x < 0 ? x + extent : x - extent;
+  }
+  return -1;
+}
+
+// Calls visit(x) for every padded coordinate x in [-lo, input + hi) that reads input coordinate i: the adjoint of
+// padded_source. At most three for reflect and circular, up to 1 + lo + hi for replicate.
+template <class Visit>
+inline void for_each_padded(PaddingMode mode, const ConvAxis& a, int64_t i, Visit visit) {
+  const int64_t first = -a.lo, last = a.input + a.hi - 1;
+  const auto offer = [&](int64_t x) {
+    if (x >= first && x <= last) visit(x);
+  };
+  switch (mode) {
+    case PaddingMode::kZeros: offer(i); return;
+    case PaddingMode::kReflect:
+      if (i > 0) offer(-i);
+      offer(i);
+      if (i < a.input - 1) offer(2 * (a.input - 1) - i);
+      return;
+    case PaddingMode::kReplicate:
+      if (i == 0)
+        for (int64_t x = first; x < 0; ++x) visit(x);
+      offer(i);
+      if (i == a.input - 1)
+        for (int64_t x = a.input; x <= last; ++x) visit(x);
+      return;
+    case PaddingMode::kCircular:
+      offer(i - a.input);
+      offer(i);
+      offer(i + a.input);
+      return;
+  }
+}
+
+}  // namespace convext
