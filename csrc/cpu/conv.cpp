@@ -85,13 +85,8 @@ void run(ConvOperator op, const ConvProblem& p, ScalarType type, const ConvOpera
   request.source_channels_last = operands.image.strides.channel == 1 && operands.image.strides.axis[2] != 1;
   request.result_channels_last = operands.result.strides.channel == 1 && operands.result.strides.axis[2] != 1;
   const ConvPlan plan = plan_conv(request);
-  switch (plan.algorithm) {
-    case Algorithm::kDirect: return run_direct(op, p, type, operands);
-    case Algorithm::kDepthwise:
-    case Algorithm::kPacked:
-      if (op == ConvOperator::kWgrad) return run_packed_wgrad(request, plan, engine.of(*packed), operands);
-      return run_packed_conv(request, plan, engine.of(*packed), operands);
-  }
+  if (plan.algorithm == Algorithm::kDirect) return run_direct(op, p, type, operands);
+  run_plan(request, plan, engine.of(*packed), operands);
 }
 
 Tensor conv_fprop(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntList stride,

@@ -15,6 +15,9 @@ struct Kernels {
   void (*run_conv)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
   void (*run_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
   void (*finish_wgrad)(const WgradJob&, int64_t begin, int64_t end);
+  // The depthwise workspace starts with offset_bytes for the taps' offsets.
+  void (*run_depthwise)(const ConvJob&, int64_t begin, int64_t end, void* workspace, int64_t offset_bytes);
+  void (*run_depthwise_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace, int64_t offset_bytes);
 };
 
 enum class FloatType { kFloat, kDouble, kBFloat16, kHalf };

@@ -17,6 +17,7 @@ alignas(64) inline constexpr A kZeros[kReductionBlock] = {};
 
 #include "packed_conv.h"
 #include "packed_wgrad.h"
+#include "depthwise.h"
 
 template <class T, class A>
 struct KernelsOf {
@@ -40,8 +41,19 @@ struct KernelsOf {
   static void finish_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) finish_wgrad_row<T, A>(job, i);
   }
+  static void run_depthwise(const ConvJob& job, int64_t begin, int64_t end, void* workspace, int64_t offset_bytes) {
+    A* elements = reinterpret_cast<A*>(static_cast<std::byte*>(workspace) + offset_bytes);
+    for (int64_t i = begin; i < end; ++i) DepthwiseUnit<T, A>(job, i, elements).run(static_cast<int64_t*>(workspace));
+  }
+  static void run_depthwise_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace,
+                                  int64_t offset_bytes) {
+    A* elements = reinterpret_cast<A*>(static_cast<std::byte*>(workspace) + offset_bytes);
+    for (int64_t i = begin; i < end; ++i)
+      DepthwiseWgradUnit<T, A>(job, i, elements).run(static_cast<int64_t*>(workspace));
+  }
   static constexpr Kernels table() {
-    return {{kTileRows, kTileColumns<A>}, sizeof(A), &pack_bias, &pack_weight, &run_conv, &run_wgrad, &finish_wgrad};
+    return {{kTileRows, kTileColumns<A>}, sizeof(A),     &pack_bias,     &pack_weight, &run_conv,
+            &run_wgrad,                   &finish_wgrad, &run_depthwise, &run_depthwise_wgrad};
   }
 };
 

@@ -11,5 +11,6 @@
 
 #include "../elements.h"
 #include "../region.h"
+#include "band.h"
 #include "engine.h"
 #include "packed.h"

@@ -3,10 +3,14 @@
 #include <bit>
 #include <numeric>
 
+#include "band.h"
+
 namespace convext {
 namespace {
 
 constexpr int64_t kMostRegions = 4096;
+// Output channels of a group up to which a filter at a time beats a matrix product.
+constexpr int64_t kMostMultiplier = 4;
 // Below this many multiply-adds a second thread costs more to wake than it saves.
 constexpr int64_t kWorkPerThread = 1 << 16;
 
@@ -33,6 +37,18 @@ int64_t largest_region(const PlanRequest& r) {
 
 int64_t region_count(const PlanRequest& r) {
   return r.op == ConvOperator::kDgrad ? count_dgrad_regions(r.problem) : 1;
+}
+
+std::string too_many_regions(const PlanRequest& r) {
+  return "the stride makes " + std::to_string(region_count(r)) + " output phases, more than " +
+         std::to_string(kMostRegions);
+}
+
+DepthwiseWorkspace depthwise_workspace(const PlanRequest& r) {
+  DepthwiseWorkspace workspace;
+  for (const Region& region : regions_of(r))
+    workspace.cover(region, r.op == ConvOperator::kWgrad ? 1 : gather_depth(r), r.sum_bytes);
+  return workspace;
 }
 
 UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
@@ -92,16 +108,28 @@ void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   plan.workers = threads;
 }
 
+std::string depthwise_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+  if (p.in_channels != 1) return "a group has " + std::to_string(p.in_channels) + " input channels, not one";
+  if (p.out_channels > kMostMultiplier)
+    return "a group has " + std::to_string(p.out_channels) + " output channels, more than " +
+           std::to_string(kMostMultiplier);
+  if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
+    return "the gradient of a padding mode folds border pixels";
+  if (region_count(r) > kMostRegions) return too_many_regions(r);
+  if (depthwise_workspace(r).bytes(r.sum_bytes) > kMostStageBytes)
+    return "a band of the image with its taps needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
+  return "";
+}
+
 // Why an algorithm cannot take the request; empty if it can.
 std::string refusal(Algorithm algorithm, const PlanRequest& r) {
   switch (algorithm) {
-    case Algorithm::kDepthwise: return "not written yet";
+    case Algorithm::kDepthwise: return depthwise_refusal(r);
     case Algorithm::kPacked:
       if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
-      if (region_count(r) > kMostRegions)
-        return "the stride makes " + std::to_string(region_count(r)) + " output phases, more than " +
-               std::to_string(kMostRegions);
-      return "";
+      return region_count(r) > kMostRegions ? too_many_regions(r) : "";
     case Algorithm::kDirect: return "";
   }
   return "";
@@ -118,6 +146,11 @@ const char* algorithm_name(Algorithm algorithm) {
   return "";
 }
 
+std::vector<Region> regions_of(const PlanRequest& request) {
+  if (request.op == ConvOperator::kDgrad) return dgrad_regions(request.problem);
+  return {fprop_region(request.problem)};
+}
+
 ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
   for (const Algorithm candidate : {Algorithm::kDepthwise, Algorithm::kPacked, Algorithm::kDirect}) {
@@ -132,8 +165,13 @@ ConvPlan plan_conv(const PlanRequest& request) {
     } else {
       plan_packed_conv(request, plan);
     }
-  } else if (plan.algorithm == Algorithm::kDirect) {
+  } else {
     plan.workers = useful_threads(request);
+  }
+  if (plan.algorithm == Algorithm::kDepthwise) {
+    const DepthwiseWorkspace workspace = depthwise_workspace(request);
+    plan.offset_bytes = workspace.offset_bytes();
+    plan.thread_bytes = workspace.bytes(request.sum_bytes);
   }
   return plan;
 }

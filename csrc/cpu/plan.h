@@ -37,12 +37,17 @@ struct ConvPlan {
   // Packed wgrad.
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;
+  // Depthwise: the part of thread_bytes that holds the taps' offsets.
+  int64_t offset_bytes = 0;
   // Bytes: shared_bytes once and thread_bytes for each of the workers.
   int64_t shared_bytes = 0, thread_bytes = 0, workers = 1;
   int64_t workspace_bytes() const { return shared_bytes + workers * thread_bytes; }
 };
 
 ConvPlan plan_conv(const PlanRequest& request);
+
+// The gathers that make up the operator; wgrad reads its input through fprop's.
+std::vector<Region> regions_of(const PlanRequest& request);
 
 // Result and source channels of one group, seen from the operator's gather.
 inline int64_t gather_rows(const PlanRequest& r) {

@@ -4,6 +4,8 @@
 
 #include <new>
 
+#include "band.h"
+
 namespace convext {
 namespace {
 
@@ -12,9 +14,9 @@ constexpr std::size_t kAlignment = 64;
 // Workspace for one call, allocated before any thread starts: an exception inside a parallel region loses its message.
 class Workspace {
  public:
-  Workspace(const ConvPlan& plan, int64_t shared_bytes)
+  explicit Workspace(const ConvPlan& plan)
       : thread_bytes_(round_up(plan.thread_bytes, kAlignment)),
-        shared_bytes_(round_up(shared_bytes, kAlignment)),
+        shared_bytes_(round_up(plan.shared_bytes, kAlignment)),
         data_(static_cast<std::byte*>(::operator new(static_cast<std::size_t>(shared_bytes_ + plan.workers * thread_bytes_),
                                                      std::align_val_t{kAlignment}))) {}
   Workspace(const Workspace&) = delete;
@@ -95,27 +97,11 @@ void run_wave(const ConvJob& job, const Kernels& kernels, const ConvPlan& plan, 
   });
 }
 
-}  // namespace
-
-PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engine& engine, FloatType type,
-                         int64_t threads) {
-  PlanRequest request;
-  request.op = op;
-  request.problem = problem;
-  request.tile = engine.of(type).tile;
-  request.sum_bytes = engine.of(type).sum_bytes;
-  request.threads = threads;
-  return request;
-}
-
 void run_packed_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                      const ConvOperands& operands) {
   ConvJob job = make_job(request, plan, operands);
-  if (request.problem.batch == 0 || job.rows == 0) return;
-  const std::vector<Region> regions = request.op == ConvOperator::kDgrad
-                                          ? dgrad_regions(request.problem)
-                                          : std::vector<Region>{fprop_region(request.problem)};
-  const Workspace workspace(plan, plan.shared_bytes);
+  const std::vector<Region> regions = regions_of(request);
+  const Workspace workspace(plan);
   const int64_t bias_bytes = request.problem.groups * round_up(job.rows, job.tile.columns) * request.sum_bytes;
   job.packed_bias = workspace.shared();
   job.packed_weight = workspace.shared() + bias_bytes;
@@ -130,16 +116,32 @@ void run_packed_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   }
 }
 
-void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                      const ConvOperands& operands) {
-  const ConvProblem& p = request.problem;
+void run_depthwise_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                        const ConvOperands& operands) {
+  ConvJob job = make_job(request, plan, operands);
+  const std::vector<Region> regions = regions_of(request);
+  for (const Region& region : regions) {
+    RegionJob r;
+    r.region = &region;
+    r.first_unit = job.unit_count;
+    job.unit_count += request.problem.batch * request.problem.groups *
+                      Band(region, job.depth, kBandBytes / request.sum_bytes).count(region);
+    job.wave.push_back(r);
+  }
+  const Workspace workspace(plan);
+  for_each_worker(plan.workers, job.unit_count, [&](int64_t worker, int64_t begin, int64_t end) {
+    kernels.run_depthwise(job, begin, end, workspace.of_worker(worker), plan.offset_bytes);
+  });
+}
+
+WgradJob make_wgrad_job(const PlanRequest& request, const ConvPlan& plan, const ConvOperands& operands) {
   WgradJob job;
-  job.problem = &p;
+  job.problem = &request.problem;
   job.tile = request.tile;
-  job.source_region = fprop_region(p);
+  job.source_region = fprop_region(request.problem);
   for (int i = 0; i < kSpatialAxes; ++i) {
     GatherAxis& g = job.grad_region.axis[i];
-    g.count = g.extent = p.axis[i].output;
+    g.count = g.extent = request.problem.axis[i].output;
   }
   job.grad = operands.weight.data;
   job.grad_strides = operands.weight.strides;
@@ -150,14 +152,52 @@ void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Ke
   job.slices = plan.slices;
   job.panels = plan.panels;
   job.tiles = plan.tiles;
-  if (p.out_channels == 0 || p.in_channels == 0) return;
-  const Workspace workspace(plan, plan.shared_bytes);
+  return job;
+}
+
+void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                      const ConvOperands& operands) {
+  WgradJob job = make_wgrad_job(request, plan, operands);
+  const Workspace workspace(plan);
   job.partial = workspace.shared();
   for_each_worker(plan.workers, job.unit_count(), [&](int64_t worker, int64_t begin, int64_t end) {
     kernels.run_wgrad(job, begin, end, workspace.of_worker(worker));
   });
-  for_each_worker(plan.workers, p.groups * p.out_channels,
+  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
                   [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
+}
+
+void run_depthwise_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                         const ConvOperands& operands) {
+  const WgradJob job = make_wgrad_job(request, plan, operands);
+  const Workspace workspace(plan);
+  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_depthwise_wgrad(job, begin, end, workspace.of_worker(worker), plan.offset_bytes);
+                  });
+}
+
+}  // namespace
+
+PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engine& engine, FloatType type,
+                         int64_t threads) {
+  PlanRequest request;
+  request.op = op;
+  request.problem = problem;
+  request.tile = engine.of(type).tile;
+  request.sum_bytes = engine.of(type).sum_bytes;
+  request.threads = threads;
+  return request;
+}
+
+void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels, const ConvOperands& operands) {
+  const ConvProblem& p = request.problem;
+  const bool wgrad = request.op == ConvOperator::kWgrad;
+  const int64_t result_elements = wgrad ? weight_elements(p) : p.batch * p.groups * gather_rows(request);
+  if (result_elements == 0) return;
+  if (plan.algorithm == Algorithm::kDepthwise)
+    return (wgrad ? run_depthwise_wgrad : run_depthwise_conv)(request, plan, kernels, operands);
+  return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
 }
 
 }  // namespace convext

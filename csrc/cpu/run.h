@@ -25,10 +25,7 @@ struct ConvOperands {
 PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engine& engine, FloatType type,
                          int64_t threads);
 
-// Runs fprop or dgrad, wgrad with the packed kernels of the engine.
-void run_packed_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                     const ConvOperands& operands);
-void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                      const ConvOperands& operands);
+// Runs a request as planned, unless the plan is the direct algorithm.
+void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels, const ConvOperands& operands);
 
 }  // namespace convext

@@ -1,0 +1,108 @@
+// Staging for the depthwise algorithm: a band of result rows and the source values that its taps read, laid out so that
+// every tap is one constant offset.
+//
+//   stage [channel][depth tap][w group][h group][row][column]
+//
+// Along an axis, position q and tap j read source coordinate q * step + off(j). Coordinates are staged in groups of one
+// residue modulo the step, so that neighbouring positions stand next to each other; tap j is then a group and a shift.
+// When the taps lie further apart than the band is long (large dilation), each tap gets a group of its own instead.
+//
+//   result (row r, column c of the band) at f = r * pitch + c   reads   stage[offset(tap) + f]
+//
+// for all taps alike: the band is one long filter, whatever the stride, dilation and padding.
+#pragma once
+
+#include "packed.h"
+
+namespace convext {
+
+struct StagedAxis {
+  int64_t groups = 1;   // residues of the step, or taps
+  int64_t span = 0;     // staged positions beyond the band's own
+  bool by_tap = false;
+  int64_t first = 0;    // smallest tap offset
+
+  StagedAxis() = default;
+  StagedAxis(const GatherAxis& g, int64_t positions) {
+    const int64_t last_off = g.off0 + (g.taps - 1) * g.off_step;
+    first = std::min(g.off0, last_off);
+    groups = std::min(g.step, std::max(g.off0, last_off) - first + 1);
+    span = (std::max(g.off0, last_off) - first) / g.step;
+    by_tap = groups * (positions + span) > g.taps * positions;
+    if (by_tap) groups = g.taps, span = 0;
+  }
+  int64_t group_of(const GatherAxis& g, int64_t tap) const {
+    return by_tap ? tap : (g.off0 + tap * g.off_step - first) % g.step;
+  }
+  int64_t shift_of(const GatherAxis& g, int64_t tap) const {
+    return by_tap ? 0 : (g.off0 + tap * g.off_step - first) / g.step;
+  }
+  // Source coordinate of staged position i of a group, for a band that starts at position q.
+  int64_t source(const GatherAxis& g, int64_t group, int64_t q, int64_t i) const {
+    return (q + i) * g.step + (by_tap ? g.off0 + group * g.off_step : first + group);
+  }
+};
+
+struct Band {
+  int64_t rows = 1, columns = 1;  // result positions; bands at the end may have fewer
+  StagedAxis h, w;
+  int64_t pitch = 1;         // between staged rows, and between rows of the result
+  int64_t group_size = 1;    // elements of one (channel, depth tap, w group, h group)
+  int64_t channel_size = 1;  // elements of one channel
+
+  Band() = default;
+  // The longest band whose stage takes at most `budget` elements, or a single row.
+  Band(const Region& r, int64_t depth, int64_t budget) {
+    const GatherAxis *gd = &r.axis[0], *gh = &r.axis[1], *gw = &r.axis[2];
+    constexpr int64_t kMostBandColumns = 1024;
+    columns = balanced(gw->count, kMostBandColumns);
+    w = StagedAxis(*gw, columns);
+    pitch = columns + w.span;
+    // The span of the rows depends on by_tap, which depends on the rows: settle it for a tall band first.
+    rows = balanced(gh->count, 64);
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      h = StagedAxis(*gh, rows);
+      const int64_t row_size = std::max<int64_t>(1, depth) * gd->taps * w.groups * h.groups * pitch;
+      const int64_t fitting = std::max<int64_t>(1, budget / std::max<int64_t>(1, row_size) - h.span);
+      rows = std::min(rows, balanced(gh->count, fitting));
+    }
+    h = StagedAxis(*gh, rows);
+    group_size = (rows + h.span) * pitch;
+    channel_size = gd->taps * w.groups * h.groups * group_size;
+  }
+  int64_t stage_elements(int64_t depth) const { return depth * channel_size; }
+  int64_t flat_elements() const { return rows * pitch; }
+  int64_t row_bands(const Region& r) const { return divide_up(r.axis[1].count, rows); }
+  int64_t column_bands(const Region& r) const { return divide_up(r.axis[2].count, columns); }
+  int64_t count(const Region& r) const { return r.axis[0].count * row_bands(r) * column_bands(r); }
+
+  // Offset of a tap of a channel in the stage.
+  int64_t offset(const Region& r, int64_t channel, int64_t d, int64_t h_tap, int64_t w_tap) const {
+    const GatherAxis *gh = &r.axis[1], *gw = &r.axis[2];
+    const int64_t group = (d * w.groups + w.group_of(*gw, w_tap)) * h.groups + h.group_of(*gh, h_tap);
+    return channel * channel_size + group * group_size + h.shift_of(*gh, h_tap) * pitch + w.shift_of(*gw, w_tap);
+  }
+};
+
+// Bytes of stage that a band aims at: with its result it stays within a 48 KiB L1.
+inline constexpr int64_t kBandBytes = 32 << 10;
+// Above this the depthwise algorithm declines: its workspace would grow with the kernel.
+inline constexpr int64_t kMostStageBytes = 1 << 20;
+// Elements a vector may touch beyond a stage or a flat result.
+inline constexpr int64_t kBandSlack = 16 * 8;
+
+// Per-thread workspace of the depthwise algorithm: the taps' offsets, then elements of the sum type for the stage, the
+// flat result (or gradient), and a weight (or a sum) for each tap.
+struct DepthwiseWorkspace {
+  int64_t taps = 0, stage = 0, flat = 0;
+  void cover(const Region& r, int64_t depth, int64_t sum_bytes) {
+    const Band band(r, depth, kBandBytes / sum_bytes);
+    taps = std::max(taps, depth * r.taps());
+    stage = std::max(stage, band.stage_elements(depth) + kBandSlack);
+    flat = std::max(flat, band.flat_elements() + kBandSlack);
+  }
+  int64_t offset_bytes() const { return round_up(taps * static_cast<int64_t>(sizeof(int64_t)), 64); }
+  int64_t bytes(int64_t sum_bytes) const { return offset_bytes() + (stage + flat + taps) * sum_bytes; }
+};
+
+}  // namespace convext

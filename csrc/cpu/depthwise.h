@@ -1,0 +1,271 @@
+// Depthwise convolution (one input channel a group): each result plane is a filter over a staged band of its source.
+//
+//   fprop, dgrad   result[f] = sum over taps of weight[tap] * stage[offset(tap) + f]      one FMA and one load a vector
+//   wgrad          result[tap] = sum over f of grad[f] * stage[offset(tap) + f]
+//
+// where f runs over a whole band of result rows at once (band.h), so that short rows fill vectors too: 7 columns of a
+// 3x3 kernel use 7 of every 9 lanes instead of 7 of 16. Sums run over at most 256 taps, or one band of pixels, before
+// they are added up; the order depends on the shape alone. Include only from engine.inl.h.
+
+// Fills the stage of a band that starts at result position (qd, qh, qw) of image n.
+template <class T, class A>
+class BandStager {
+ public:
+  BandStager(const ImageReader<T>& image, const Band& band) : image_(image), band_(band) {}
+
+  void fill(int64_t n, int64_t depth, int64_t qd, int64_t qh, int64_t qw, A* stage) const {
+    const GatherAxis* g = image_.region->axis;
+    for (int64_t c = 0; c < depth; ++c)
+      for (int64_t t = 0; t < g[0].taps; ++t) {
+        const T* channel = image_.data + n * image_.strides.outer + c * image_.strides.channel;
+        const int64_t d = padded_source(image_.mode, qd * g[0].step + tap_offset(g[0], t), g[0].extent);
+        for (int64_t gw = 0; gw < band_.w.groups; ++gw)
+          for (int64_t gh = 0; gh < band_.h.groups; ++gh) {
+            for (int64_t i = 0; i < band_.rows + band_.h.span; ++i) {
+              const int64_t h = padded_source_in_reach(band_.h.source(g[1], gh, qh, i), g[1].extent);
+              fill_row(d < 0 || h < 0 ? nullptr : channel + d * image_.strides.axis[0] + h * image_.strides.axis[1],
+                       gw, qw, stage);
+              stage += band_.pitch;
+            }
+          }
+      }
+  }
+
+ private:
+  // A band's last rows may lie beyond what any window reads, further out than the padding mode is defined.
+  int64_t padded_source_in_reach(int64_t x, int64_t extent) const {
+    const int64_t source = padded_source(image_.mode, x, extent);
+    return source < extent ? source : -1;
+  }
+
+  void fill_row(const T* row, int64_t group, int64_t qw, A* to) const {
+    const GatherAxis& g = image_.region->axis[2];
+    const int64_t len = band_.pitch;
+    if (!row) {
+      std::fill_n(to, len, A{0});
+      return;
+    }
+    const int64_t x = band_.w.source(g, group, qw, 0), step = image_.strides.axis[2];
+    const int64_t begin = std::min(positions_below(x, g.step), len);
+    const int64_t end = std::max(begin, std::min(positions_below(x - g.extent, g.step), len));
+    const auto pad = [&](int64_t from, int64_t last) {
+      for (int64_t i = from; i < last; ++i) {
+        const int64_t source = padded_source_in_reach(x + i * g.step, g.extent);
+        to[i] = source < 0 ? A{0} : static_cast<A>(widen(row[source * step]));
+      }
+    };
+    pad(0, begin);
+    if (begin < end) copy_strided(to + begin, row + (x + begin * g.step) * step, g.step * step, end - begin);
+    pad(end, len);
+  }
+
+  const ImageReader<T>& image_;
+  const Band& band_;
+};
+
+// flat[f] (+)= sum over taps of weight[tap] * stage[offset[tap] + f], for kCount vectors from f on.
+template <class A, int kCount>
+inline void filter_vectors(const A* weight, const int64_t* offset, int64_t taps, const A* stage, A* flat, bool add) {
+  Vector<A> sum[kCount] = {};
+  for (int64_t t = 0; t < taps; ++t) {
+    const A* from = stage + offset[t];
+#pragma GCC unroll 8
+    for (int v = 0; v < kCount; ++v) sum[v] += load(from + v * kLanes<A>) * weight[t];
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < kCount; ++v) {
+    A* to = flat + v * kLanes<A>;
+    store(to, add ? load(to) + sum[v] : sum[v]);
+  }
+}
+
+template <class A>
+void filter_band(const A* weight, const int64_t* offset, int64_t taps, const A* stage, A* flat, int64_t length) {
+  constexpr int W = kLanes<A>, kCount = 8;
+  for (int64_t first = 0; first < std::max<int64_t>(taps, 1); first += kReductionBlock) {
+    const int64_t count = std::min(kReductionBlock, taps - first);
+    int64_t f = 0;
+    for (; f + kCount * W <= length; f += kCount * W)
+      filter_vectors<A, kCount>(weight + first, offset + first, count, stage + f, flat + f, first > 0);
+    for (; f < length; f += W)
+      filter_vectors<A, 1>(weight + first, offset + first, count, stage + f, flat + f, first > 0);
+  }
+}
+
+// Units are counted over (region, image, group, band).
+template <class T, class A>
+class DepthwiseUnit {
+ public:
+  DepthwiseUnit(const ConvJob& job, int64_t index, A* workspace) : job_(job) {
+    const RegionJob* r = job.wave.data();
+    while (r + 1 < job.wave.data() + job.wave.size() && (r + 1)->first_unit <= index) ++r;
+    region_ = r->region;
+    band_ = Band(*region_, job.depth, kBandBytes / static_cast<int64_t>(sizeof(A)));
+    int64_t local = index - r->first_unit;
+    qw_ = local % band_.column_bands(*region_) * band_.columns, local /= band_.column_bands(*region_);
+    qh_ = local % band_.row_bands(*region_) * band_.rows, local /= band_.row_bands(*region_);
+    qd_ = local % region_->axis[0].count, local /= region_->axis[0].count;
+    group_ = local % job.problem->groups;
+    n_ = local / job.problem->groups;
+    stage_ = workspace;
+    flat_ = stage_ + band_.stage_elements(job.depth) + kBandSlack;
+    weight_ = flat_ + band_.flat_elements() + kBandSlack;
+  }
+
+  void run(int64_t* offset) {
+    const ImageReader<T> image{static_cast<const T*>(job_.source) + group_ * job_.depth * job_.source_strides.channel,
+                               job_.source_strides, region_, job_.source_mode, job_.problem};
+    BandStager<T, A>(image, band_).fill(n_, job_.depth, qd_, qh_, qw_, stage_);
+    const int64_t rows = std::min(band_.rows, region_->axis[1].count - qh_);
+    for (int64_t m = 0; m < job_.rows; ++m) {
+      const int64_t taps = list_taps(m, offset);
+      filter_band(weight_, offset, taps, stage_, flat_, rows * band_.pitch);
+      store_band(m, rows);
+    }
+  }
+
+ private:
+  // Weights and stage offsets of all (channel, tap) for result channel m of the group.
+  int64_t list_taps(int64_t m, int64_t* offset) const {
+    const T* weight = static_cast<const T*>(job_.weight) + group_ * job_.weight_group + m * job_.weight_row;
+    int64_t count = 0;
+    for (int64_t c = 0; c < job_.depth; ++c)
+      for (int64_t t = 0; t < region_->taps(); ++t) {
+        const Tap tap = tap_at(*region_, t);
+        const T* at = weight + c * job_.weight_depth;
+        for (int i = 0; i < kSpatialAxes; ++i)
+          at += (region_->axis[i].tap0 + tap.t[i] * region_->axis[i].tap_step) * job_.weight_tap[i];
+        weight_[count] = widen(*at);
+        offset[count++] = band_.offset(*region_, c, tap.t[0], tap.t[1], tap.t[2]);
+      }
+    return count;
+  }
+
+  void store_band(int64_t m, int64_t rows) const {
+    const GatherAxis* g = region_->axis;
+    const Strides& s = job_.result_strides;
+    const int64_t channel = group_ * job_.rows + m, columns = std::min(band_.columns, g[2].count - qw_);
+    const A bias = job_.bias ? static_cast<A>(widen(static_cast<const T*>(job_.bias)[channel])) : A{0};
+    T* plane = static_cast<T*>(job_.result) + n_ * s.outer + channel * s.channel +
+               (g[0].out0 + qd_ * g[0].out_step) * s.axis[0] + (g[2].out0 + qw_ * g[2].out_step) * s.axis[2];
+    const int64_t step = g[2].out_step * s.axis[2];
+    for (int64_t i = 0; i < rows; ++i) {
+      T* to = plane + (g[1].out0 + (qh_ + i) * g[1].out_step) * s.axis[1];
+      const A* from = flat_ + i * band_.pitch;
+      if (step == 1) {
+        for (int64_t j = 0; j < columns; ++j) to[j] = Narrow<T>::from(from[j] + bias);
+      } else {
+        for (int64_t j = 0; j < columns; ++j) to[j * step] = Narrow<T>::from(from[j] + bias);
+      }
+    }
+  }
+
+  const ConvJob& job_;
+  const Region* region_;
+  Band band_;
+  int64_t qd_, qh_, qw_, group_, n_;
+  A* stage_;
+  A* flat_;
+  A* weight_;
+};
+
+// sum[tap] += grad . stage[offset[tap] ..] over one band, for kCount taps.
+template <class A, int kCount>
+inline void correlate_taps(const A* grad, const A* stage, const int64_t* offset, int64_t length, A* sum) {
+  constexpr int W = kLanes<A>;
+  Vector<A> partial[kCount] = {};
+  const A* from[kCount];
+  for (int t = 0; t < kCount; ++t) from[t] = stage + offset[t];
+  for (int64_t f = 0; f < length; f += W) {
+    const Vector<A> g = load(grad + f);
+#pragma GCC unroll 8
+    for (int t = 0; t < kCount; ++t) partial[t] += g * load(from[t] + f);
+  }
+  for (int t = 0; t < kCount; ++t) {
+    A lane[W];
+    store(lane, partial[t]);
+    for (int half = W / 2; half > 0; half /= 2)  // pairwise, a fixed order
+      for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+    sum[t] += lane[0];
+  }
+}
+
+inline constexpr int kMostTaps = 8;
+template <class A, std::size_t... I>
+constexpr auto correlate_functions(std::index_sequence<I...>) {
+  return std::array{&correlate_taps<A, static_cast<int>(I) + 1>...};
+}
+template <class A>
+inline constexpr auto kCorrelate = correlate_functions<A>(std::make_index_sequence<kMostTaps>{});
+
+// One unit is one result filter k: all images, all bands, in order.
+template <class T, class A>
+class DepthwiseWgradUnit {
+ public:
+  DepthwiseWgradUnit(const WgradJob& job, int64_t filter, A* workspace) : job_(job), filter_(filter) {
+    band_ = Band(job.source_region, 1, kBandBytes / static_cast<int64_t>(sizeof(A)));
+    stage_ = workspace;
+    grad_ = stage_ + band_.stage_elements(1) + kBandSlack;
+    sum_ = grad_ + band_.flat_elements() + kBandSlack;
+  }
+
+  void run(int64_t* offset) {
+    const Region& region = job_.source_region;
+    const int64_t taps = region.taps(), multiplier = job_.problem->out_channels;
+    for (int64_t t = 0; t < taps; ++t) {
+      const Tap tap = tap_at(region, t);
+      offset[t] = band_.offset(region, 0, tap.t[0], tap.t[1], tap.t[2]);
+      sum_[t] = A{0};
+    }
+    std::fill_n(stage_ + band_.stage_elements(1), kBandSlack, A{0});
+    const ImageReader<T> image{
+        static_cast<const T*>(job_.source) + filter_ / multiplier * job_.source_strides.channel, job_.source_strides,
+        &region, job_.problem->mode, job_.problem};
+    const BandStager<T, A> stager(image, band_);
+    for (int64_t n = 0; n < job_.problem->batch; ++n)
+      for (int64_t qd = 0; qd < region.axis[0].count; ++qd)
+        for (int64_t qh = 0; qh < region.axis[1].count; qh += band_.rows)
+          for (int64_t qw = 0; qw < region.axis[2].count; qw += band_.columns) {
+            stager.fill(n, 1, qd, qh, qw, stage_);
+            const int64_t length = read_grad(n, qd, qh, qw);
+            const Panels parts(taps, kMostTaps);
+            for (int64_t i = 0; i < parts.count; ++i) {
+              const int64_t t = parts.start(i);
+              kCorrelate<A>[parts.rows(i) - 1](grad_, stage_, offset + t, length, sum_ + t);
+            }
+          }
+    write(taps);
+  }
+
+ private:
+  // The band of grad in the layout of the flat result, with zeros where a row ends; returns its length.
+  int64_t read_grad(int64_t n, int64_t qd, int64_t qh, int64_t qw) {
+    const GatherAxis* g = job_.source_region.axis;
+    const Strides& s = job_.grad_strides;
+    const int64_t rows = std::min(band_.rows, g[1].count - qh), columns = std::min(band_.columns, g[2].count - qw);
+    const T* from = static_cast<const T*>(job_.grad) + n * s.outer + filter_ * s.channel + qd * s.axis[0] +
+                    qh * s.axis[1] + qw * s.axis[2];
+    for (int64_t i = 0; i < rows; ++i) {
+      copy_strided(grad_ + i * band_.pitch, from + i * s.axis[1], s.axis[2], columns);
+      std::fill(grad_ + i * band_.pitch + columns, grad_ + (i + 1) * band_.pitch, A{0});
+    }
+    std::fill_n(grad_ + rows * band_.pitch, kLanes<A>, A{0});
+    return rows * band_.pitch;
+  }
+
+  void write(int64_t taps) const {
+    const Strides& s = job_.result_strides;
+    T* result = static_cast<T*>(job_.result) + filter_ * s.outer;
+    for (int64_t t = 0; t < taps; ++t) {
+      const Tap tap = tap_at(job_.source_region, t);
+      result[tap.t[0] * s.axis[0] + tap.t[1] * s.axis[1] + tap.t[2] * s.axis[2]] = Narrow<T>::from(sum_[t]);
+    }
+  }
+
+  const WgradJob& job_;
+  int64_t filter_;
+  Band band_;
+  A* stage_;
+  A* grad_;
+  A* sum_;
+};
