@@ -91,7 +91,7 @@ inline constexpr int64_t kMostStageBytes = 1 << 20;
 // Elements a vector may touch beyond a stage or a flat result.
 inline constexpr int64_t kBandSlack = 16 * 8;
 
-// Per-thread workspace of the depthwise algorithm: the taps' offsets, then elements of the sum type for the stage, the
+// Per-thread workspace of the depthwise algorithm: two offsets a tap, then elements of the sum type for the stage, the
 // flat result (or gradient), and a weight (or a sum) for each tap.
 struct DepthwiseWorkspace {
   int64_t taps = 0, stage = 0, flat = 0;
@@ -101,7 +101,7 @@ struct DepthwiseWorkspace {
     stage = std::max(stage, band.stage_elements(depth) + kBandSlack);
     flat = std::max(flat, band.flat_elements() + kBandSlack);
   }
-  int64_t offset_bytes() const { return round_up(taps * static_cast<int64_t>(sizeof(int64_t)), 64); }
+  int64_t offset_bytes() const { return round_up(2 * taps * static_cast<int64_t>(sizeof(int64_t)), 64); }
   int64_t bytes(int64_t sum_bytes) const { return offset_bytes() + (stage + flat + taps) * sum_bytes; }
 };
 

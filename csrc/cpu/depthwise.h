@@ -65,7 +65,7 @@ class BandStager {
 
 // flat[f] (+)= sum over taps of weight[tap] * stage[offset[tap] + f], for kCount vectors from f on.
 template <class A, int kCount>
-inline void filter_vectors(const A* weight, const int64_t* offset, int64_t taps, const A* stage, A* flat, bool add) {
+void filter_vectors(const A* weight, const int64_t* offset, int64_t taps, const A* stage, A* flat, bool add) {
   Vector<A> sum[kCount] = {};
   for (int64_t t = 0; t < taps; ++t) {
     const A* from = stage + offset[t];
@@ -79,66 +79,79 @@ inline void filter_vectors(const A* weight, const int64_t* offset, int64_t taps,
   }
 }
 
+// Eight sums in flight hide the latency of an FMA.
+inline constexpr int kMostInFlight = 8;
+template <class A, std::size_t... I>
+constexpr auto filter_functions(std::index_sequence<I...>) {
+  return std::array{&filter_vectors<A, static_cast<int>(I) + 1>...};
+}
+template <class A>
+inline constexpr auto kFilter = filter_functions<A>(std::make_index_sequence<kMostInFlight>{});
+
 template <class A>
 void filter_band(const A* weight, const int64_t* offset, int64_t taps, const A* stage, A* flat, int64_t length) {
-  constexpr int W = kLanes<A>, kCount = 8;
+  const Panels vectors(divide_up(length, kLanes<A>), kMostInFlight);
   for (int64_t first = 0; first < std::max<int64_t>(taps, 1); first += kReductionBlock) {
     const int64_t count = std::min(kReductionBlock, taps - first);
-    int64_t f = 0;
-    for (; f + kCount * W <= length; f += kCount * W)
-      filter_vectors<A, kCount>(weight + first, offset + first, count, stage + f, flat + f, first > 0);
-    for (; f < length; f += W)
-      filter_vectors<A, 1>(weight + first, offset + first, count, stage + f, flat + f, first > 0);
+    for (int64_t i = 0; i < vectors.count; ++i) {
+      const int64_t f = vectors.start(i) * kLanes<A>;
+      kFilter<A>[vectors.rows(i) - 1](weight + first, offset + first, count, stage + f, flat + f, first > 0);
+    }
   }
 }
 
-// Units are counted over (region, image, group, band).
+// fprop and dgrad, one unit at a time; units are counted over (region, image, group, band).
 template <class T, class A>
-class DepthwiseUnit {
+class DepthwiseConv {
  public:
-  DepthwiseUnit(const ConvJob& job, int64_t index, A* workspace) : job_(job) {
-    const RegionJob* r = job.wave.data();
-    while (r + 1 < job.wave.data() + job.wave.size() && (r + 1)->first_unit <= index) ++r;
-    region_ = r->region;
-    band_ = Band(*region_, job.depth, kBandBytes / static_cast<int64_t>(sizeof(A)));
-    int64_t local = index - r->first_unit;
-    qw_ = local % band_.column_bands(*region_) * band_.columns, local /= band_.column_bands(*region_);
-    qh_ = local % band_.row_bands(*region_) * band_.rows, local /= band_.row_bands(*region_);
-    qd_ = local % region_->axis[0].count, local /= region_->axis[0].count;
-    group_ = local % job.problem->groups;
-    n_ = local / job.problem->groups;
-    stage_ = workspace;
-    flat_ = stage_ + band_.stage_elements(job.depth) + kBandSlack;
-    weight_ = flat_ + band_.flat_elements() + kBandSlack;
-  }
+  // `offsets` has room for two numbers a tap.
+  DepthwiseConv(const ConvJob& job, int64_t* offsets, A* workspace)
+      : job_(job), stage_offset_(offsets), workspace_(workspace) {}
 
-  void run(int64_t* offset) {
+  void run(int64_t index) {
+    const RegionJob* r = job_.wave.data();
+    while (r + 1 < job_.wave.data() + job_.wave.size() && (r + 1)->first_unit <= index) ++r;
+    if (r->region != region_) enter(r->region);
+    int64_t local = index - r->first_unit;
+    const int64_t across = band_.column_bands(*region_), down = band_.row_bands(*region_);
+    qw_ = local % across * band_.columns, local /= across;
+    qh_ = local % down * band_.rows, local /= down;
+    qd_ = local % region_->axis[0].count, local /= region_->axis[0].count;
+    group_ = local % job_.problem->groups;
+    n_ = local / job_.problem->groups;
+
     const ImageReader<T> image{static_cast<const T*>(job_.source) + group_ * job_.depth * job_.source_strides.channel,
                                job_.source_strides, region_, job_.source_mode, job_.problem};
     BandStager<T, A>(image, band_).fill(n_, job_.depth, qd_, qh_, qw_, stage_);
     const int64_t rows = std::min(band_.rows, region_->axis[1].count - qh_);
     for (int64_t m = 0; m < job_.rows; ++m) {
-      const int64_t taps = list_taps(m, offset);
-      filter_band(weight_, offset, taps, stage_, flat_, rows * band_.pitch);
+      const T* weight = static_cast<const T*>(job_.weight) + group_ * job_.weight_group + m * job_.weight_row;
+      for (int64_t t = 0; t < taps_; ++t) weight_[t] = widen(weight[weight_offset_[t]]);
+      filter_band(weight_, stage_offset_, taps_, stage_, flat_, rows * band_.pitch);
       store_band(m, rows);
     }
   }
 
  private:
-  // Weights and stage offsets of all (channel, tap) for result channel m of the group.
-  int64_t list_taps(int64_t m, int64_t* offset) const {
-    const T* weight = static_cast<const T*>(job_.weight) + group_ * job_.weight_group + m * job_.weight_row;
-    int64_t count = 0;
+  // Lays out the workspace for a region and lists its taps: all (channel, tap), the same for every group and filter.
+  void enter(const Region* region) {
+    region_ = region;
+    band_ = Band(*region, job_.depth, kBandBytes / static_cast<int64_t>(sizeof(A)));
+    taps_ = job_.depth * region->taps();
+    weight_offset_ = stage_offset_ + taps_;
+    stage_ = workspace_;
+    flat_ = stage_ + band_.stage_elements(job_.depth) + kBandSlack;
+    weight_ = flat_ + band_.flat_elements() + kBandSlack;
+    int64_t i = 0;
     for (int64_t c = 0; c < job_.depth; ++c)
-      for (int64_t t = 0; t < region_->taps(); ++t) {
-        const Tap tap = tap_at(*region_, t);
-        const T* at = weight + c * job_.weight_depth;
-        for (int i = 0; i < kSpatialAxes; ++i)
-          at += (region_->axis[i].tap0 + tap.t[i] * region_->axis[i].tap_step) * job_.weight_tap[i];
-        weight_[count] = widen(*at);
-        offset[count++] = band_.offset(*region_, c, tap.t[0], tap.t[1], tap.t[2]);
+      for (int64_t t = 0; t < region->taps(); ++t, ++i) {
+        const Tap tap = tap_at(*region, t);
+        stage_offset_[i] = band_.offset(*region, c, tap.t[0], tap.t[1], tap.t[2]);
+        weight_offset_[i] = c * job_.weight_depth;
+        for (int axis = 0; axis < kSpatialAxes; ++axis)
+          weight_offset_[i] +=
+              (region->axis[axis].tap0 + tap.t[axis] * region->axis[axis].tap_step) * job_.weight_tap[axis];
       }
-    return count;
   }
 
   void store_band(int64_t m, int64_t rows) const {
@@ -161,12 +174,16 @@ class DepthwiseUnit {
   }
 
   const ConvJob& job_;
-  const Region* region_;
+  int64_t* stage_offset_;
+  int64_t* weight_offset_ = nullptr;
+  A* workspace_;
+  const Region* region_ = nullptr;
   Band band_;
-  int64_t qd_, qh_, qw_, group_, n_;
-  A* stage_;
-  A* flat_;
-  A* weight_;
+  int64_t taps_ = 0;
+  int64_t qd_ = 0, qh_ = 0, qw_ = 0, group_ = 0, n_ = 0;
+  A* stage_ = nullptr;
+  A* flat_ = nullptr;
+  A* weight_ = nullptr;
 };
 
 // sum[tap] += grad . stage[offset[tap] ..] over one band, for kCount taps.
@@ -190,51 +207,53 @@ inline void correlate_taps(const A* grad, const A* stage, const int64_t* offset,
   }
 }
 
-inline constexpr int kMostTaps = 8;
 template <class A, std::size_t... I>
 constexpr auto correlate_functions(std::index_sequence<I...>) {
   return std::array{&correlate_taps<A, static_cast<int>(I) + 1>...};
 }
 template <class A>
-inline constexpr auto kCorrelate = correlate_functions<A>(std::make_index_sequence<kMostTaps>{});
+inline constexpr auto kCorrelate = correlate_functions<A>(std::make_index_sequence<kMostInFlight>{});
 
-// One unit is one result filter k: all images, all bands, in order.
+// wgrad, one result filter k at a time: all images, all bands, in order.
 template <class T, class A>
-class DepthwiseWgradUnit {
+class DepthwiseWgrad {
  public:
-  DepthwiseWgradUnit(const WgradJob& job, int64_t filter, A* workspace) : job_(job), filter_(filter) {
-    band_ = Band(job.source_region, 1, kBandBytes / static_cast<int64_t>(sizeof(A)));
-    stage_ = workspace;
-    grad_ = stage_ + band_.stage_elements(1) + kBandSlack;
-    sum_ = grad_ + band_.flat_elements() + kBandSlack;
+  DepthwiseWgrad(const WgradJob& job, int64_t* offsets, A* workspace)
+      : job_(job),
+        band_(job.source_region, 1, kBandBytes / static_cast<int64_t>(sizeof(A))),
+        taps_(job.source_region.taps()),
+        offset_(offsets),
+        stage_(workspace),
+        grad_(stage_ + band_.stage_elements(1) + kBandSlack),
+        sum_(grad_ + band_.flat_elements() + kBandSlack) {
+    for (int64_t t = 0; t < taps_; ++t) {
+      const Tap tap = tap_at(job.source_region, t);
+      offset_[t] = band_.offset(job.source_region, 0, tap.t[0], tap.t[1], tap.t[2]);
+    }
+    std::fill_n(stage_ + band_.stage_elements(1), kBandSlack, A{0});  // read by the last vector, times zeros
   }
 
-  void run(int64_t* offset) {
+  void run(int64_t filter) {
+    filter_ = filter;
+    std::fill_n(sum_, taps_, A{0});
     const Region& region = job_.source_region;
-    const int64_t taps = region.taps(), multiplier = job_.problem->out_channels;
-    for (int64_t t = 0; t < taps; ++t) {
-      const Tap tap = tap_at(region, t);
-      offset[t] = band_.offset(region, 0, tap.t[0], tap.t[1], tap.t[2]);
-      sum_[t] = A{0};
-    }
-    std::fill_n(stage_ + band_.stage_elements(1), kBandSlack, A{0});
     const ImageReader<T> image{
-        static_cast<const T*>(job_.source) + filter_ / multiplier * job_.source_strides.channel, job_.source_strides,
-        &region, job_.problem->mode, job_.problem};
+        static_cast<const T*>(job_.source) + filter / job_.problem->out_channels * job_.source_strides.channel,
+        job_.source_strides, &region, job_.problem->mode, job_.problem};
     const BandStager<T, A> stager(image, band_);
+    const Panels parts(taps_, kMostInFlight);
     for (int64_t n = 0; n < job_.problem->batch; ++n)
       for (int64_t qd = 0; qd < region.axis[0].count; ++qd)
         for (int64_t qh = 0; qh < region.axis[1].count; qh += band_.rows)
           for (int64_t qw = 0; qw < region.axis[2].count; qw += band_.columns) {
             stager.fill(n, 1, qd, qh, qw, stage_);
             const int64_t length = read_grad(n, qd, qh, qw);
-            const Panels parts(taps, kMostTaps);
             for (int64_t i = 0; i < parts.count; ++i) {
               const int64_t t = parts.start(i);
-              kCorrelate<A>[parts.rows(i) - 1](grad_, stage_, offset + t, length, sum_ + t);
+              kCorrelate<A>[parts.rows(i) - 1](grad_, stage_, offset_ + t, length, sum_ + t);
             }
           }
-    write(taps);
+    write();
   }
 
  private:
@@ -253,19 +272,21 @@ class DepthwiseWgradUnit {
     return rows * band_.pitch;
   }
 
-  void write(int64_t taps) const {
+  void write() const {
     const Strides& s = job_.result_strides;
     T* result = static_cast<T*>(job_.result) + filter_ * s.outer;
-    for (int64_t t = 0; t < taps; ++t) {
+    for (int64_t t = 0; t < taps_; ++t) {
       const Tap tap = tap_at(job_.source_region, t);
       result[tap.t[0] * s.axis[0] + tap.t[1] * s.axis[1] + tap.t[2] * s.axis[2]] = Narrow<T>::from(sum_[t]);
     }
   }
 
   const WgradJob& job_;
-  int64_t filter_;
   Band band_;
+  int64_t taps_;
+  int64_t* offset_;
   A* stage_;
   A* grad_;
   A* sum_;
+  int64_t filter_ = 0;
 };

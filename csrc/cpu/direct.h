@@ -22,13 +22,14 @@ struct Image {
   }
 };
 
-// Sums of T live in a Sum<T>: unsigned 64-bit for integers (wrap-around is defined), float32 for the half types.
+// Sums of T live in a Sum<T>: unsigned 64-bit for integers (wrap-around is defined), float64 for all others, because a
+// sum here is one chain of additions, however long.
 template <class T, bool = std::is_integral_v<T>>
 struct Sum {
-  decltype(widen(T{})) value = 0;
-  void add(T a, T b) { value += widen(a) * widen(b); }
+  double value = 0;
+  void add(T a, T b) { value += static_cast<double>(widen(a)) * widen(b); }
   void add(T a) { value += widen(a); }
-  T result() const { return Narrow<T>::from(value); }
+  T result() const { return Narrow<T>::from(static_cast<decltype(widen(T{}))>(value)); }
 };
 template <class T>
 struct Sum<T, true> {
@@ -39,13 +40,14 @@ struct Sum<T, true> {
 };
 template <class R>
 struct Sum<Complex<R>, false> {
-  R re = 0, im = 0;
+  double re = 0, im = 0;
   void add(Complex<R> a, Complex<R> b) {
-    re += a.re * b.re - a.im * b.im;
-    im += a.re * b.im + a.im * b.re;
+    const double a_re = a.re, a_im = a.im;
+    re += a_re * b.re - a_im * b.im;
+    im += a_re * b.im + a_im * b.re;
   }
   void add(Complex<R> a) { re += a.re, im += a.im; }
-  Complex<R> result() const { return {re, im}; }
+  Complex<R> result() const { return {static_cast<R>(re), static_cast<R>(im)}; }
 };
 
 // Calls visit(coordinate) for each index below the three extents, row by row.

@@ -43,13 +43,14 @@ struct KernelsOf {
   }
   static void run_depthwise(const ConvJob& job, int64_t begin, int64_t end, void* workspace, int64_t offset_bytes) {
     A* elements = reinterpret_cast<A*>(static_cast<std::byte*>(workspace) + offset_bytes);
-    for (int64_t i = begin; i < end; ++i) DepthwiseUnit<T, A>(job, i, elements).run(static_cast<int64_t*>(workspace));
+    DepthwiseConv<T, A> conv(job, static_cast<int64_t*>(workspace), elements);
+    for (int64_t i = begin; i < end; ++i) conv.run(i);
   }
   static void run_depthwise_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace,
                                   int64_t offset_bytes) {
     A* elements = reinterpret_cast<A*>(static_cast<std::byte*>(workspace) + offset_bytes);
-    for (int64_t i = begin; i < end; ++i)
-      DepthwiseWgradUnit<T, A>(job, i, elements).run(static_cast<int64_t*>(workspace));
+    DepthwiseWgrad<T, A> wgrad(job, static_cast<int64_t*>(workspace), elements);
+    for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
   static constexpr Kernels table() {
     return {{kTileRows, kTileColumns<A>}, sizeof(A),     &pack_bias,     &pack_weight, &run_conv,

@@ -76,7 +76,7 @@ struct Reduction {
 };
 
 // Most pixels of a unit whose pixels are rows.
-inline constexpr int64_t kMostUnitPixels = 128;
+inline constexpr int64_t kMostUnitPixels = 512;
 
 struct Tile {
   int64_t rows = 0, columns = 0;
@@ -88,6 +88,9 @@ struct UnitShape {
   bool pixels_are_rows = false;  // C[pixel, channel] for channels_last and small images, else C[channel, pixel]
   int64_t pixels = 0;            // pixels of a unit
   int64_t panels = 0;            // weight panels of a unit
+  // Deep layers on small images: every unit covers all pixels, so each weight panel has one reader, which packs it into
+  // L1 as it needs it. The weight then crosses memory once instead of three times.
+  bool packs_own_weight = false;
 };
 
 // Elements of one side of a region's packed weight: result channels, padded to whole tiles where they are columns.
@@ -134,13 +137,14 @@ struct ConvJob {
 
 // Per-thread workspace of a ConvJob, in elements of the sum type.
 struct ConvWorkspace {
-  int64_t image, partial, widened;
+  int64_t image, partial, widened, weight;
   ConvWorkspace(const UnitShape& shape, const Tile& tile)
       : image(kReductionBlock * (shape.pixels_are_rows ? shape.pixels : tile.columns)),
         partial(round_up(shape.pixels, tile.columns) * shape.panels *
                 (shape.pixels_are_rows ? tile.columns : tile.rows)),
-        widened(kReductionBlock * tile.columns) {}
-  int64_t elements() const { return image + partial + widened; }
+        widened(kReductionBlock * tile.columns),
+        weight(shape.packs_own_weight ? kReductionBlock * tile.columns : 0) {}
+  int64_t elements() const { return image + partial + widened + weight; }
 };
 
 struct WgradJob {

@@ -39,7 +39,7 @@ struct WeightPacker {
            start * block.length();
   }
 
- private:
+  // Packs `width` result channels from `start` on, and zeros beyond the last.
   void pack_panel(const RegionJob& r, const Block& block, int64_t group, int64_t start, int64_t width, A* to) const {
     const T* from = static_cast<const T*>(job.weight) + group * job.weight_group + start * job.weight_row +
                     block.channel * job.weight_depth;
@@ -58,6 +58,11 @@ struct WeightPacker {
         const A* row[kTileColumns<A>];
         for (int64_t i = 0; i < rows; ++i) row[i] = from + i * job.weight_row;
         return transpose_rows(row, static_cast<int>(width), block.length(), to);
+      }
+      if (block.taps == 1 && job.weight_row == 1 && rows == width) {  // dgrad's 1x1 weight has the panel's layout
+        for (int64_t c = 0; c < block.channels; ++c)
+          copy_row(to + c * width, from + offset[0] + c * job.weight_depth, width);
+        return;
       }
     }
     const int64_t channel_step = r.reduction.channel_step(block), tap_step = r.reduction.tap_step(block);
@@ -93,6 +98,7 @@ class ConvUnit {
     panel_ = workspace;
     partial_ = panel_ + sizes.image;
     widened_ = partial_ + sizes.partial;
+    own_weight_ = widened_ + sizes.widened;
   }
 
   void run() {
@@ -145,6 +151,11 @@ class ConvUnit {
     }
     for (int64_t t = first_panel_; t < first_panel_ + panels_; ++t) {
       const int64_t channel = t * kColumns, columns = std::min(kColumns, job_.rows - channel);
+      const A* weight = weight_panel(channel);
+      if (job_.shape.packs_own_weight) {
+        weight_.pack_panel(*region_, block_, group_, channel, kColumns, own_weight_);
+        weight = own_weight_;
+      }
       for (int64_t p = 0; p < rows.count; ++p) {
         const PixelRun* own = runs + first_run[p];
         const int run_count = first_run[p + 1] - first_run[p];
@@ -152,7 +163,7 @@ class ConvUnit {
         T* direct = columns == kColumns ? contiguous_channels(own, run_count, rows.rows(p), &distance) : nullptr;
         A* partial = partial_ + (t - first_panel_) * kColumns * pixels_ + rows.start(p) * kColumns;
         multiply_and_store({rows.rows(p), channel, columns, panel_ + rows.start(p) * block_.length(),
-                            weight_panel(channel), direct, distance, partial, own, run_count});
+                            weight, direct, distance, partial, own, run_count});
       }
     }
   }
@@ -197,7 +208,8 @@ class ConvUnit {
     const Reduction& reduction = region_->reduction;
     const int64_t channel_step = reduction.channel_step(block_) * width, tap_step = reduction.tap_step(block_) * width;
     if (block_.length() == 0) return;
-    if (!reduction.channels_inner || job_.source_strides.channel != 1 || region_->region->folded())
+    if (!reduction.channels_inner || job_.source_strides.channel != 1 || job_.depth < kLanes<A> / 2 ||
+        region_->region->folded())
       return gather_pixelwise<T, A>(image_, block_, runs, run_count, width, {to, channel_step, tap_step});
     const A* rows[kColumns];
     const int used = runs[run_count - 1].column + runs[run_count - 1].len;
@@ -275,6 +287,7 @@ class ConvUnit {
   A* panel_;
   A* partial_;
   A* widened_;
+  A* own_weight_;
   Block block_{};
   bool first_block_ = true, last_block_ = true;
 };

@@ -76,7 +76,7 @@ class WgradUnit {
   // Panel [pixel][width] of columns [first, first + count) of an image, columns numbered tap * channels + channel.
   void pack(const ImageReader<T>& image, int64_t first, int64_t count, int64_t width, int64_t length, A* to) {
     const int64_t channels = &image == &grad_ ? job_.problem->out_channels : job_.problem->in_channels;
-    if (image.strides.channel == 1 && count > 1 && image.region->axis[2].step * image.strides.axis[2] != 1)
+    if (image.strides.channel == 1 && channels >= kLanes<A> / 2 && image.region->axis[2].step * image.strides.axis[2] != 1)
       return pack_channelwise(image, channels, first, count, width, length, to);
     const A* row[kColumns];
     for (int64_t j = 0; j < width; ++j) row[j] = j < count ? rows_ + j * kReductionBlock : kZeros<A>;

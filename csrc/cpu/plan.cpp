@@ -9,6 +9,8 @@ namespace convext {
 namespace {
 
 constexpr int64_t kMostRegions = 4096;
+// Weights from this size on fall out of L2 between packing and use.
+constexpr int64_t kOwnWeightBytes = 512 << 10;
 // Output channels of a group up to which a filter at a time beats a matrix product.
 constexpr int64_t kMostMultiplier = 4;
 // Below this many multiply-adds a second thread costs more to wake than it saves.
@@ -52,26 +54,33 @@ DepthwiseWorkspace depthwise_workspace(const PlanRequest& r) {
 }
 
 UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
-  const int64_t rows = gather_rows(r), pixels = largest_region(r);
+  const int64_t rows = gather_rows(r), pixels = largest_region(r), groups = r.problem.groups;
   const double as_columns = fill(pixels, r.tile.columns), as_rows = fill(rows, r.tile.columns);
   UnitShape shape;
   // A result whose channels are contiguous is written in place only with channels along the vector; otherwise that
   // orientation has to transpose its result, which must be paid for by fuller vectors.
   shape.pixels_are_rows = r.result_channels_last ? as_rows >= 0.6 * as_columns : as_rows > 1.1 * as_columns;
-  const int64_t panels = divide_up(rows, shape.pixels_are_rows ? r.tile.columns : r.tile.rows);
+  const int64_t width = shape.pixels_are_rows ? r.tile.columns : r.tile.rows;
+  const int64_t panels = std::max<int64_t>(1, divide_up(rows, width));
+  const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes;
+  if (as_rows > 0.9 && pixels <= kMostUnitPixels && weight_bytes >= kOwnWeightBytes) {
+    shape.pixels_are_rows = shape.packs_own_weight = true;
+    shape.pixels = pixels;
+    // Four tiles repay the gathering of the image once a unit.
+    const int64_t tiles = divide_up(rows, r.tile.columns);
+    shape.panels = std::min<int64_t>(4, divide_up(tiles * groups, threads));
+    return shape;
+  }
   const int64_t smallest = shape.pixels_are_rows ? 2 * r.tile.rows : r.tile.columns;
-  shape.pixels = shape.pixels_are_rows ? kMostUnitPixels / r.tile.rows * r.tile.rows : 4 * r.tile.columns;
+  shape.pixels = shape.pixels_are_rows ? 128 / r.tile.rows * r.tile.rows : 4 * r.tile.columns;
   // 512 channels by 128 pixels of partial sums stay within a quarter of a megabyte.
-  shape.panels = std::clamp<int64_t>(512 / (shape.pixels_are_rows ? r.tile.columns : r.tile.rows), 1, std::max<int64_t>(panels, 1));
-  const auto units = [&] {
-    return region_count(r) * r.problem.groups * divide_up(pixels, shape.pixels) * divide_up(panels, shape.panels);
-  };
+  shape.panels = std::clamp<int64_t>(512 / width, 1, panels);
+  const auto pixel_units = [&] { return region_count(r) * groups * divide_up(pixels, shape.pixels); };
+  const auto units = [&] { return pixel_units() * divide_up(panels, shape.panels); };
   while (threads > 1 && units() < 4 * threads && shape.pixels > smallest)
     shape.pixels = std::max(smallest, shape.pixels / 2);
-  if (threads > 1 && units() < threads) {
-    const int64_t cuts = divide_up(threads, std::max<int64_t>(1, units() / divide_up(panels, shape.panels)));
-    shape.panels = std::max<int64_t>(1, divide_up(panels, cuts));
-  }
+  if (threads > 1 && units() < threads)
+    shape.panels = divide_up(panels, divide_up(threads, std::max<int64_t>(1, pixel_units())));
   return shape;
 }
 
@@ -80,7 +89,8 @@ void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
   plan.shape = unit_shape(r, threads);
   plan.channels_inner = r.source_channels_last;
   const int64_t rows = gather_rows(r), groups = r.problem.groups;
-  const int64_t weight = groups * packed_channels(plan.shape, r.tile, rows) * gather_depth(r) * kernel_taps(r.problem);
+  int64_t weight = groups * packed_channels(plan.shape, r.tile, rows) * gather_depth(r) * kernel_taps(r.problem);
+  if (plan.shape.packs_own_weight) weight = 0;
   plan.shared_bytes = (weight + groups * round_up(rows, r.tile.columns)) * r.sum_bytes;
   plan.thread_bytes = ConvWorkspace(plan.shape, r.tile).elements() * r.sum_bytes;
   plan.workers = threads;
