@@ -38,24 +38,24 @@ class BandStager {
     return source < extent ? source : -1;
   }
 
+  // Zeros are stored in whole vectors: what spills over is the next row, not yet filled, or the slack after the stage.
   void fill_row(const T* row, int64_t group, int64_t qw, A* to) const {
     const GatherAxis& g = image_.region->axis[2];
     const int64_t len = band_.pitch;
-    if (!row) {
-      std::fill_n(to, len, A{0});
-      return;
-    }
+    for (int64_t i = 0; i < len; i += kLanes<A>) store(to + i, Vector<A>{});
+    if (!row) return;
     const int64_t x = band_.w.source(g, group, qw, 0), step = image_.strides.axis[2];
     const int64_t begin = std::min(positions_below(x, g.step), len);
     const int64_t end = std::max(begin, std::min(positions_below(x - g.extent, g.step), len));
+    if (begin < end) copy_strided(to + begin, row + (x + begin * g.step) * step, g.step * step, end - begin);
+    if (image_.mode == PaddingMode::kZeros) return;
     const auto pad = [&](int64_t from, int64_t last) {
       for (int64_t i = from; i < last; ++i) {
         const int64_t source = padded_source_in_reach(x + i * g.step, g.extent);
-        to[i] = source < 0 ? A{0} : static_cast<A>(widen(row[source * step]));
+        if (source >= 0) to[i] = widen(row[source * step]);
       }
     };
     pad(0, begin);
-    if (begin < end) copy_strided(to + begin, row + (x + begin * g.step) * step, g.step * step, end - begin);
     pad(end, len);
   }
 
@@ -63,9 +63,9 @@ class BandStager {
   const Band& band_;
 };
 
-// flat[f] (+)= sum over taps of weight[tap] * stage[offset[tap] + f], for kCount vectors from f on.
+// flat[f] = (add ? flat[f] : bias) + sum over taps of weight[tap] * stage[offset[tap] + f], for kCount vectors.
 template <class A, int kCount>
-void filter_vectors(const A* weight, const int64_t* offset, int64_t taps, const A* stage, A* flat, bool add) {
+void filter_vectors(const A* weight, const int64_t* offset, int64_t taps, A bias, const A* stage, A* flat, bool add) {
   Vector<A> sum[kCount] = {};
   for (int64_t t = 0; t < taps; ++t) {
     const A* from = stage + offset[t];
@@ -75,7 +75,7 @@ void filter_vectors(const A* weight, const int64_t* offset, int64_t taps, const 
 #pragma GCC unroll 8
   for (int v = 0; v < kCount; ++v) {
     A* to = flat + v * kLanes<A>;
-    store(to, add ? load(to) + sum[v] : sum[v]);
+    store(to, (add ? load(to) : Vector<A>{} + bias) + sum[v]);
   }
 }
 
@@ -89,13 +89,14 @@ template <class A>
 inline constexpr auto kFilter = filter_functions<A>(std::make_index_sequence<kMostInFlight>{});
 
 template <class A>
-void filter_band(const A* weight, const int64_t* offset, int64_t taps, const A* stage, A* flat, int64_t length) {
+void filter_band(const A* weight, const int64_t* offset, int64_t taps, A bias, const A* stage, A* flat,
+                 int64_t length) {
   const Panels vectors(divide_up(length, kLanes<A>), kMostInFlight);
   for (int64_t first = 0; first < std::max<int64_t>(taps, 1); first += kReductionBlock) {
     const int64_t count = std::min(kReductionBlock, taps - first);
     for (int64_t i = 0; i < vectors.count; ++i) {
       const int64_t f = vectors.start(i) * kLanes<A>;
-      kFilter<A>[vectors.rows(i) - 1](weight + first, offset + first, count, stage + f, flat + f, first > 0);
+      kFilter<A>[vectors.rows(i) - 1](weight + first, offset + first, count, bias, stage + f, flat + f, first > 0);
     }
   }
 }
@@ -127,7 +128,9 @@ class DepthwiseConv {
     for (int64_t m = 0; m < job_.rows; ++m) {
       const T* weight = static_cast<const T*>(job_.weight) + group_ * job_.weight_group + m * job_.weight_row;
       for (int64_t t = 0; t < taps_; ++t) weight_[t] = widen(weight[weight_offset_[t]]);
-      filter_band(weight_, stage_offset_, taps_, stage_, flat_, rows * band_.pitch);
+      const T* bias = static_cast<const T*>(job_.bias);
+      filter_band(weight_, stage_offset_, taps_, bias ? widen(bias[group_ * job_.rows + m]) : A{0}, stage_, flat_,
+                  rows * band_.pitch);
       store_band(m, rows);
     }
   }
@@ -158,18 +161,19 @@ class DepthwiseConv {
     const GatherAxis* g = region_->axis;
     const Strides& s = job_.result_strides;
     const int64_t channel = group_ * job_.rows + m, columns = std::min(band_.columns, g[2].count - qw_);
-    const A bias = job_.bias ? static_cast<A>(widen(static_cast<const T*>(job_.bias)[channel])) : A{0};
     T* plane = static_cast<T*>(job_.result) + n_ * s.outer + channel * s.channel +
                (g[0].out0 + qd_ * g[0].out_step) * s.axis[0] + (g[2].out0 + qw_ * g[2].out_step) * s.axis[2];
     const int64_t step = g[2].out_step * s.axis[2];
     for (int64_t i = 0; i < rows; ++i) {
       T* to = plane + (g[1].out0 + (qh_ + i) * g[1].out_step) * s.axis[1];
       const A* from = flat_ + i * band_.pitch;
-      if (step == 1) {
-        for (int64_t j = 0; j < columns; ++j) to[j] = Narrow<T>::from(from[j] + bias);
-      } else {
-        for (int64_t j = 0; j < columns; ++j) to[j * step] = Narrow<T>::from(from[j] + bias);
+      if constexpr (std::is_same_v<T, A>) {
+        if (step == 1) {
+          copy_row(to, from, columns);
+          continue;
+        }
       }
+      store_line(to, step, from, 1, columns);
     }
   }
 

@@ -110,25 +110,31 @@ int make_pieces(const ImageReader<T>& image, const Tap& tap, const PixelRun* run
   return made;
 }
 
-template <class T, class A>
-inline void copy_strided(A* to, const T* from, int64_t step, int64_t len) {
-  if (step == 1) {
-    if constexpr (std::is_same_v<T, A>) {
-      copy_row(to, from, len);
-    } else {
-      for (int64_t i = 0; i < len; ++i) to[i] = widen(from[i]);
-    }
-    return;
-  }
+// to[i] = from[2 * i], reading nothing beyond the last element.
+template <class A>
+inline void copy_even(A* to, const A* from, int64_t len) {
+  constexpr int W = kLanes<A>;
   int64_t i = 0;
-  if constexpr (std::is_same_v<T, A>) {
-    constexpr int W = kLanes<A>;
-    if (step == 2)  // 2 * W - 1 elements are needed, so the second load backs up by one
-      for (; i + W < len; i += W) store(to + i, even_lanes<A>(load(from + 2 * i), load(from + 2 * i + W)));
+  for (; i + W < len; i += W) store(to + i, even_lanes<A>(load(from + 2 * i), load(from + 2 * i + W)));
+  if (len - i == W) {
+    store(to + i, even_lanes_overlapping<A>(load(from + 2 * i), load(from + 2 * i + W - 1)));
+  } else {
+    for (; i < len; ++i) to[i] = from[2 * i];
   }
-  for (; i < len; ++i) to[i] = widen(from[i * step]);
 }
 
+template <class T, class A>
+inline void copy_strided(A* to, const T* from, int64_t step, int64_t len) {
+  if constexpr (std::is_same_v<T, A>) {
+    if (step == 1) return copy_row(to, from, len);
+    if (step == 2) return copy_even(to, from, len);
+  }
+  if (step == 1) {
+    for (int64_t i = 0; i < len; ++i) to[i] = widen(from[i]);
+  } else {
+    for (int64_t i = 0; i < len; ++i) to[i] = widen(from[i * step]);
+  }
+}
 
 // Where panel rows go: row (channel, tap) of the block starts at to + channel * channel_step + tap * tap_step.
 template <class A>

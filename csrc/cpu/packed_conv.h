@@ -252,14 +252,6 @@ class ConvUnit {
     return evenly_spaced(runs, run_count, *distance);
   }
 
-  static void store_line(T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
-    if (to_step == 1 && from_step == 1) {
-      for (int64_t i = 0; i < n; ++i) to[i] = Narrow<T>::from(from[i]);
-    } else {
-      for (int64_t i = 0; i < n; ++i) to[i * to_step] = Narrow<T>::from(from[i * from_step]);
-    }
-  }
-
   void store_partial(const TileJob& tile) const {
     const bool pixels_are_rows = job_.shape.pixels_are_rows;
     const int64_t pixel_step = pixels_are_rows ? kColumns : 1, channel_step = pixels_are_rows ? 1 : kColumns;

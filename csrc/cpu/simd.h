@@ -55,6 +55,13 @@ inline Vector<A> even_lanes(Vector<A> a, Vector<A> b) {
   return shuffle<A>(a, b, index, LaneSequence<A>{});
 }
 
+// The same where b was loaded one element early, so that it ends with the last even lane.
+template <class A>
+inline Vector<A> even_lanes_overlapping(Vector<A> a, Vector<A> b) {
+  constexpr auto index = [](std::size_t i) { return 2 * i + (i >= kLanes<A> / 2); };
+  return shuffle<A>(a, b, index, LaneSequence<A>{});
+}
+
 // Copies len < N elements with at most two overlapping moves of a power of two, so that nothing outside is touched.
 template <int N, class A>
 inline void copy_fewer(A* to, const A* from, int64_t len) {
@@ -134,5 +141,15 @@ inline void transpose_rows(const A* const* rows, int width, int64_t len, A* to) 
         }
       }
     }
+  }
+}
+
+// Writes n finished sums, narrowed to the element type.
+template <class T, class A>
+inline void store_line(T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
+  if (to_step == 1 && from_step == 1) {
+    for (int64_t i = 0; i < n; ++i) to[i] = Narrow<T>::from(from[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i * to_step] = Narrow<T>::from(from[i * from_step]);
   }
 }
