@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
+#include <optional>
 #include <stdexcept>
 
 #include "cpu/run.h"
@@ -24,6 +26,14 @@ const char* operator_name(ConvOperator op) {
   return kNames[static_cast<int>(op)];
 }
 
+constexpr const char* kFloatNames[] = {"float32", "float64", "bfloat16", "float16"};
+
+std::optional<FloatType> float_named(const std::string& dtype) {
+  for (int type = 0; type < 4; ++type)
+    if (dtype == kFloatNames[type]) return static_cast<FloatType>(type);
+  return std::nullopt;
+}
+
 // The request for a problem of these sizes; (N, C, *spatial) and (K, C / groups, *kernel) as in the operators.
 PlanRequest request_for(const std::string& op, const std::string& dtype, const IntList& input, const IntList& weight,
                         const IntList& stride, const IntList& padding, const IntList& dilation, int64_t groups) {
@@ -41,12 +51,9 @@ PlanRequest request_for(const std::string& op, const std::string& dtype, const I
     a = {input[2 + i], weight[2 + i], 1, stride[i], dilation[i], padding[2 * i], padding[2 * i + 1]};
     a.output = output_size(a);
   }
-  constexpr const char* kFloatNames[] = {"float32", "float64", "bfloat16", "float16"};
-  for (int type = 0; type < 4; ++type)
-    if (dtype == kFloatNames[type])
-      return make_request(operator_named(op), p, active_engine(), static_cast<FloatType>(type), 1);
-  PlanRequest request = make_request(operator_named(op), p, active_engine(), FloatType::kFloat, 1);
-  request.packed_type = false;
+  const std::optional<FloatType> type = float_named(dtype);
+  PlanRequest request = make_request(operator_named(op), p, active_engine(), type.value_or(FloatType::kFloat), 1);
+  request.packed_type = type.has_value();
   return request;
 }
 
@@ -77,6 +84,21 @@ py::dict conv_plan(const std::string& op, const std::string& dtype, const IntLis
   return result;
 }
 
+// FLOP/s of one thread that runs the micro-kernel on panels in L1: the best of several short runs.
+double measure_fma_peak(const std::string& dtype) {
+  using Clock = std::chrono::steady_clock;
+  const std::optional<FloatType> type = float_named(dtype);
+  if (!type) throw std::invalid_argument("convext: expected a floating-point dtype, got '" + dtype + "'");
+  const Kernels& kernels = active_engine().of(*type);
+  double best = 0;
+  for (int run = 0; run < 20; ++run) {
+    const auto start = Clock::now();
+    const double flops = kernels.run_full_tile(1000);
+    best = std::max(best, flops / std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return best;
+}
+
 py::dict build_info() {
   py::dict info;
   info["compiler"] = __VERSION__;
@@ -99,5 +121,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("weight_size"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
         py::arg("padding_mode"), py::arg("channels_last"), py::arg("num_threads"),
         "How an operator would run: algorithm, tile, workspace, and why the algorithms before it declined.");
+  m.def("measure_fma_peak", &convext::measure_fma_peak, py::arg("dtype"),
+        "FLOP/s of one thread running the micro-kernel of the ISA level in use on panels in L1.");
   m.def("build_info", &convext::build_info, "Compiler, target version of torch's stable ABI, and ISA levels.");
 }

@@ -18,6 +18,8 @@ struct Kernels {
   // The depthwise workspace starts with offset_bytes for the taps' offsets.
   void (*run_depthwise)(const ConvJob&, int64_t begin, int64_t end, void* workspace, int64_t offset_bytes);
   void (*run_depthwise_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace, int64_t offset_bytes);
+  // Multiplies a full tile from L1 so many times and returns the FLOPs done: what the machine can do at best.
+  double (*run_full_tile)(int64_t times);
 };
 
 enum class FloatType { kFloat, kDouble, kBFloat16, kHalf };

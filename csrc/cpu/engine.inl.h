@@ -52,9 +52,16 @@ struct KernelsOf {
     DepthwiseWgrad<T, A> wgrad(job, static_cast<int64_t*>(workspace), elements);
     for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
+  static double run_full_tile(int64_t times) {
+    alignas(64) A a[kReductionBlock * kTileRows] = {}, b[kReductionBlock * kTileColumns<A>] = {};
+    alignas(64) A c[kTileRows * kTileColumns<A>];
+    for (int64_t i = 0; i < times; ++i)
+      multiply<A>(kTileRows, {kReductionBlock, a, b, c, kTileColumns<A>, TileStart::kZero, nullptr});
+    return 2.0 * kReductionBlock * kTileRows * kTileColumns<A> * static_cast<double>(times);
+  }
   static constexpr Kernels table() {
-    return {{kTileRows, kTileColumns<A>}, sizeof(A),     &pack_bias,     &pack_weight, &run_conv,
-            &run_wgrad,                   &finish_wgrad, &run_depthwise, &run_depthwise_wgrad};
+    return {{kTileRows, kTileColumns<A>}, sizeof(A),     &pack_bias,     &pack_weight,         &run_conv,
+            &run_wgrad,                   &finish_wgrad, &run_depthwise, &run_depthwise_wgrad, &run_full_tile};
   }
 };
 
