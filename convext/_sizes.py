@@ -1,0 +1,40 @@
+"""The size formulas of a convolution, for one spatial axis: input size, kernel, stride, padding (lo, hi), dilation.
+
+csrc/problem.h has the same formulas in C++; opcheck keeps the two in step. Sizes may be symbolic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["exact_padding", "output_size", "remainder", "transposed_size"]
+
+
+def remainder(size: int, kernel: int, stride: int, lo: int, hi: int, dilation: int) -> int:
+    """The padded pixels at the end of the axis that no window of the convolution reaches."""
+    return (size + lo + hi - dilation * (kernel - 1) - 1) % stride
+
+
+def output_size(size: int, kernel: int, stride: int, lo: int, hi: int, dilation: int) -> int:
+    """The size of the convolution's result."""
+    return (size + lo + hi - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def transposed_size(size: int, kernel: int, stride: int, lo: int, hi: int, dilation: int) -> int:
+    """The size of the transposed convolution's result."""
+    return (size - 1) * stride + dilation * (kernel - 1) + 1 - lo - hi
+
+
+def exact_padding(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, ...]:
+    """The flat padding (lo0, hi0, lo1, ...) less what no window reaches: with it ``transposed_size`` gives back ``sizes``."""
+    exact: list[int] = []
+    for i, (size, k, s, d) in enumerate(zip(sizes, kernel, stride, dilation, strict=True)):
+        lo, hi = padding[2 * i], padding[2 * i + 1]
+        exact += (lo, hi if s == 1 else hi - remainder(size, k, s, lo, hi, d))
+    return tuple(exact)

@@ -1,0 +1,376 @@
+"""torch.nn.functional's convolutions: the same names, signatures and results, on convext's operators.
+
+Each function takes one keyword more, ``padding_mode``, and a larger padding language (docs/padding.md). A function here
+normalises its arguments, checks them, once, and calls one operator.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from convext import _checks, _sizes, ops
+from convext._checks import Configuration
+
+__all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
+
+Ints = int | Sequence[int]
+Padding = int | str | Sequence[int | str | Sequence[int]]
+
+_is_compiling = torch.compiler.is_compiling
+_strided = torch.strided
+
+# A network asks for the same few configurations at every step: this many are remembered for each form.
+_REMEMBERED = 4096
+
+
+class _Form(NamedTuple):
+    configure: Callable[..., Configuration]
+    remembered: Callable[..., Configuration]  # the same
+    operator: Callable[..., Tensor]
+
+
+_CONV = _Form(
+    _checks.conv_configuration, functools.lru_cache(_REMEMBERED)(_checks.conv_configuration), ops.fprop
+)
+_TRANSPOSED = _Form(
+    _checks.transposed_configuration, functools.lru_cache(_REMEMBERED)(_checks.transposed_configuration), ops.dgrad
+)
+
+
+def _may_be_remembered(size: Sequence[Any], arguments: tuple[Any, ...]) -> bool:
+    """Whether equal keys mean equal calls: 1, True and 1.0 are equal, and a traced size is a tensor."""
+    if not size or type(size[0]) is not int:
+        return False
+    for value in arguments:
+        kind = type(value)
+        if kind is tuple:
+            for v in value:
+                if type(v) is not int:
+                    return False
+        elif kind is not int and kind is not str:
+            return False
+    return True
+
+
+def _configuration(form: _Form, name: str, rank: int, *sizes_and_arguments: Any) -> Configuration:
+    """The checked configuration, remembered where it may be."""
+    if not _is_compiling() and _may_be_remembered(sizes_and_arguments[0], sizes_and_arguments[3:]):
+        try:
+            return form.remembered(name, rank, *sizes_and_arguments)
+        except TypeError:  # a symbolic size has no hash; or the call itself is wrong, and raises again
+            pass
+    return form.configure(name, rank, *sizes_and_arguments)
+
+
+def _operands_agree(input: Any, weight: Any, bias: Any) -> bool:
+    """Whether all is well with the tensors; if not, `_checks.check_operands` says what is wrong."""
+    return (
+        isinstance(input, Tensor)
+        and isinstance(weight, Tensor)
+        and input.dtype is weight.dtype
+        and input.device == weight.device
+        and input.layout is weight.layout is _strided
+        and (bias is None or (isinstance(bias, Tensor) and bias.dtype is input.dtype and bias.device == input.device))
+    )
+
+
+def _on_empty(
+    form: _Form, input: Tensor, weight: Tensor, bias: Tensor | None, configuration: Configuration
+) -> Tensor | None:
+    """The result where an axis has size 0, which the operators do not take; None where no axis has.
+
+    No pixel is summed, so that any image without elements will do: here one whose result has the right size.
+    """
+    stride, padding, dilation, groups, _ = configuration
+    kernel, transposed = weight.shape[2:], form is _TRANSPOSED
+    formula = _sizes.transposed_size if transposed else _sizes.output_size
+    result = [
+        formula(size, k, stride[i], padding[2 * i], padding[2 * i + 1], dilation[i])
+        for i, (size, k) in enumerate(zip(input.shape[2:], kernel, strict=True))
+    ]
+    if all(input.shape[2:]) and all(result):
+        return None
+    image = [1 for _ in kernel] if transposed else [size + k - 1 for size, k in zip(result, kernel, strict=True)]
+    ones = (1,) * len(result)
+    empty = input.reshape(*input.shape[:2], *image)
+    y = form.operator(empty, weight, bias, ones, (0,) * 2 * len(result), ones, groups, 0)
+    return y.reshape(*y.shape[:2], *result)
+
+
+def _call(
+    form: _Form,
+    function: Callable[..., Tensor],
+    rank: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *arguments: Any,
+) -> Tensor:
+    if has_torch_function_variadic(input, weight, bias):
+        tensors = (input, weight, bias)
+        overridden: Tensor = handle_torch_function(function, tensors, *tensors, *arguments)
+        return overridden
+    name = function.__name__
+    if not _operands_agree(input, weight, bias):
+        _checks.check_operands(name, input, weight, bias)
+    sizes = (input.shape, weight.shape, None if bias is None else bias.shape)
+    configuration = _configuration(form, name, rank, *sizes, *arguments)
+    if input.dtype not in _checks.DTYPES:
+        raise NotImplementedError(f"{name}: expected one of torch's float, complex or integer types, got {input.dtype}")
+    if input.dim() == rank + 1:
+        return _batched(form, input.unsqueeze(0), weight, bias, configuration).squeeze(0)
+    return _batched(form, input, weight, bias, configuration)
+
+
+def _batched(form: _Form, input: Tensor, weight: Tensor, bias: Tensor | None, configuration: Configuration) -> Tensor:
+    if input.numel() == 0:
+        y = _on_empty(form, input, weight, bias, configuration)
+        if y is not None:
+            return y
+    return form.operator(input, weight, bias, *configuration)
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """:func:`torch.nn.functional.conv1d`, with `padding_mode` and the larger padding language.
+
+    Args:
+        input: (N, C, L) or (C, L).
+        weight: (K, C / groups, kL).
+        bias: (K), or None.
+        stride, dilation: in pixels, one int or one for each axis.
+        padding: an int, a word, or for each axis an int, a pair (before, after) or a word; in pixels. See docs/padding.md.
+        groups: into how many independent convolutions the channels are split.
+        padding_mode: "zeros", "reflect", "replicate" or "circular", what the padding holds.
+
+    Returns:
+        (N, K, *output) or (K, *output), with output = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1.
+
+    Raises:
+        TypeError, RuntimeError, NotImplementedError, ValueError: as torch's function; ValueError also for an unknown
+            `padding_mode`.
+    """
+    return _call(_CONV, conv1d, 1, input, weight, bias, stride, padding, dilation, groups, padding_mode)
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """:func:`torch.nn.functional.conv2d`, with `padding_mode` and the larger padding language.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W).
+        weight: (K, C / groups, kH, kW).
+        bias: (K), or None.
+        stride, dilation: in pixels, one int or one for each axis.
+        padding: an int, a word, or for each axis an int, a pair (before, after) or a word; in pixels. See docs/padding.md.
+        groups: into how many independent convolutions the channels are split.
+        padding_mode: "zeros", "reflect", "replicate" or "circular", what the padding holds.
+
+    Returns:
+        (N, K, *output) or (K, *output), with output = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1.
+
+    Raises:
+        TypeError, RuntimeError, NotImplementedError, ValueError: as torch's function; ValueError also for an unknown
+            `padding_mode`.
+    """
+    return _call(_CONV, conv2d, 2, input, weight, bias, stride, padding, dilation, groups, padding_mode)
+
+
+def conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """:func:`torch.nn.functional.conv3d`, with `padding_mode` and the larger padding language.
+
+    Args:
+        input: (N, C, D, H, W) or (C, D, H, W).
+        weight: (K, C / groups, kD, kH, kW).
+        bias: (K), or None.
+        stride, dilation: in pixels, one int or one for each axis.
+        padding: an int, a word, or for each axis an int, a pair (before, after) or a word; in pixels. See docs/padding.md.
+        groups: into how many independent convolutions the channels are split.
+        padding_mode: "zeros", "reflect", "replicate" or "circular", what the padding holds.
+
+    Returns:
+        (N, K, *output) or (K, *output), with output = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1.
+
+    Raises:
+        TypeError, RuntimeError, NotImplementedError, ValueError: as torch's function; ValueError also for an unknown
+            `padding_mode`.
+    """
+    return _call(_CONV, conv3d, 3, input, weight, bias, stride, padding, dilation, groups, padding_mode)
+
+
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """:func:`torch.nn.functional.conv_transpose1d`, with `padding_mode` and the larger padding language.
+
+    Args:
+        input: (N, C, L) or (C, L).
+        weight: (C, K / groups, kL).
+        bias: (K), or None.
+        stride, dilation: in pixels, one int or one for each axis.
+        padding: what is cropped from the result: an int, a word, or for each axis an int, a pair (start, end) or a word; in
+            pixels. See docs/padding.md.
+        output_padding: pixels more at the end of each axis, fewer than stride or dilation.
+        groups: into how many independent convolutions the channels are split.
+        padding_mode: "zeros", "reflect", "replicate" or "circular": the result is the adjoint of the convolution
+            with that padding.
+
+    Returns:
+        (N, K, *output) or (K, *output), with
+        output = (size - 1) * stride + dilation * (kernel - 1) + 1 - start - end + output_padding.
+
+    Raises:
+        TypeError, RuntimeError, NotImplementedError: as torch's function.
+        ValueError: an unknown `padding_mode`, or padding "full", which would leave nothing.
+    """
+    return _call(
+        _TRANSPOSED,
+        conv_transpose1d,
+        1,
+        input,
+        weight,
+        bias,
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
+        padding_mode,
+    )
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """:func:`torch.nn.functional.conv_transpose2d`, with `padding_mode` and the larger padding language.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W).
+        weight: (C, K / groups, kH, kW).
+        bias: (K), or None.
+        stride, dilation: in pixels, one int or one for each axis.
+        padding: what is cropped from the result: an int, a word, or for each axis an int, a pair (start, end) or a word; in
+            pixels. See docs/padding.md.
+        output_padding: pixels more at the end of each axis, fewer than stride or dilation.
+        groups: into how many independent convolutions the channels are split.
+        padding_mode: "zeros", "reflect", "replicate" or "circular": the result is the adjoint of the convolution
+            with that padding.
+
+    Returns:
+        (N, K, *output) or (K, *output), with
+        output = (size - 1) * stride + dilation * (kernel - 1) + 1 - start - end + output_padding.
+
+    Raises:
+        TypeError, RuntimeError, NotImplementedError: as torch's function.
+        ValueError: an unknown `padding_mode`, or padding "full", which would leave nothing.
+    """
+    return _call(
+        _TRANSPOSED,
+        conv_transpose2d,
+        2,
+        input,
+        weight,
+        bias,
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
+        padding_mode,
+    )
+
+
+def conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """:func:`torch.nn.functional.conv_transpose3d`, with `padding_mode` and the larger padding language.
+
+    Args:
+        input: (N, C, D, H, W) or (C, D, H, W).
+        weight: (C, K / groups, kD, kH, kW).
+        bias: (K), or None.
+        stride, dilation: in pixels, one int or one for each axis.
+        padding: what is cropped from the result: an int, a word, or for each axis an int, a pair (start, end) or a word; in
+            pixels. See docs/padding.md.
+        output_padding: pixels more at the end of each axis, fewer than stride or dilation.
+        groups: into how many independent convolutions the channels are split.
+        padding_mode: "zeros", "reflect", "replicate" or "circular": the result is the adjoint of the convolution
+            with that padding.
+
+    Returns:
+        (N, K, *output) or (K, *output), with
+        output = (size - 1) * stride + dilation * (kernel - 1) + 1 - start - end + output_padding.
+
+    Raises:
+        TypeError, RuntimeError, NotImplementedError: as torch's function.
+        ValueError: an unknown `padding_mode`, or padding "full", which would leave nothing.
+    """
+    return _call(
+        _TRANSPOSED,
+        conv_transpose3d,
+        3,
+        input,
+        weight,
+        bias,
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
+        padding_mode,
+    )
