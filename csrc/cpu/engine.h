@@ -9,6 +9,7 @@ namespace convext {
 // The packed kernels for one element type. Ranges are of pack steps, units or rows of the job.
 struct Kernels {
   Tile tile;
+  int element_bytes;
   int sum_bytes;  // size of the type that sums are kept in
   void (*pack_bias)(const ConvJob&);
   void (*pack_weight)(const ConvJob&, int64_t begin, int64_t end);

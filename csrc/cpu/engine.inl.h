@@ -62,8 +62,9 @@ struct KernelsOf {
     return 2.0 * kReductionBlock * kTileRows * kTileColumns<A> * static_cast<double>(times);
   }
   static constexpr Kernels table() {
-    return {{kTileRows, kTileColumns<A>}, sizeof(A),     &pack_bias,     &pack_weight,         &run_conv,
-            &run_wgrad,                   &finish_wgrad, &run_depthwise, &run_depthwise_wgrad, &run_full_tile};
+    return {{kTileRows, kTileColumns<A>}, sizeof(T),  sizeof(A),     &pack_bias,     &pack_weight,
+            &run_conv,                    &run_wgrad, &finish_wgrad, &run_depthwise, &run_depthwise_wgrad,
+            &run_full_tile};
   }
 };
 

@@ -161,6 +161,8 @@ struct WgradJob {
   void* partial = nullptr;  // shared workspace: slices x groups x partial_elements
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;  // of a unit
+  bool in_place = false;          // add up in the result: one slice, of the sum type, columns in memory order
+  bool channel_major = false;     // columns are numbered (channel, tap)
 
   int64_t pixels() const { return problem->batch * source_region.positions(); }
   int64_t columns() const { return source_region.taps() * problem->in_channels; }
@@ -174,10 +176,12 @@ struct WgradJob {
     return std::min(pixels(), slice * round_up(divide_up(pixels(), slices), kReductionBlock));
   }
   int64_t unit_count() const { return slices * problem->groups * row_blocks() * column_blocks(); }
-  // Per-thread workspace in elements of the sum type: A panels, a B tile, and rows to transpose or to widen.
-  int64_t workspace_elements() const {
-    return kReductionBlock * (panels * tile.rows + 2 * tile.columns);
-  }
 };
+
+// Per-thread workspace of a WgradJob in elements of the sum type: A panels, a B tile, rows to transpose or to widen, and
+// the tile at the end of a result that is added up in place.
+inline int64_t wgrad_workspace(const Tile& tile, int64_t panels) {
+  return kReductionBlock * (panels * tile.rows + 2 * tile.columns) + panels * tile.rows * tile.columns;
+}
 
 }  // namespace convext

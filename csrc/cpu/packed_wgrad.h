@@ -9,9 +9,10 @@
 //   chunk of source   -> B tile   [pixel][(t, c)]  packed just before use, L1
 //   multiply_tile adds the chunk's sum to the slice's partial result
 //
-// The slices' partial results are then added in order. Slices depend on the shape alone, so neither the threads nor the
-// cut into units changes a bit. NCHW images are gathered as rows of pixels and transposed in registers; channels_last
-// images have the panel's layout already.
+// The slices' partial results are then added in order; a single slice adds up in the result itself. Slices depend on the
+// shape alone, so neither the threads nor the cut into units changes a bit. NCHW images are gathered as rows of pixels
+// and transposed in registers; channels_last images have the panel's layout already. Columns are numbered (tap, channel),
+// which gathers a tap's channels at one go, or (channel, tap) where that is the order of the result in memory.
 #pragma once
 
 template <class T, class A>
@@ -36,14 +37,13 @@ class WgradUnit {
     a_panels_ = workspace;
     b_tile_ = a_panels_ + kReductionBlock * job.panels * job.tile.rows;
     rows_ = b_tile_ + kReductionBlock * kColumns;
+    edge_ = rows_ + kReductionBlock * kColumns;
   }
 
   void run() {
     const Panels panels(job_.problem->out_channels, job_.tile.rows);
-    const int64_t first_row = panels.start(first_panel_);
+    const int64_t first_row = panels.start(first_panel_), last_row = panels.start(first_panel_ + panels_);
     const int64_t begin = job_.slice_start(slice_), end = job_.slice_start(slice_ + 1);
-    A* partial = static_cast<A*>(job_.partial) + (slice_ * job_.problem->groups + group_) * job_.partial_elements();
-    if (begin == end) clear(partial, first_row, panels.start(first_panel_ + panels_));
     for (int64_t pixel = begin; pixel < end; pixel += kReductionBlock) {
       const int64_t length = std::min(kReductionBlock, end - pixel);
       run_count_ = make_runs(job_.source_region, pixel, length, runs_);
@@ -55,39 +55,77 @@ class WgradUnit {
         pack(source_, column, std::min(kColumns, job_.columns() - column), kColumns, length, b_tile_);
         for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p) {
           const int64_t row = panels.start(p);
-          multiply<A>(panels.rows(p),
-                      {length, a_panels_ + (row - first_row) * length, b_tile_,
-                       partial + row * job_.partial_columns() + column, job_.partial_columns(),
-                       pixel == begin ? TileStart::kZero : TileStart::kPartialSum, nullptr});
+          const Target to = target(row, row - first_row, tile);
+          multiply<A>(panels.rows(p), {length, a_panels_ + (row - first_row) * length, b_tile_, to.data, to.distance,
+                                       pixel == begin ? TileStart::kZero : TileStart::kPartialSum, nullptr});
         }
       }
     }
+    if (begin == end) clear(first_row, last_row);
+    if (job_.in_place && first_tile_ + tiles_ == job_.column_tiles()) store_edge(first_row, last_row);
   }
 
  private:
   static constexpr int64_t kColumns = kTileColumns<A>;
 
-  // An empty slice (an empty batch, say) contributes zeros.
-  void clear(A* partial, int64_t row, int64_t last_row) const {
-    for (; row < last_row; ++row)
-      std::fill_n(partial + row * job_.partial_columns() + first_tile_ * kColumns, tiles_ * kColumns, A{0});
+  struct Target {
+    A* data;
+    int64_t distance;  // between rows
+  };
+
+  // Where the unit's tile adds up: in the slice's partial result or in the result; the last tile there may be narrower
+  // than a vector and has a place of its own.
+  Target target(int64_t row, int64_t row_in_unit, int64_t tile) const {
+    if (job_.in_place) {
+      if ((tile + 1) * kColumns > job_.columns()) return {edge_ + row_in_unit * kColumns, kColumns};
+      return {result_row(row) + tile * kColumns, job_.result_strides.outer};
+    }
+    const int64_t slice = slice_ * job_.problem->groups + group_;
+    return {static_cast<A*>(job_.partial) + slice * job_.partial_elements() + row * job_.partial_columns() +
+                tile * kColumns,
+            job_.partial_columns()};
+  }
+  A* result_row(int64_t row) const {
+    return static_cast<A*>(job_.result) + (group_ * job_.problem->out_channels + row) * job_.result_strides.outer;
   }
 
-  // Panel [pixel][width] of columns [first, first + count) of an image, columns numbered tap * channels + channel.
+  // An empty slice (an empty batch, say) contributes zeros.
+  void clear(int64_t first_row, int64_t last_row) const {
+    for (int64_t tile = first_tile_; tile < first_tile_ + tiles_; ++tile)
+      for (int64_t row = first_row; row < last_row; ++row)
+        std::fill_n(target(row, row - first_row, tile).data, kColumns, A{0});
+  }
+
+  void store_edge(int64_t first_row, int64_t last_row) const {
+    const int64_t column = job_.columns() / kColumns * kColumns, count = job_.columns() - column;
+    if (count == 0) return;
+    for (int64_t row = first_row; row < last_row; ++row)
+      copy_row(result_row(row) + column, edge_ + (row - first_row) * kColumns, count);
+  }
+
+  // Panel [pixel][width] of columns [first, first + count) of an image.
   void pack(const ImageReader<T>& image, int64_t first, int64_t count, int64_t width, int64_t length, A* to) {
-    const int64_t channels = &image == &grad_ ? job_.problem->out_channels : job_.problem->in_channels;
-    if (image.strides.channel == 1 && channels >= kLanes<A> / 2 && image.region->axis[2].step * image.strides.axis[2] != 1)
+    const bool is_grad = &image == &grad_;
+    const int64_t channels = is_grad ? job_.problem->out_channels : job_.problem->in_channels;
+    if (!(job_.channel_major && !is_grad) && image.strides.channel == 1 && channels >= kLanes<A> / 2 &&
+        image.region->axis[2].step * image.strides.axis[2] != 1)
       return pack_channelwise(image, channels, first, count, width, length, to);
     const A* row[kColumns];
     for (int64_t j = 0; j < width; ++j) row[j] = j < count ? rows_ + j * kReductionBlock : kZeros<A>;
-    for_each_tap(channels, first, count, [&](const Block& block, int64_t column) {
-      gather_pixelwise<T, A>(image, block, runs_, run_count_, length,
-                             {rows_ + column * kReductionBlock, kReductionBlock, 0});
-    });
+    const auto gather = [&](const Block& block, int64_t column, int64_t channel_step) {
+      gather_pixelwise<T, A>(
+          image, block, runs_, run_count_, length,
+          {rows_ + column * kReductionBlock, channel_step * kReductionBlock, kReductionBlock});
+    };
+    if (job_.channel_major && !is_grad) {
+      for_each_channel_block(job_.source_region.taps(), first, count, gather);
+    } else {
+      for_each_tap(channels, first, count, [&](const Block& block, int64_t column) { gather(block, column, 1); });
+    }
     transpose_rows(row, static_cast<int>(width), length, to);
   }
 
-  // Splits columns [first, first + count) at taps: visit(block of one tap, its first column relative to `first`).
+  // Splits columns numbered (tap, channel) at taps: visit(block of one tap, its first column relative to `first`).
   template <class Visit>
   static void for_each_tap(int64_t channels, int64_t first, int64_t count, Visit visit) {
     for (int64_t column = 0; column < count;) {
@@ -95,6 +133,19 @@ class WgradUnit {
       const int64_t n = std::min(count - column, channels - channel);
       visit(Block{tap, 1, channel, n}, column);
       column += n;
+    }
+  }
+
+  // Splits columns numbered (channel, tap) into whole channels and the parts of one at either end:
+  // visit(block, its first column relative to `first`, distance between its channels).
+  template <class Visit>
+  static void for_each_channel_block(int64_t taps, int64_t first, int64_t count, Visit visit) {
+    for (int64_t column = 0; column < count;) {
+      const int64_t channel = (first + column) / taps, tap = (first + column) % taps, rest = count - column;
+      const Block block = tap == 0 && rest >= taps ? Block{0, taps, channel, rest / taps}
+                                                   : Block{tap, std::min(taps - tap, rest), channel, 1};
+      visit(block, column, taps);
+      column += block.length();
     }
   }
 
@@ -115,6 +166,7 @@ class WgradUnit {
   A* a_panels_;
   A* b_tile_;
   A* rows_;
+  A* edge_;
   PixelRun runs_[kReductionBlock];
   int run_count_ = 0;
 };

@@ -113,8 +113,10 @@ void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   const int64_t units = plan.slices * p.groups * divide_up(panels, plan.panels);
   if (threads > 1 && units < 4 * threads)
     plan.tiles = std::max<int64_t>(1, divide_up(tiles, threads / std::gcd(units, threads)));
-  plan.shared_bytes = plan.slices * result_bytes;
-  plan.thread_bytes = kReductionBlock * (plan.panels * r.tile.rows + 2 * r.tile.columns) * r.sum_bytes;
+  plan.in_place = plan.slices == 1 && r.element_bytes == r.sum_bytes;
+  plan.channel_major = plan.in_place && !r.result_channels_last && kernel_taps(p) > 1;
+  plan.shared_bytes = plan.in_place ? 0 : plan.slices * result_bytes;
+  plan.thread_bytes = wgrad_workspace(r.tile, plan.panels) * r.sum_bytes;
   plan.workers = threads;
 }
 

@@ -19,6 +19,7 @@ struct PlanRequest {
   bool source_channels_last = false; // the gathered image's channels are contiguous
   bool result_channels_last = false; // the result's channels are contiguous
   Tile tile;                         // of the engine, for the element type
+  int element_bytes = 4;             // of the element type
   int sum_bytes = 4;                 // of the type that sums are kept in
   int64_t threads = 1;
 };
@@ -37,6 +38,7 @@ struct ConvPlan {
   // Packed wgrad.
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;
+  bool in_place = false, channel_major = false;
   // Depthwise: the part of thread_bytes that holds the taps' offsets.
   int64_t offset_bytes = 0;
   // Bytes: shared_bytes once and thread_bytes for each of the workers.

@@ -153,6 +153,8 @@ WgradJob make_wgrad_job(const PlanRequest& request, const ConvPlan& plan, const 
   job.slices = plan.slices;
   job.panels = plan.panels;
   job.tiles = plan.tiles;
+  job.in_place = plan.in_place;
+  job.channel_major = plan.channel_major;
   return job;
 }
 
@@ -164,6 +166,7 @@ void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Ke
   for_each_worker(plan.workers, job.unit_count(), [&](int64_t worker, int64_t begin, int64_t end) {
     kernels.run_wgrad(job, begin, end, workspace.of_worker(worker));
   });
+  if (plan.in_place) return;
   for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
                   [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
 }
@@ -186,6 +189,7 @@ PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engi
   request.op = op;
   request.problem = problem;
   request.tile = engine.of(type).tile;
+  request.element_bytes = engine.of(type).element_bytes;
   request.sum_bytes = engine.of(type).sum_bytes;
   request.threads = threads;
   return request;
