@@ -64,7 +64,7 @@ py::dict conv_plan(const std::string& op, const std::string& dtype, const IntLis
   if (padding_mode < 0 || padding_mode > 3)
     throw std::invalid_argument("convext: expected padding_mode 0 to 3, got " + std::to_string(padding_mode));
   request.problem.mode = static_cast<PaddingMode>(padding_mode);
-  request.source_channels_last = request.result_channels_last = channels_last;
+  request.source_channels_last = request.result_channels_last = request.grad_channels_last = channels_last;
   request.threads = num_threads;
   const ConvPlan plan = plan_conv(request);
   py::list declined;

@@ -82,8 +82,10 @@ void run(ConvOperator op, const ConvProblem& p, ScalarType type, const ConvOpera
   if (!packed) return run_direct(op, p, type, operands);
   const Engine& engine = active_engine();
   PlanRequest request = make_request(op, p, engine, *packed, torch::stable::get_num_threads());
-  request.source_channels_last = operands.image.strides.channel == 1 && operands.image.strides.axis[2] != 1;
-  request.result_channels_last = operands.result.strides.channel == 1 && operands.result.strides.axis[2] != 1;
+  const auto channels_last = [](const Operand& o) { return o.strides.channel == 1 && o.strides.axis[2] != 1; };
+  request.source_channels_last = channels_last(operands.image);
+  request.result_channels_last = channels_last(operands.result);
+  request.grad_channels_last = channels_last(operands.weight);
   const ConvPlan plan = plan_conv(request);
   if (plan.algorithm == Algorithm::kDirect) return run_direct(op, p, type, operands);
   run_plan(request, plan, engine.of(*packed), operands);

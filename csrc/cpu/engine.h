@@ -9,6 +9,7 @@ namespace convext {
 // The packed kernels for one element type. Ranges are of pack steps, units or rows of the job.
 struct Kernels {
   Tile tile;
+  int lanes;  // of a vector of the sum type
   int element_bytes;
   int sum_bytes;  // size of the type that sums are kept in
   void (*pack_bias)(const ConvJob&);
@@ -19,6 +20,10 @@ struct Kernels {
   // The depthwise workspace starts with offset_bytes for the taps' offsets.
   void (*run_depthwise)(const ConvJob&, int64_t begin, int64_t end, void* workspace, int64_t offset_bytes);
   void (*run_depthwise_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace, int64_t offset_bytes);
+  // Depthwise on channels_last images; pack steps are counted over (region, tap).
+  void (*pack_depthwise)(const ConvJob&, int64_t begin, int64_t end);
+  void (*run_depthwise_channels)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
+  void (*run_depthwise_channels_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
   // Multiplies a full tile from L1 so many times and returns the FLOPs done: what the machine can do at best.
   double (*run_full_tile)(int64_t times);
 };

@@ -18,6 +18,7 @@ alignas(64) inline constexpr A kZeros[kReductionBlock] = {};
 #include "packed_conv.h"
 #include "packed_wgrad.h"
 #include "depthwise.h"
+#include "depthwise_channels.h"
 
 template <class T, class A>
 struct KernelsOf {
@@ -52,6 +53,17 @@ struct KernelsOf {
     DepthwiseWgrad<T, A> wgrad(job, static_cast<int64_t*>(workspace), elements);
     for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
+  static void pack_depthwise(const ConvJob& job, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) pack_depthwise_tap<T, A>(job, i);
+  }
+  static void run_depthwise_channels(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
+    DepthwiseChannels<T, A> conv(job, workspace);
+    for (int64_t i = begin; i < end; ++i) conv.run(i);
+  }
+  static void run_depthwise_channels_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
+    DepthwiseChannelsWgrad<T, A> wgrad(job, workspace);
+    for (int64_t i = begin; i < end; ++i) wgrad.run(i);
+  }
   static double run_full_tile(int64_t times) {
     alignas(64) A a[kReductionBlock * kTileRows] = {}, b[kReductionBlock * kTileColumns<A>] = {};
     alignas(64) A c[kTileRows * kTileColumns<A>];
@@ -62,9 +74,21 @@ struct KernelsOf {
     return 2.0 * kReductionBlock * kTileRows * kTileColumns<A> * static_cast<double>(times);
   }
   static constexpr Kernels table() {
-    return {{kTileRows, kTileColumns<A>}, sizeof(T),  sizeof(A),     &pack_bias,     &pack_weight,
-            &run_conv,                    &run_wgrad, &finish_wgrad, &run_depthwise, &run_depthwise_wgrad,
-            &run_full_tile};
+    return {.tile = {kTileRows, kTileColumns<A>},
+            .lanes = kLanes<A>,
+            .element_bytes = sizeof(T),
+            .sum_bytes = sizeof(A),
+            .pack_bias = &pack_bias,
+            .pack_weight = &pack_weight,
+            .run_conv = &run_conv,
+            .run_wgrad = &run_wgrad,
+            .finish_wgrad = &finish_wgrad,
+            .run_depthwise = &run_depthwise,
+            .run_depthwise_wgrad = &run_depthwise_wgrad,
+            .pack_depthwise = &pack_depthwise,
+            .run_depthwise_channels = &run_depthwise_channels,
+            .run_depthwise_channels_wgrad = &run_depthwise_channels_wgrad,
+            .run_full_tile = &run_full_tile};
   }
 };
 

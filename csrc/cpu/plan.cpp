@@ -120,6 +120,21 @@ void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   plan.workers = threads;
 }
 
+std::string depthwise_channels_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+  if (p.in_channels != 1 || p.out_channels != 1) return "a group has more than one input and one output channel";
+  if (!r.source_channels_last || !(r.op == ConvOperator::kWgrad ? r.grad_channels_last : r.result_channels_last))
+    return "the images are not channels_last";
+  if (p.groups < r.lanes)
+    return std::to_string(p.groups) + " channels do not fill a vector of " + std::to_string(r.lanes);
+  if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
+    return "the gradient of a padding mode folds border pixels";
+  if (region_count(r) > kMostRegions) return too_many_regions(r);
+  if (kernel_taps(p) * r.lanes * 8 > kMostStageBytes) return "the kernel has too many taps to keep at hand";
+  return "";
+}
+
 std::string depthwise_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
@@ -138,6 +153,7 @@ std::string depthwise_refusal(const PlanRequest& r) {
 // Why an algorithm cannot take the request; empty if it can.
 std::string refusal(Algorithm algorithm, const PlanRequest& r) {
   switch (algorithm) {
+    case Algorithm::kDepthwiseChannelsLast: return depthwise_channels_refusal(r);
     case Algorithm::kDepthwise: return depthwise_refusal(r);
     case Algorithm::kPacked:
       if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
@@ -151,6 +167,7 @@ std::string refusal(Algorithm algorithm, const PlanRequest& r) {
 
 const char* algorithm_name(Algorithm algorithm) {
   switch (algorithm) {
+    case Algorithm::kDepthwiseChannelsLast: return "depthwise_channels_last";
     case Algorithm::kDepthwise: return "depthwise";
     case Algorithm::kPacked: return "packed";
     case Algorithm::kDirect: return "direct";
@@ -165,7 +182,8 @@ std::vector<Region> regions_of(const PlanRequest& request) {
 
 ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
-  for (const Algorithm candidate : {Algorithm::kDepthwise, Algorithm::kPacked, Algorithm::kDirect}) {
+  for (const Algorithm candidate :
+       {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kPacked, Algorithm::kDirect}) {
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
     if (reason.empty()) break;
@@ -179,6 +197,15 @@ ConvPlan plan_conv(const PlanRequest& request) {
     }
   } else {
     plan.workers = useful_threads(request);
+  }
+  if (plan.algorithm == Algorithm::kDepthwiseChannelsLast) {
+    const int64_t taps = kernel_taps(request.problem), pointer = sizeof(void*);
+    if (request.op == ConvOperator::kWgrad) {
+      plan.thread_bytes = taps * (pointer + request.lanes * request.sum_bytes);
+    } else {
+      plan.thread_bytes = 6 * taps * pointer + request.problem.groups * request.element_bytes;
+      plan.shared_bytes = request.problem.groups * taps * request.sum_bytes;
+    }
   }
   if (plan.algorithm == Algorithm::kDepthwise) {
     const DepthwiseWorkspace workspace = depthwise_workspace(request);

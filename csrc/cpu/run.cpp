@@ -135,6 +135,28 @@ void run_depthwise_conv(const PlanRequest& request, const ConvPlan& plan, const 
   });
 }
 
+void run_depthwise_channels(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                            const ConvOperands& operands) {
+  ConvJob job = make_job(request, plan, operands);
+  const std::vector<Region> regions = regions_of(request);
+  for (const Region& region : regions) {
+    RegionJob r;
+    r.region = &region;
+    r.first_pack = job.pack_count;
+    r.first_unit = job.unit_count;
+    job.pack_count += region.taps();
+    job.unit_count += request.problem.batch * region.axis[0].count * region.axis[1].count;
+    job.wave.push_back(r);
+  }
+  const Workspace workspace(plan);
+  job.packed_weight = workspace.shared();
+  for_each_worker(plan.workers, job.pack_count,
+                  [&](int64_t, int64_t begin, int64_t end) { kernels.pack_depthwise(job, begin, end); });
+  for_each_worker(plan.workers, job.unit_count, [&](int64_t worker, int64_t begin, int64_t end) {
+    kernels.run_depthwise_channels(job, begin, end, workspace.of_worker(worker));
+  });
+}
+
 WgradJob make_wgrad_job(const PlanRequest& request, const ConvPlan& plan, const ConvOperands& operands) {
   WgradJob job;
   job.problem = &request.problem;
@@ -181,6 +203,16 @@ void run_depthwise_wgrad(const PlanRequest& request, const ConvPlan& plan, const
                   });
 }
 
+void run_depthwise_channels_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                                  const ConvOperands& operands) {
+  const WgradJob job = make_wgrad_job(request, plan, operands);
+  const Workspace workspace(plan);
+  for_each_worker(plan.workers, divide_up(request.problem.groups, request.lanes),
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_depthwise_channels_wgrad(job, begin, end, workspace.of_worker(worker));
+                  });
+}
+
 }  // namespace
 
 PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engine& engine, FloatType type,
@@ -189,6 +221,7 @@ PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engi
   request.op = op;
   request.problem = problem;
   request.tile = engine.of(type).tile;
+  request.lanes = engine.of(type).lanes;
   request.element_bytes = engine.of(type).element_bytes;
   request.sum_bytes = engine.of(type).sum_bytes;
   request.threads = threads;
@@ -200,9 +233,14 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& k
   const bool wgrad = request.op == ConvOperator::kWgrad;
   const int64_t result_elements = wgrad ? weight_elements(p) : p.batch * p.groups * gather_rows(request);
   if (result_elements == 0) return;
-  if (plan.algorithm == Algorithm::kDepthwise)
-    return (wgrad ? run_depthwise_wgrad : run_depthwise_conv)(request, plan, kernels, operands);
-  return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
+  switch (plan.algorithm) {
+    case Algorithm::kDepthwiseChannelsLast:
+      return (wgrad ? run_depthwise_channels_wgrad : run_depthwise_channels)(request, plan, kernels, operands);
+    case Algorithm::kDepthwise:
+      return (wgrad ? run_depthwise_wgrad : run_depthwise_conv)(request, plan, kernels, operands);
+    case Algorithm::kPacked: return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
+    case Algorithm::kDirect: return;
+  }
 }
 
 }  // namespace convext
