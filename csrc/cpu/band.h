@@ -51,15 +51,15 @@ struct Band {
   int64_t channel_size = 1;  // elements of one channel
 
   Band() = default;
-  // The longest band whose stage takes at most `budget` elements, or a single row.
-  Band(const Region& r, int64_t depth, int64_t budget) {
+  // The longest band of at most `most_rows` whose stage takes at most `budget` elements, or a single row.
+  Band(const Region& r, int64_t depth, int64_t budget, int64_t most_rows = 64) {
     const GatherAxis *gd = &r.axis[0], *gh = &r.axis[1], *gw = &r.axis[2];
     constexpr int64_t kMostBandColumns = 1024;
     columns = balanced(gw->count, kMostBandColumns);
     w = StagedAxis(*gw, columns);
     pitch = columns + w.span;
     // The span of the rows depends on by_tap, which depends on the rows: settle it for a tall band first.
-    rows = balanced(gh->count, 64);
+    rows = balanced(gh->count, most_rows);
     for (int attempt = 0; attempt < 2; ++attempt) {
       h = StagedAxis(*gh, rows);
       const int64_t row_size = std::max<int64_t>(1, depth) * gd->taps * w.groups * h.groups * pitch;
@@ -103,6 +103,27 @@ struct DepthwiseWorkspace {
   }
   int64_t offset_bytes() const { return round_up(2 * taps * static_cast<int64_t>(sizeof(int64_t)), 64); }
   int64_t bytes(int64_t sum_bytes) const { return offset_bytes() + (stage + flat + taps) * sum_bytes; }
+};
+
+// The banded algorithm stages the channels of one reduction block in L2 and keeps its partial sums there too.
+inline constexpr int64_t kBlockBandBytes = 128 << 10;
+inline constexpr int64_t kBandPartialBytes = 256 << 10;
+
+// How the banded algorithm covers a region: `rows` result channels, `most_rows` pixel rows a band at most.
+struct BandedRegion {
+  Reduction reduction;
+  Band band;
+  int64_t distance = 0;  // between the partial sums of two channels, off the powers of two that collide in a cache
+  BandedRegion() = default;
+  BandedRegion(const Region& r, int64_t rows, int64_t depth, int64_t sum_bytes, int64_t most_rows)
+      : reduction(r.taps(), depth, false) {
+    const int64_t width = r.axis[2].count + StagedAxis(r.axis[2], r.axis[2].count).span;
+    const int64_t fitting = kBandPartialBytes / sum_bytes / std::max<int64_t>(1, rows * width);
+    band = Band(r, reduction.channel_chunk, kBlockBandBytes / sum_bytes, std::clamp<int64_t>(fitting, 1, most_rows));
+    distance = round_up(band.flat_elements(), 64) + 16;
+  }
+  int64_t stage_elements() const { return band.stage_elements(reduction.channel_chunk) + kBandSlack; }
+  int64_t partial_elements(int64_t rows) const { return rows * distance + 64; }
 };
 
 }  // namespace convext

@@ -17,6 +17,7 @@ struct Kernels {
   void (*run_conv)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
   void (*run_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
   void (*finish_wgrad)(const WgradJob&, int64_t begin, int64_t end);
+  void (*run_banded)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
   // The depthwise workspace starts with offset_bytes for the taps' offsets.
   void (*run_depthwise)(const ConvJob&, int64_t begin, int64_t end, void* workspace, int64_t offset_bytes);
   void (*run_depthwise_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace, int64_t offset_bytes);

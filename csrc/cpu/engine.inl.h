@@ -19,6 +19,7 @@ alignas(64) inline constexpr A kZeros[kReductionBlock] = {};
 #include "packed_wgrad.h"
 #include "depthwise.h"
 #include "depthwise_channels.h"
+#include "banded.h"
 
 template <class T, class A>
 struct KernelsOf {
@@ -53,6 +54,11 @@ struct KernelsOf {
     DepthwiseWgrad<T, A> wgrad(job, static_cast<int64_t*>(workspace), elements);
     for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
+  static void run_banded(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
+    int64_t* offsets = static_cast<int64_t*>(workspace);
+    BandedConv<T, A> conv(job, offsets, reinterpret_cast<A*>(offsets + kReductionBlock));
+    for (int64_t i = begin; i < end; ++i) conv.run(i);
+  }
   static void pack_depthwise(const ConvJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) pack_depthwise_tap<T, A>(job, i);
   }
@@ -83,6 +89,7 @@ struct KernelsOf {
             .run_conv = &run_conv,
             .run_wgrad = &run_wgrad,
             .finish_wgrad = &finish_wgrad,
+            .run_banded = &run_banded,
             .run_depthwise = &run_depthwise,
             .run_depthwise_wgrad = &run_depthwise_wgrad,
             .pack_depthwise = &pack_depthwise,

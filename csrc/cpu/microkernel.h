@@ -17,7 +17,8 @@
 // What the finished block sum is added to.
 enum class TileStart { kZero, kPartialSum, kRowBias, kColumnBias };
 
-// Panels of one reduction block, and the tile of C they contribute to. `bias` has MR or NR elements, by `start`.
+// Panels of one reduction block, and the tile of C they contribute to. `bias` has MR or NR elements, by `start`. With
+// `b_offset`, row k of B stands at b + b_offset[k]: a staged image read where it lies, no panel at all.
 template <class A>
 struct TileCall {
   int64_t kc;
@@ -27,13 +28,14 @@ struct TileCall {
   int64_t ldc;
   TileStart start;
   const A* bias;
+  const int64_t* b_offset = nullptr;
 };
 
 inline constexpr int kVectors = 2;
 template <class A>
 inline constexpr int kTileColumns = kVectors * kLanes<A>;
 
-template <class A, int MR>
+template <class A, int MR, bool kIndirect>
 void multiply_tile(const TileCall<A>& call) {
   using V = Vector<A>;
   constexpr int W = kLanes<A>;
@@ -42,6 +44,7 @@ void multiply_tile(const TileCall<A>& call) {
   const A* b = call.b;
   for (int64_t k = 0; k < call.kc; ++k) {
     V row[kVectors];
+    if constexpr (kIndirect) b = call.b + call.b_offset[k];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) row[j] = load(b + j * W);
 #pragma GCC unroll 16
@@ -49,7 +52,7 @@ void multiply_tile(const TileCall<A>& call) {
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) sum[i][j] += row[j] * a[i];
     a += MR;
-    b += kVectors * W;
+    if constexpr (!kIndirect) b += kVectors * W;
   }
   A* c = call.c;
   const auto finish = [&](auto addend) {
@@ -73,16 +76,16 @@ void multiply_tile(const TileCall<A>& call) {
 template <class A>
 using TileFunction = void (*)(const TileCall<A>&);
 
-template <class A, std::size_t... I>
+template <class A, bool kIndirect, std::size_t... I>
 constexpr std::array<TileFunction<A>, sizeof...(I)> tile_functions(std::index_sequence<I...>) {
-  return {&multiply_tile<A, static_cast<int>(I) + 1>...};
+  return {&multiply_tile<A, static_cast<int>(I) + 1, kIndirect>...};
 }
 
-// kTileFunctions<A>[rows - 1] multiplies a tile of that many rows.
-template <class A>
-inline constexpr auto kTileFunctions = tile_functions<A>(std::make_index_sequence<kTileRows>{});
+// kTileFunctions<A, kIndirect>[rows - 1] multiplies a tile of that many rows.
+template <class A, bool kIndirect>
+inline constexpr auto kTileFunctions = tile_functions<A, kIndirect>(std::make_index_sequence<kTileRows>{});
 
-template <class A>
+template <class A, bool kIndirect = false>
 inline void multiply(int64_t rows, const TileCall<A>& call) {
-  kTileFunctions<A>[rows - 1](call);
+  kTileFunctions<A, kIndirect>[rows - 1](call);
 }

@@ -116,6 +116,7 @@ struct ConvJob {
   Tile tile;
   UnitShape shape;
   int64_t rows = 0, depth = 0;  // result and source channels of one group
+  int64_t band_rows = 1;        // most result rows of a band, for the banded algorithm
   const void* source = nullptr;
   Strides source_strides;
   PaddingMode source_mode = PaddingMode::kZeros;  // of dgrad always: its padding modes are folded regions

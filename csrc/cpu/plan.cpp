@@ -11,6 +11,8 @@ namespace {
 constexpr int64_t kMostRegions = 4096;
 // Weights from this size on fall out of L2 between packing and use.
 constexpr int64_t kOwnWeightBytes = 512 << 10;
+// Result channels of a group up to which reading the stage in place beats packing it.
+constexpr int64_t kMostBandedRows = 64;
 // Output channels of a group up to which a filter at a time beats a matrix product.
 constexpr int64_t kMostMultiplier = 4;
 // Below this many multiply-adds a second thread costs more to wake than it saves.
@@ -84,16 +86,48 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   return shape;
 }
 
+void plan_depthwise_channels(const PlanRequest& r, ConvPlan& plan) {
+  const int64_t taps = kernel_taps(r.problem), pointer = sizeof(void*);
+  if (r.op == ConvOperator::kWgrad) {
+    plan.thread_bytes = taps * (pointer + r.lanes * r.sum_bytes);
+  } else {
+    plan.thread_bytes = 6 * taps * pointer + r.problem.groups * r.element_bytes;
+    plan.shared_bytes = r.problem.groups * taps * r.sum_bytes;
+  }
+}
+
+void plan_depthwise(const PlanRequest& r, ConvPlan& plan) {
+  const DepthwiseWorkspace workspace = depthwise_workspace(r);
+  plan.offset_bytes = workspace.offset_bytes();
+  plan.thread_bytes = workspace.bytes(r.sum_bytes);
+}
+
 void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
-  const int64_t threads = useful_threads(r);
-  plan.shape = unit_shape(r, threads);
+  plan.shape = unit_shape(r, plan.workers);
   plan.channels_inner = r.source_channels_last;
   const int64_t rows = gather_rows(r), groups = r.problem.groups;
   int64_t weight = groups * packed_channels(plan.shape, r.tile, rows) * gather_depth(r) * kernel_taps(r.problem);
   if (plan.shape.packs_own_weight) weight = 0;
   plan.shared_bytes = (weight + groups * round_up(rows, r.tile.columns)) * r.sum_bytes;
   plan.thread_bytes = ConvWorkspace(plan.shape, r.tile).elements() * r.sum_bytes;
-  plan.workers = threads;
+}
+
+void plan_banded(const PlanRequest& r, ConvPlan& plan) {
+  const int64_t threads = plan.workers, rows = gather_rows(r), groups = r.problem.groups;
+  const std::vector<Region> regions = regions_of(r);
+  // Enough bands for the threads, but not so short that they stage mostly what their neighbours staged.
+  int64_t total = 0;
+  for (const Region& region : regions)
+    total += r.problem.batch * groups * region.axis[0].count * region.axis[1].count;
+  plan.band_rows = std::clamp<int64_t>(divide_up(total, 4 * threads), 8, 64);
+  int64_t elements = 0;
+  for (const Region& region : regions) {
+    const BandedRegion banded(region, rows, gather_depth(r), r.sum_bytes, plan.band_rows);
+    elements = std::max(elements, banded.stage_elements() + banded.partial_elements(rows));
+  }
+  plan.thread_bytes = kReductionBlock * static_cast<int64_t>(sizeof(int64_t)) + elements * r.sum_bytes;
+  const int64_t weight = groups * rows * gather_depth(r) * kernel_taps(r.problem);
+  plan.shared_bytes = (weight + groups * round_up(rows, r.tile.columns)) * r.sum_bytes;
 }
 
 void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
@@ -105,7 +139,7 @@ void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   constexpr int64_t kPixelsPerSlice = 4096, kSliceBytes = int64_t{4} << 20;
   const int64_t most = std::clamp<int64_t>(std::min(pixels / kPixelsPerSlice, kSliceBytes / result_bytes), 1, 16);
   plan.slices = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(most)));  // divides evenly among threads
-  const int64_t threads = useful_threads(r);
+  const int64_t threads = plan.workers;
   const int64_t panels = divide_up(p.out_channels, r.tile.rows), tiles = divide_up(columns, r.tile.columns);
   // 256 rows of packed grad fill a quarter of a megabyte.
   plan.panels = std::clamp<int64_t>(256 / r.tile.rows, 1, std::max<int64_t>(panels, 1));
@@ -117,7 +151,6 @@ void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   plan.channel_major = plan.in_place && !r.result_channels_last && kernel_taps(p) > 1;
   plan.shared_bytes = plan.in_place ? 0 : plan.slices * result_bytes;
   plan.thread_bytes = wgrad_workspace(r.tile, plan.panels) * r.sum_bytes;
-  plan.workers = threads;
 }
 
 std::string depthwise_channels_refusal(const PlanRequest& r) {
@@ -150,11 +183,34 @@ std::string depthwise_refusal(const PlanRequest& r) {
   return "";
 }
 
+std::string banded_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  const int64_t rows = gather_rows(r);
+  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+  if (r.op == ConvOperator::kWgrad) return "wgrad reduces over pixels";
+  if (r.source_channels_last || r.result_channels_last) return "the images are channels_last";
+  if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
+    return "the gradient of a padding mode folds border pixels";
+  if (region_count(r) > kMostRegions) return too_many_regions(r);
+  if (rows > kMostBandedRows)
+    return std::to_string(rows) + " result channels repay packed panels, more than " + std::to_string(kMostBandedRows);
+  if (kernel_taps(p) == 1) return "a single tap has no panels to save";
+  for (const Region& region : regions_of(r)) {
+    if (region.taps() > kReductionBlock)
+      return "the kernel has " + std::to_string(region.taps()) + " taps, more than " + std::to_string(kReductionBlock);
+    const BandedRegion banded(region, rows, gather_depth(r), r.sum_bytes, r.problem.axis[1].input);
+    if (banded.band.columns * 4 < banded.band.pitch * 3) return "padding would fill a quarter of the columns";
+    if (banded.stage_elements() * r.sum_bytes > kMostStageBytes) return "a row of the band is too long to stage";
+  }
+  return "";
+}
+
 // Why an algorithm cannot take the request; empty if it can.
 std::string refusal(Algorithm algorithm, const PlanRequest& r) {
   switch (algorithm) {
     case Algorithm::kDepthwiseChannelsLast: return depthwise_channels_refusal(r);
     case Algorithm::kDepthwise: return depthwise_refusal(r);
+    case Algorithm::kBanded: return banded_refusal(r);
     case Algorithm::kPacked:
       if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
       return region_count(r) > kMostRegions ? too_many_regions(r) : "";
@@ -169,6 +225,7 @@ const char* algorithm_name(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::kDepthwiseChannelsLast: return "depthwise_channels_last";
     case Algorithm::kDepthwise: return "depthwise";
+    case Algorithm::kBanded: return "banded";
     case Algorithm::kPacked: return "packed";
     case Algorithm::kDirect: return "direct";
   }
@@ -183,34 +240,22 @@ std::vector<Region> regions_of(const PlanRequest& request) {
 ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
   for (const Algorithm candidate :
-       {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kPacked, Algorithm::kDirect}) {
+       {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kBanded, Algorithm::kPacked,
+        Algorithm::kDirect}) {
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
     if (reason.empty()) break;
     plan.declined.push_back({candidate, std::move(reason)});
   }
-  if (plan.algorithm == Algorithm::kPacked) {
-    if (request.op == ConvOperator::kWgrad) {
-      plan_packed_wgrad(request, plan);
-    } else {
-      plan_packed_conv(request, plan);
-    }
-  } else {
-    plan.workers = useful_threads(request);
-  }
-  if (plan.algorithm == Algorithm::kDepthwiseChannelsLast) {
-    const int64_t taps = kernel_taps(request.problem), pointer = sizeof(void*);
-    if (request.op == ConvOperator::kWgrad) {
-      plan.thread_bytes = taps * (pointer + request.lanes * request.sum_bytes);
-    } else {
-      plan.thread_bytes = 6 * taps * pointer + request.problem.groups * request.element_bytes;
-      plan.shared_bytes = request.problem.groups * taps * request.sum_bytes;
-    }
-  }
-  if (plan.algorithm == Algorithm::kDepthwise) {
-    const DepthwiseWorkspace workspace = depthwise_workspace(request);
-    plan.offset_bytes = workspace.offset_bytes();
-    plan.thread_bytes = workspace.bytes(request.sum_bytes);
+  plan.workers = useful_threads(request);
+  switch (plan.algorithm) {
+    case Algorithm::kDepthwiseChannelsLast: plan_depthwise_channels(request, plan); break;
+    case Algorithm::kDepthwise: plan_depthwise(request, plan); break;
+    case Algorithm::kBanded: plan_banded(request, plan); break;
+    case Algorithm::kPacked:
+      (request.op == ConvOperator::kWgrad ? plan_packed_wgrad : plan_packed_conv)(request, plan);
+      break;
+    case Algorithm::kDirect: break;
   }
   return plan;
 }

@@ -9,7 +9,7 @@
 namespace convext {
 
 // Candidates in the order they are tried; the last one takes everything.
-enum class Algorithm { kDepthwiseChannelsLast, kDepthwise, kPacked, kDirect };
+enum class Algorithm { kDepthwiseChannelsLast, kDepthwise, kBanded, kPacked, kDirect };
 const char* algorithm_name(Algorithm algorithm);
 
 struct PlanRequest {
@@ -37,6 +37,8 @@ struct ConvPlan {
   // Packed fprop and dgrad.
   UnitShape shape;
   bool channels_inner = false;
+  // Banded.
+  int64_t band_rows = 1;
   // Packed wgrad.
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;

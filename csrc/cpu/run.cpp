@@ -53,6 +53,7 @@ ConvJob make_job(const PlanRequest& request, const ConvPlan& plan, const ConvOpe
   job.problem = &p;
   job.tile = request.tile;
   job.shape = plan.shape;
+  job.band_rows = plan.band_rows;
   job.rows = gather_rows(request);
   job.depth = gather_depth(request);
   job.source = operands.image.data;
@@ -115,6 +116,36 @@ void run_packed_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
     while (region != regions.end() && append_region(job, *region, plan.channels_inner, capacity, packed)) ++region;
     run_wave(job, kernels, plan, workspace);
   }
+}
+
+void run_banded_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                     const ConvOperands& operands) {
+  ConvJob job = make_job(request, plan, operands);
+  const std::vector<Region> regions = regions_of(request);
+  int64_t packed = 0;
+  for (const Region& region : regions) {
+    RegionJob r;
+    const BandedRegion banded(region, job.rows, job.depth, request.sum_bytes, plan.band_rows);
+    r.region = &region;
+    r.reduction = banded.reduction;
+    r.packed_offset = packed;
+    r.first_pack = job.pack_count;
+    r.first_unit = job.unit_count;
+    packed += request.problem.groups * job.rows * region.taps() * job.depth;
+    job.pack_count += request.problem.groups * r.reduction.blocks() * job.weight_panels();
+    job.unit_count += request.problem.batch * request.problem.groups * banded.band.count(region);
+    job.wave.push_back(r);
+  }
+  const Workspace workspace(plan);
+  job.packed_bias = workspace.shared();
+  job.packed_weight =
+      workspace.shared() + request.problem.groups * round_up(job.rows, job.tile.columns) * request.sum_bytes;
+  if (job.bias) kernels.pack_bias(job);
+  for_each_worker(plan.workers, job.pack_count,
+                  [&](int64_t, int64_t begin, int64_t end) { kernels.pack_weight(job, begin, end); });
+  for_each_worker(plan.workers, job.unit_count, [&](int64_t worker, int64_t begin, int64_t end) {
+    kernels.run_banded(job, begin, end, workspace.of_worker(worker));
+  });
 }
 
 void run_depthwise_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
@@ -238,6 +269,7 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& k
       return (wgrad ? run_depthwise_channels_wgrad : run_depthwise_channels)(request, plan, kernels, operands);
     case Algorithm::kDepthwise:
       return (wgrad ? run_depthwise_wgrad : run_depthwise_conv)(request, plan, kernels, operands);
+    case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
     case Algorithm::kPacked: return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
     case Algorithm::kDirect: return;
   }

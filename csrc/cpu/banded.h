@@ -1,0 +1,106 @@
+// fprop and dgrad on staged bands (indirect GEMM): for few result channels, where packing a panel for every tap would
+// cost more than multiplying it. Include only from engine.inl.h.
+//
+//   for each unit (region, image, group, band of result rows):                in parallel, disjoint results
+//     for each reduction block (some channels, all taps):
+//       stage the channels' rows of the band once                             band.h; L2
+//       for each 32 columns f of the band, each A panel: multiply_tile with B row (channel, tap) read from
+//         stage + offset(channel, tap) + f                                    no im2col, not even a panel
+//     copy the band's columns to the result, leaving out what lies between its rows
+//
+// Blocks and their order are those of the packed algorithm on NCHW images, so both give the same bits.
+template <class T, class A>
+class BandedConv {
+ public:
+  // `offsets` has room for kReductionBlock numbers.
+  BandedConv(const ConvJob& job, int64_t* offsets, A* workspace)
+      : job_(job), weight_{job}, offset_(offsets), workspace_(workspace) {}
+
+  void run(int64_t index) {
+    const RegionJob* r = job_.wave.data();
+    while (r + 1 < job_.wave.data() + job_.wave.size() && (r + 1)->first_unit <= index) ++r;
+    if (r != region_) enter(r);
+    const GatherAxis* g = r->region->axis;
+    const Band& band = plan_.band;
+    int64_t local = index - r->first_unit;
+    const int64_t across = band.column_bands(*r->region), down = band.row_bands(*r->region);
+    const int64_t qw = local % across * band.columns;
+    local /= across;
+    const int64_t qh = local % down * band.rows;
+    local /= down;
+    const int64_t qd = local % g[0].count;
+    local /= g[0].count;
+    const int64_t group = local % job_.problem->groups, n = local / job_.problem->groups;
+    const int64_t rows = std::min(band.rows, g[1].count - qh), columns = std::min(band.columns, g[2].count - qw);
+
+    const Reduction& reduction = plan_.reduction;
+    for (int64_t b = 0; b < reduction.blocks(); ++b) {
+      const Block block = reduction.block(b);
+      const ImageReader<T> image{
+          static_cast<const T*>(job_.source) + (group * job_.depth + block.channel) * job_.source_strides.channel,
+          job_.source_strides, r->region, job_.source_mode, job_.problem};
+      if (block.length() > 0) BandStager<T, A>(image, band).fill(n, block.channels, qd, qh, qw, stage_);
+      multiply_block(block, b == 0, group, rows * band.pitch);
+    }
+    store_band(group, n, {qd, qh, qw}, rows, columns);
+  }
+
+ private:
+  static constexpr int64_t kColumns = kTileColumns<A>;
+
+  void enter(const RegionJob* r) {
+    region_ = r;
+    const Region& region = *r->region;
+    plan_ = BandedRegion(region, job_.rows, job_.depth, sizeof(A), job_.band_rows);
+    stage_ = workspace_;
+    partial_ = stage_ + plan_.stage_elements();
+    int64_t i = 0;
+    for (int64_t c = 0; c < plan_.reduction.channel_chunk; ++c)
+      for (int64_t t = 0; t < region.taps(); ++t) {
+        const Tap tap = tap_at(region, t);
+        offset_[i++] = plan_.band.offset(region, c, tap.t[0], tap.t[1], tap.t[2]);
+      }
+  }
+
+  void multiply_block(const Block& block, bool first, int64_t group, int64_t length) const {
+    const Panels panels(job_.rows, job_.tile.rows);
+    const A* bias = job_.bias ? static_cast<const A*>(job_.packed_bias) + group * round_up(job_.rows, kColumns) : nullptr;
+    const TileStart start = !first ? TileStart::kPartialSum : bias ? TileStart::kRowBias : TileStart::kZero;
+    for (int64_t f = 0; f < length; f += kColumns)
+      for (int64_t p = 0; p < panels.count; ++p) {
+        const int64_t row = panels.start(p);
+        multiply<A, true>(panels.rows(p),
+                          {block.length(), weight_.panel_at(*region_, block, group, row), stage_ + f,
+                           partial_ + row * plan_.distance + f, plan_.distance, start, bias + (bias ? row : 0), offset_});
+      }
+  }
+
+  void store_band(int64_t group, int64_t n, const int64_t (&q)[kSpatialAxes], int64_t rows, int64_t columns) const {
+    const GatherAxis* g = region_->region->axis;
+    const Strides& s = job_.result_strides;
+    T* band = static_cast<T*>(job_.result) + n * s.outer + group * job_.rows * s.channel;
+    for (int i = 0; i < kSpatialAxes; ++i) band += (g[i].out0 + q[i] * g[i].out_step) * s.axis[i];
+    const int64_t step = g[2].out_step * s.axis[2];
+    for (int64_t m = 0; m < job_.rows; ++m)
+      for (int64_t i = 0; i < rows; ++i) {
+        T* to = band + m * s.channel + i * g[1].out_step * s.axis[1];
+        const A* from = partial_ + m * plan_.distance + i * plan_.band.pitch;
+        if constexpr (std::is_same_v<T, A>) {
+          if (step == 1) {
+            copy_row(to, from, columns);
+            continue;
+          }
+        }
+        store_line(to, step, from, 1, columns);
+      }
+  }
+
+  const ConvJob& job_;
+  WeightPacker<T, A> weight_;
+  int64_t* offset_;
+  A* workspace_;
+  const RegionJob* region_ = nullptr;
+  BandedRegion plan_;
+  A* stage_ = nullptr;
+  A* partial_ = nullptr;
+};
