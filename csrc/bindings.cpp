@@ -115,8 +115,9 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "convext's kernels; importing it registers torch.ops.convext.";
   m.def("isa_levels", &convext::isa_levels, "ISA levels of this processor that convext has kernels for, lowest first.");
   m.def("get_max_isa", &convext::max_isa, "The ISA level in use.");
-  m.def("set_max_isa", [](const std::string& name) { convext::set_max_isa(name.c_str()); }, py::arg("name"),
-        "Caps the ISA level. Raises ValueError for a name that is no level.");
+  m.def(
+      "set_max_isa", [](const std::string& name) { convext::set_max_isa(name.c_str()); }, py::arg("name"),
+      "Caps the ISA level. Raises ValueError for a name that is no level.");
   m.def("conv_plan", &convext::conv_plan, py::arg("operator"), py::arg("dtype"), py::arg("input_size"),
         py::arg("weight_size"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
         py::arg("padding_mode"), py::arg("channels_last"), py::arg("num_threads"),

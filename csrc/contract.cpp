@@ -1,5 +1,6 @@
 #include "contract.h"
 
+#include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <limits>
@@ -12,7 +13,8 @@ constexpr int64_t kLargestSize = int64_t{1} << 40;
 
 int rank_of(const Tensor& t, const char* name) {
   const int64_t rank = t.dim() - 2;
-  STD_TORCH_CHECK(rank >= 1 && rank <= kSpatialAxes, "convext: expected ", name, " of 3 to 5 dimensions, got ", t.dim());
+  STD_TORCH_CHECK(rank >= 1 && rank <= kSpatialAxes, "convext: expected ", name, " of 3 to 5 dimensions, got ",
+                  t.dim());
   return static_cast<int>(rank);
 }
 
@@ -22,8 +24,8 @@ void check_length(const IntList& list, int64_t length, const char* name) {
 }
 
 void check_range(int64_t value, int64_t least, const char* name) {
-  STD_TORCH_CHECK(value >= least && value <= kLargestSize, "convext: expected ", name, " between ", least, " and 2^40, got ",
-                  value);
+  STD_TORCH_CHECK(value >= least && value <= kLargestSize, "convext: expected ", name, " between ", least,
+                  " and 2^40, got ", value);
 }
 
 ConvProblem with_geometry(const ConvGeometry& g, int rank) {
@@ -52,8 +54,7 @@ ConvProblem with_geometry(const ConvGeometry& g, int rank) {
 
 void check_operands(const Tensor& a, const Tensor& b) {
   STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), "convext: expected operands of one type, got ",
-                  torch::headeronly::toString(a.scalar_type()), " and ",
-                  torch::headeronly::toString(b.scalar_type()));
+                  torch::headeronly::toString(a.scalar_type()), " and ", torch::headeronly::toString(b.scalar_type()));
   STD_TORCH_CHECK(a.dim() == b.dim(), "convext: expected operands of one rank, got ", a.dim(), " and ", b.dim());
 }
 
@@ -156,22 +157,20 @@ ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, const 
     a.kernel = kernel_size[i];
     check_range(a.kernel, 1, "a kernel size");
     a.output = grad_output.size(2 + i);
-    STD_TORCH_CHECK(a.output == output_size(a), "convext: expected grad_output of size ", output_size(a), " on axis ", i,
-                    ", got ", a.output);
+    STD_TORCH_CHECK(a.output == output_size(a), "convext: expected grad_output of size ", output_size(a), " on axis ",
+                    i, ", got ", a.output);
   }
   check_axes(p);
   return p;
 }
 
-const void* checked_bias(const std::optional<Tensor>& bias, const Tensor& like, int64_t channels) {
-  if (!bias) return nullptr;
+std::optional<Tensor> dense_bias(const std::optional<Tensor>& bias, const Tensor& like, int64_t channels) {
+  if (!bias) return std::nullopt;
   STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == channels, "convext: expected bias of shape [", channels, "]");
   STD_TORCH_CHECK(bias->scalar_type() == like.scalar_type(), "convext: expected bias of type ",
                   torch::headeronly::toString(like.scalar_type()), ", got ",
                   torch::headeronly::toString(bias->scalar_type()));
-  STD_TORCH_CHECK(channels <= 1 || bias->stride(0) == 1, "convext: expected a contiguous bias, got one of stride ",
-                  bias->stride(0));
-  return bias->const_data_ptr();
+  return torch::stable::contiguous(*bias);
 }
 
 Strides strides_of(const Tensor& t) {

@@ -33,8 +33,8 @@ ConvProblem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const
 ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, const IntList& kernel_size,
                           const ConvGeometry& geometry);
 
-// The data of a bias, which must be dense; null where there is none.
-const void* checked_bias(const std::optional<Tensor>& bias, const Tensor& like, int64_t channels);
+// The bias, checked and made dense (it has one element a channel); none where there is none.
+std::optional<Tensor> dense_bias(const std::optional<Tensor>& bias, const Tensor& like, int64_t channels);
 
 // Strides of an image or a weight, with leading axes of size one where it has fewer than three.
 Strides strides_of(const Tensor& t);

@@ -1,7 +1,7 @@
 // Element types and the type each is summed in.
 //
-// float16 and bfloat16 are stored bits: they are widened to float32 when they are packed or read, and narrowed (round to
-// nearest even) once, when the finished sum is written. The conversions are written on integers so that the compiler
+// float16 and bfloat16 are stored bits: they are widened to float32 when they are packed or read, and narrowed (round
+// to nearest even) once, when the finished sum is written. The conversions are written on integers so that the compiler
 // vectorises them at every ISA level.
 #pragma once
 

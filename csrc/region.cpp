@@ -106,8 +106,8 @@ Region fprop_region(const ConvProblem& p) {
 
 std::vector<Region> dgrad_regions(const ConvProblem& p) {
   std::vector<Region> regions;
-  const std::vector<GatherAxis> axes[kSpatialAxes] = {
-      dgrad_axes(p.mode, p.axis[0]), dgrad_axes(p.mode, p.axis[1]), dgrad_axes(p.mode, p.axis[2])};
+  const std::vector<GatherAxis> axes[kSpatialAxes] = {dgrad_axes(p.mode, p.axis[0]), dgrad_axes(p.mode, p.axis[1]),
+                                                      dgrad_axes(p.mode, p.axis[2])};
   for (const GatherAxis& d : axes[0])
     for (const GatherAxis& h : axes[1])
       for (const GatherAxis& w : axes[2]) regions.push_back({{d, h, w}});

@@ -17,10 +17,10 @@
 namespace convext {
 
 struct StagedAxis {
-  int64_t groups = 1;   // residues of the step, or taps
-  int64_t span = 0;     // staged positions beyond the band's own
+  int64_t groups = 1;  // residues of the step, or taps
+  int64_t span = 0;    // staged positions beyond the band's own
   bool by_tap = false;
-  int64_t first = 0;    // smallest tap offset
+  int64_t first = 0;  // smallest tap offset
 
   StagedAxis() = default;
   StagedAxis(const GatherAxis& g, int64_t positions) {

@@ -64,14 +64,15 @@ class BandedConv {
 
   void multiply_block(const Block& block, bool first, int64_t group, int64_t length) const {
     const Panels panels(job_.rows, job_.tile.rows);
-    const A* bias = job_.bias ? static_cast<const A*>(job_.packed_bias) + group * round_up(job_.rows, kColumns) : nullptr;
+    const A* bias =
+        job_.bias ? static_cast<const A*>(job_.packed_bias) + group * round_up(job_.rows, kColumns) : nullptr;
     const TileStart start = !first ? TileStart::kPartialSum : bias ? TileStart::kRowBias : TileStart::kZero;
     for (int64_t f = 0; f < length; f += kColumns)
       for (int64_t p = 0; p < panels.count; ++p) {
         const int64_t row = panels.start(p);
-        multiply<A, true>(panels.rows(p),
-                          {block.length(), weight_.panel_at(*region_, block, group, row), stage_ + f,
-                           partial_ + row * plan_.distance + f, plan_.distance, start, bias + (bias ? row : 0), offset_});
+        multiply<A, true>(panels.rows(p), {block.length(), weight_.panel_at(*region_, block, group, row), stage_ + f,
+                                           partial_ + row * plan_.distance + f, plan_.distance, start,
+                                           bias + (bias ? row : 0), offset_});
       }
   }
 

@@ -12,7 +12,7 @@ namespace {
 using torch::stable::parallel_for;
 
 Tensor allocate(const Tensor& a, const Tensor& b, const ConvProblem& p, int64_t outer, int64_t channels,
-                int64_t ConvAxis::* size) {
+                int64_t ConvAxis::*size) {
   const int rank = static_cast<int>(a.dim()) - 2;
   IntList sizes{outer, channels};
   for (int i = 0; i < rank; ++i) sizes.push_back(p.axis[kSpatialAxes - rank + i].*size);
@@ -22,6 +22,8 @@ Tensor allocate(const Tensor& a, const Tensor& b, const ConvProblem& p, int64_t 
 // The data are only read where an operator reads them: ConvOperands has one type for both.
 Operand reading(const Tensor& t) { return {const_cast<void*>(t.const_data_ptr()), strides_of(t)}; }
 Operand writing(Tensor& t) { return {t.mutable_data_ptr(), strides_of(t)}; }
+
+const void* data_of(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 
 std::optional<FloatType> float_type(ScalarType type) {
   switch (type) {
@@ -95,9 +97,9 @@ Tensor conv_fprop(const Tensor& input, const Tensor& weight, const std::optional
                   IntList padding, IntList dilation, int64_t groups, int64_t padding_mode) {
   const ConvProblem p = fprop_problem(input, weight, {stride, padding, dilation, groups, padding_mode});
   const int64_t channels = p.groups * p.out_channels;
-  const void* bias_data = checked_bias(bias, input, channels);
+  const std::optional<Tensor> dense = dense_bias(bias, input, channels);
   Tensor output = allocate(input, weight, p, p.batch, channels, &ConvAxis::output);
-  run(ConvOperator::kFprop, p, input.scalar_type(), {reading(input), reading(weight), writing(output), bias_data});
+  run(ConvOperator::kFprop, p, input.scalar_type(), {reading(input), reading(weight), writing(output), data_of(dense)});
   return output;
 }
 
@@ -105,10 +107,10 @@ Tensor conv_dgrad(const Tensor& grad_output, const Tensor& weight, const std::op
                   IntList padding, IntList dilation, int64_t groups, int64_t padding_mode) {
   const ConvProblem p = dgrad_problem(grad_output, weight, {stride, padding, dilation, groups, padding_mode});
   const int64_t channels = p.groups * p.in_channels;
-  const void* bias_data = checked_bias(bias, grad_output, channels);
+  const std::optional<Tensor> dense = dense_bias(bias, grad_output, channels);
   Tensor result = allocate(grad_output, weight, p, p.batch, channels, &ConvAxis::input);
   run(ConvOperator::kDgrad, p, grad_output.scalar_type(),
-      {reading(grad_output), reading(weight), writing(result), bias_data});
+      {reading(grad_output), reading(weight), writing(result), data_of(dense)});
   return result;
 }
 

@@ -23,8 +23,8 @@ class BandStager {
           for (int64_t gh = 0; gh < band_.h.groups; ++gh) {
             for (int64_t i = 0; i < band_.rows + band_.h.span; ++i) {
               const int64_t h = padded_source_in_reach(band_.h.source(g[1], gh, qh, i), g[1].extent);
-              fill_row(d < 0 || h < 0 ? nullptr : channel + d * image_.strides.axis[0] + h * image_.strides.axis[1],
-                       gw, qw, stage);
+              fill_row(d < 0 || h < 0 ? nullptr : channel + d * image_.strides.axis[0] + h * image_.strides.axis[1], gw,
+                       qw, stage);
               stage += band_.pitch;
             }
           }

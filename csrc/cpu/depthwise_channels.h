@@ -57,9 +57,9 @@ class TapRows {
       for (int64_t th = 0; th < g[1].taps; ++th) {
         const int64_t d = padded_source(image_.mode, qd * g[0].step + tap_offset(g[0], td), g[0].extent);
         const int64_t h = padded_source(image_.mode, qh * g[1].step + tap_offset(g[1], th), g[1].extent);
-        *row++ = d < 0 || h < 0 ? nullptr
-                                : image_.data + n * image_.strides.outer + d * image_.strides.axis[0] +
-                                      h * image_.strides.axis[1];
+        *row++ = d < 0 || h < 0
+                     ? nullptr
+                     : image_.data + n * image_.strides.outer + d * image_.strides.axis[0] + h * image_.strides.axis[1];
       }
   }
 

@@ -5,21 +5,17 @@
 
 namespace convext {
 namespace {
-
+// Each file uses the ones before it.
+// clang-format off
 #include "simd.h"
-// (order matters: each file uses the ones before it)
 #include "microkernel.h"
 #include "gather.h"
-
-// What a panel column that reads nothing is made of.
-template <class A>
-alignas(64) inline constexpr A kZeros[kReductionBlock] = {};
-
 #include "packed_conv.h"
 #include "packed_wgrad.h"
 #include "depthwise.h"
 #include "depthwise_channels.h"
 #include "banded.h"
+// clang-format on
 
 template <class T, class A>
 struct KernelsOf {

@@ -76,7 +76,8 @@ int make_pieces(const ImageReader<T>& image, const Tap& tap, const PixelRun* run
   const GatherAxis* g = image.region->axis;
   const PaddingMode mode = image.mode;
   const int64_t step = g[2].step, extent = g[2].extent;
-  const int64_t off[kSpatialAxes] = {tap_offset(g[0], tap.t[0]), tap_offset(g[1], tap.t[1]), tap_offset(g[2], tap.t[2])};
+  const int64_t off[kSpatialAxes] = {tap_offset(g[0], tap.t[0]), tap_offset(g[1], tap.t[1]),
+                                     tap_offset(g[2], tap.t[2])};
   int made = 0;
   for (int i = 0; i < run_count; ++i) {
     const PixelRun& run = runs[i];
@@ -93,8 +94,7 @@ int make_pieces(const ImageReader<T>& image, const Tap& tap, const PixelRun* run
     const int64_t end = std::max(begin, std::min(positions_below(x - extent, step), len));
     const auto pad = [&](int64_t from, int64_t to) {
       if (mode == PaddingMode::kZeros) {
-        if (from < to)
-          pieces[made++] = {static_cast<int32_t>(run.column + from), static_cast<int32_t>(to - from), -1};
+        if (from < to) pieces[made++] = {static_cast<int32_t>(run.column + from), static_cast<int32_t>(to - from), -1};
         return;
       }
       for (int64_t j = from; j < to; ++j)
@@ -145,8 +145,8 @@ struct RowTarget {
 
 // Folded regions: every column sums its padded images. Border pixels only, so simplicity wins over speed.
 template <class T, class A>
-void gather_folded(const ImageReader<T>& image, const Block& block, const PixelRun* runs, int run_count, int64_t columns,
-                   const RowTarget<A>& target) {
+void gather_folded(const ImageReader<T>& image, const Block& block, const PixelRun* runs, int run_count,
+                   int64_t columns, const RowTarget<A>& target) {
   const ConvProblem& p = *image.problem;
   const GatherAxis* g = image.region->axis;
   // Calls visit(source coordinate) for each one that position q of an axis reads under tap t.
@@ -186,7 +186,8 @@ void gather_folded(const ImageReader<T>& image, const Block& block, const PixelR
 inline constexpr int kMostColumns = kReductionBlock;
 inline constexpr int kMostPieces = 3 * kMostColumns;
 
-// Fills rows (channel, tap) x columns [0, columns) of a panel, pixel-wise. Columns from the last run's end on are zeroed.
+// Fills rows (channel, tap) x columns [0, columns) of a panel, pixel-wise. Columns from the last run's end on are
+// zeroed.
 template <class T, class A>
 void gather_pixelwise(const ImageReader<T>& image, const Block& block, const PixelRun* runs, int run_count,
                       int64_t columns, const RowTarget<A>& target) {
@@ -197,8 +198,7 @@ void gather_pixelwise(const ImageReader<T>& image, const Block& block, const Pix
   const T* data = image.data + block.channel * image.strides.channel;
   for (int64_t t = 0; t < block.taps; ++t) {
     int made = make_pieces(image, tap_at(*image.region, block.tap + t), runs, run_count, pieces);
-    if (used < columns)
-      pieces[made++] = {static_cast<int32_t>(used), static_cast<int32_t>(columns - used), -1};
+    if (used < columns) pieces[made++] = {static_cast<int32_t>(used), static_cast<int32_t>(columns - used), -1};
     A* rows = target.to + t * target.tap_step;
     for (int i = 0; i < made; ++i) {
       A* to = rows + pieces[i].column;
@@ -239,3 +239,7 @@ void channel_rows(const ImageReader<T>& image, const Block& block, int64_t tap, 
       }
     }
 }
+
+// What a panel column that reads nothing is made of.
+template <class A>
+alignas(64) inline constexpr A kZeros[kReductionBlock] = {};

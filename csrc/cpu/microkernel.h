@@ -62,14 +62,10 @@ void multiply_tile(const TileCall<A>& call) {
       for (int j = 0; j < kVectors; ++j) store(c + i * call.ldc + j * W, addend(i, j) + sum[i][j]);
   };
   switch (call.start) {
-    case TileStart::kZero:
-      return finish([](int, int) { return V{}; });
-    case TileStart::kPartialSum:
-      return finish([&](int i, int j) { return load(c + i * call.ldc + j * W); });
-    case TileStart::kRowBias:
-      return finish([&](int i, int) { return V{} + call.bias[i]; });
-    case TileStart::kColumnBias:
-      return finish([&](int, int j) { return load(call.bias + j * W); });
+    case TileStart::kZero: return finish([](int, int) { return V{}; });
+    case TileStart::kPartialSum: return finish([&](int i, int j) { return load(c + i * call.ldc + j * W); });
+    case TileStart::kRowBias: return finish([&](int i, int) { return V{} + call.bias[i]; });
+    case TileStart::kColumnBias: return finish([&](int, int j) { return load(call.bias + j * W); });
   }
 }
 

@@ -179,8 +179,8 @@ struct WgradJob {
   int64_t unit_count() const { return slices * problem->groups * row_blocks() * column_blocks(); }
 };
 
-// Per-thread workspace of a WgradJob in elements of the sum type: A panels, a B tile, rows to transpose or to widen, and
-// the tile at the end of a result that is added up in place.
+// Per-thread workspace of a WgradJob in elements of the sum type: A panels, a B tile, rows to transpose or to widen,
+// and the tile at the end of a result that is added up in place.
 inline int64_t wgrad_workspace(const Tile& tile, int64_t panels) {
   return kReductionBlock * (panels * tile.rows + 2 * tile.columns) + panels * tile.rows * tile.columns;
 }

@@ -162,16 +162,16 @@ class ConvUnit {
         int64_t distance = 0;
         T* direct = columns == kColumns ? contiguous_channels(own, run_count, rows.rows(p), &distance) : nullptr;
         A* partial = partial_ + (t - first_panel_) * kColumns * pixels_ + rows.start(p) * kColumns;
-        multiply_and_store({rows.rows(p), channel, columns, panel_ + rows.start(p) * block_.length(),
-                            weight, direct, distance, partial, own, run_count});
+        multiply_and_store({rows.rows(p), channel, columns, panel_ + rows.start(p) * block_.length(), weight, direct,
+                            distance, partial, own, run_count});
       }
     }
   }
 
   struct TileJob {
-    int64_t rows;             // of the tile
-    int64_t channel;          // first result channel of the tile in its group
-    int64_t columns;          // valid columns, where they are channels
+    int64_t rows;     // of the tile
+    int64_t channel;  // first result channel of the tile in its group
+    int64_t columns;  // valid columns, where they are channels
     const A* a;
     const A* b;
     T* direct;                // the result, where the tile can be written in place; else null
@@ -182,12 +182,11 @@ class ConvUnit {
   };
 
   void multiply_and_store(const TileJob& tile) {
-    const A* bias = job_.bias ? static_cast<const A*>(job_.packed_bias) + group_ * bias_channels() + tile.channel : nullptr;
+    const A* bias =
+        job_.bias ? static_cast<const A*>(job_.packed_bias) + group_ * bias_channels() + tile.channel : nullptr;
     TileStart start = TileStart::kPartialSum;
     if (first_block_) {
-      start = !bias                        ? TileStart::kZero
-              : job_.shape.pixels_are_rows ? TileStart::kColumnBias
-                                           : TileStart::kRowBias;
+      start = !bias ? TileStart::kZero : job_.shape.pixels_are_rows ? TileStart::kColumnBias : TileStart::kRowBias;
     }
     if constexpr (std::is_same_v<T, A>) {
       if (tile.direct) {
@@ -229,9 +228,7 @@ class ConvUnit {
     return offset;
   }
   int64_t result_step() const { return region_->region->axis[2].out_step * job_.result_strides.axis[2]; }
-  T* result() const {
-    return static_cast<T*>(job_.result) + group_ * job_.rows * job_.result_strides.channel;
-  }
+  T* result() const { return static_cast<T*>(job_.result) + group_ * job_.rows * job_.result_strides.channel; }
 
   // The result of a tile's pixels where they lie at one distance from each other, else null.
   T* evenly_spaced(const PixelRun* runs, int run_count, int64_t distance) const {

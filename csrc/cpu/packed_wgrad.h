@@ -9,10 +9,11 @@
 //   chunk of source   -> B tile   [pixel][(t, c)]  packed just before use, L1
 //   multiply_tile adds the chunk's sum to the slice's partial result
 //
-// The slices' partial results are then added in order; a single slice adds up in the result itself. Slices depend on the
-// shape alone, so neither the threads nor the cut into units changes a bit. NCHW images are gathered as rows of pixels
-// and transposed in registers; channels_last images have the panel's layout already. Columns are numbered (tap, channel),
-// which gathers a tap's channels at one go, or (channel, tap) where that is the order of the result in memory.
+// The slices' partial results are then added in order; a single slice adds up in the result itself. Slices depend on
+// the shape alone, so neither the threads nor the cut into units changes a bit. NCHW images are gathered as rows of
+// pixels and transposed in registers; channels_last images have the panel's layout already. Columns are numbered (tap,
+// channel), which gathers a tap's channels at one go, or (channel, tap) where that is the order of the result in
+// memory.
 #pragma once
 
 template <class T, class A>
@@ -113,9 +114,8 @@ class WgradUnit {
     const A* row[kColumns];
     for (int64_t j = 0; j < width; ++j) row[j] = j < count ? rows_ + j * kReductionBlock : kZeros<A>;
     const auto gather = [&](const Block& block, int64_t column, int64_t channel_step) {
-      gather_pixelwise<T, A>(
-          image, block, runs_, run_count_, length,
-          {rows_ + column * kReductionBlock, channel_step * kReductionBlock, kReductionBlock});
+      gather_pixelwise<T, A>(image, block, runs_, run_count_, length,
+                             {rows_ + column * kReductionBlock, channel_step * kReductionBlock, kReductionBlock});
     };
     if (job_.channel_major && !is_grad) {
       for_each_channel_block(job_.source_region.taps(), first, count, gather);
@@ -177,8 +177,7 @@ void finish_wgrad_row(const WgradJob& job, int64_t index) {
   const ConvProblem& p = *job.problem;
   const int64_t group = index / p.out_channels, row = index % p.out_channels;
   const int64_t slice_distance = p.groups * job.partial_elements();
-  const A* partial =
-      static_cast<const A*>(job.partial) + group * job.partial_elements() + row * job.partial_columns();
+  const A* partial = static_cast<const A*>(job.partial) + group * job.partial_elements() + row * job.partial_columns();
   T* result = static_cast<T*>(job.result) + index * job.result_strides.outer;
   const GatherAxis* g = job.source_region.axis;
   for (int64_t t = 0; t < job.source_region.taps(); ++t) {

@@ -39,9 +39,7 @@ int64_t largest_region(const PlanRequest& r) {
   return pixels;
 }
 
-int64_t region_count(const PlanRequest& r) {
-  return r.op == ConvOperator::kDgrad ? count_dgrad_regions(r.problem) : 1;
-}
+int64_t region_count(const PlanRequest& r) { return r.op == ConvOperator::kDgrad ? count_dgrad_regions(r.problem) : 1; }
 
 std::string too_many_regions(const PlanRequest& r) {
   return "the stride makes " + std::to_string(region_count(r)) + " output phases, more than " +
@@ -117,8 +115,7 @@ void plan_banded(const PlanRequest& r, ConvPlan& plan) {
   const std::vector<Region> regions = regions_of(r);
   // Enough bands for the threads, but not so short that they stage mostly what their neighbours staged.
   int64_t total = 0;
-  for (const Region& region : regions)
-    total += r.problem.batch * groups * region.axis[0].count * region.axis[1].count;
+  for (const Region& region : regions) total += r.problem.batch * groups * region.axis[0].count * region.axis[1].count;
   plan.band_rows = std::clamp<int64_t>(divide_up(total, 4 * threads), 8, 64);
   int64_t elements = 0;
   for (const Region& region : regions) {
@@ -239,9 +236,8 @@ std::vector<Region> regions_of(const PlanRequest& request) {
 
 ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
-  for (const Algorithm candidate :
-       {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kBanded, Algorithm::kPacked,
-        Algorithm::kDirect}) {
+  for (const Algorithm candidate : {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kBanded,
+                                    Algorithm::kPacked, Algorithm::kDirect}) {
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
     if (reason.empty()) break;

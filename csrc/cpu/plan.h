@@ -15,14 +15,14 @@ const char* algorithm_name(Algorithm algorithm);
 struct PlanRequest {
   ConvOperator op = ConvOperator::kFprop;
   ConvProblem problem;
-  bool packed_type = true;           // float32, float64, bfloat16 or float16
-  bool source_channels_last = false; // the gathered image's channels are contiguous
-  bool result_channels_last = false; // the result's channels are contiguous
-  bool grad_channels_last = false;   // wgrad: those of grad_output are
-  Tile tile;                         // of the engine, for the element type
-  int lanes = 16;                    // of a vector of the sum type
-  int element_bytes = 4;             // of the element type
-  int sum_bytes = 4;                 // of the type that sums are kept in
+  bool packed_type = true;            // float32, float64, bfloat16 or float16
+  bool source_channels_last = false;  // the gathered image's channels are contiguous
+  bool result_channels_last = false;  // the result's channels are contiguous
+  bool grad_channels_last = false;    // wgrad: those of grad_output are
+  Tile tile;                          // of the engine, for the element type
+  int lanes = 16;                     // of a vector of the sum type
+  int element_bytes = 4;              // of the element type
+  int sum_bytes = 4;                  // of the type that sums are kept in
   int64_t threads = 1;
 };
 

@@ -17,8 +17,8 @@ class Workspace {
   explicit Workspace(const ConvPlan& plan)
       : thread_bytes_(round_up(plan.thread_bytes, kAlignment)),
         shared_bytes_(round_up(plan.shared_bytes, kAlignment)),
-        data_(static_cast<std::byte*>(::operator new(static_cast<std::size_t>(shared_bytes_ + plan.workers * thread_bytes_),
-                                                     std::align_val_t{kAlignment}))) {}
+        data_(static_cast<std::byte*>(::operator new(
+            static_cast<std::size_t>(shared_bytes_ + plan.workers * thread_bytes_), std::align_val_t{kAlignment}))) {}
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
   ~Workspace() { ::operator delete(data_, std::align_val_t{kAlignment}); }
