@@ -1,4 +1,4 @@
-"""Convolutions for PyTorch with their own kernels: torch.nn's layers and functions, the same numbers, bit for bit reproducible."""
+"""Convolutions for PyTorch on kernels of their own: torch.nn's layers and functions, the same numbers."""
 
 # torch first: the kernels link against its libraries
 import torch  # noqa: F401, I001

@@ -1,4 +1,4 @@
-"""The one place where the arguments of a convolution are checked, with torch's exception types; what passes is never checked again.
+"""The one place where the arguments of a convolution are checked, with torch's types of exception.
 
 A configuration is what the operators take: (stride, padding, dilation, groups, padding_mode), see convext/ops/conv.py.
 """
@@ -58,12 +58,17 @@ def check_operands(name: str, input: Any, weight: Any, bias: Any) -> None:
                 raise RuntimeError(f"{name}: expected {argument} of type {input.dtype}, as input, got {t.dtype}")
 
 
-def _parsed(
-    name: str, rank: int, input: Sequence[int], weight: Sequence[int], groups: Any, **axes: Any
-) -> tuple[int, dict[str, Ints]]:
-    """groups and the arguments with one int an axis, their types and lengths checked, and the ranks of the tensors."""
-    parsed = {key: _padding.axis_ints(name, key, value, rank) for key, value in axes.items()}
-    groups = _padding.plain_int(f"{name}: groups", groups)
+def _typed(name: str, groups: Any, **axes: Any) -> tuple[int, dict[str, int | Ints]]:
+    """groups and the arguments of ints, their types checked."""
+    typed = {key: _padding.int_or_ints(name, key, value) for key, value in axes.items()}
+    return _padding.plain_int(f"{name}: groups", groups), typed
+
+
+def _on_axes(
+    name: str, rank: int, input: Sequence[int], weight: Sequence[int], groups: int, typed: dict[str, int | Ints]
+) -> dict[str, Ints]:
+    """One int for each axis of each argument, their values checked, and the ranks of the tensors."""
+    axes = {key: _padding.on_each_axis(name, key, value, rank) for key, value in typed.items()}
     if len(weight) != rank + 2:
         raise RuntimeError(f"{name}: expected weight of {rank + 2} dimensions, got one of size {list(weight)}")
     if len(input) not in (rank + 1, rank + 2):
@@ -73,8 +78,8 @@ def _parsed(
     if groups <= 0:
         raise RuntimeError(f"{name}: expected groups to be 1 or more, got {groups}")
     for key, least in (("stride", 1), ("dilation", 1), ("output_padding", 0)):
-        if any(v < least for v in parsed.get(key, ())):
-            raise RuntimeError(f"{name}: expected {key} to be {least} or more, got {list(parsed[key])}")
+        if any(v < least for v in axes.get(key, ())):
+            raise RuntimeError(f"{name}: expected {key} to be {least} or more, got {list(axes[key])}")
     if weight[0] < groups or weight[0] % groups != 0:
         raise RuntimeError(
             f"{name}: expected the first size of weight to be a positive multiple of groups={groups}, "
@@ -82,16 +87,23 @@ def _parsed(
         )
     if any(k <= 0 for k in weight[2:]):
         raise RuntimeError(f"{name}: expected a kernel of 1 or more on each axis, got weight of size {list(weight)}")
-    return groups, parsed
+    return axes
 
 
 def _check_channels(
-    name: str, rank: int, input: Sequence[int], weight: Sequence[int], bias: Sequence[int] | None, into: int, out_of: int
+    name: str,
+    rank: int,
+    input: Sequence[int],
+    weight: Sequence[int],
+    bias: Sequence[int] | None,
+    groups: int,
+    into: int,
+    out_of: int,
 ) -> None:
     channels = input[-rank - 1]
     if channels != into:
         raise RuntimeError(
-            f"{name}: expected input of {into} channels for weight of size {list(weight)}, "
+            f"{name}: expected input of {into} channels for weight of size {list(weight)} and groups={groups}, "
             f"got {channels} channels in input of size {list(input)}"
         )
     if bias is not None and (len(bias) != 1 or bias[0] != out_of):
@@ -103,6 +115,11 @@ def _check_empty_axes(name: str, rank: int, input: Sequence[int]) -> None:
     elsewhere = input[:-rank]
     if any(size == 0 for size in input[-rank:]) and not any(size == 0 for size in elsewhere):
         raise RuntimeError(f"{name}: expected input of 1 or more pixels on each axis, got input of size {list(input)}")
+
+
+def _has_no_batch(rank: int, input: Sequence[int]) -> bool:
+    """A batch of nothing, of which torch checks less. Asked last: the batch may be a symbolic size."""
+    return len(input) == rank + 2 and input[0] == 0
 
 
 def _check_mode(name: str, mode: int, sizes: Sequence[int], pairs: Sequence[_padding.Pair]) -> None:
@@ -137,11 +154,12 @@ def conv_configuration(
         RuntimeError: sizes or values that do not fit together.
         ValueError: an unknown padding_mode, or an int beyond 64 bits.
     """
+    groups, typed = _typed(name, groups, stride=stride, dilation=dilation)
     entries = _padding.parse(name, padding, rank)
     mode = _padding.mode_index(name, padding_mode)
-    groups, ints = _parsed(name, rank, input, weight, groups, stride=stride, dilation=dilation)
-    stride, dilation = ints["stride"], ints["dilation"]
-    _check_channels(name, rank, input, weight, bias, into=weight[1] * groups, out_of=weight[0])
+    axes = _on_axes(name, rank, input, weight, groups, typed)
+    stride, dilation = axes["stride"], axes["dilation"]
+    _check_channels(name, rank, input, weight, bias, groups, into=weight[1] * groups, out_of=weight[0])
     sizes, kernel = input[-rank:], weight[2:]
     pairs = _padding.conv_pairs(name, entries, sizes, kernel, stride, dilation)
     _check_empty_axes(name, rank, input)
@@ -167,26 +185,25 @@ def transposed_configuration(
     dilation: Any,
     padding_mode: Any,
 ) -> Configuration:
-    """The configuration of a transposed convolution, as `conv_configuration`: its padding is exact, output_padding in it.
+    """The configuration of a transposed convolution: its padding is exact, with output_padding in it.
 
     Raises:
-        TypeError, RuntimeError, ValueError: as `conv_configuration`; an unknown word of padding is a TypeError, for torch
-            takes no string here.
+        TypeError, RuntimeError, ValueError: as `conv_configuration`; an unknown word of padding is a TypeError, for
+            torch takes no string here.
     """
+    groups, typed = _typed(name, groups, stride=stride, output_padding=output_padding, dilation=dilation)
     entries = _padding.parse(name, padding, rank, unknown_word=TypeError)
     mode = _padding.mode_index(name, padding_mode)
-    axes = {"stride": stride, "output_padding": output_padding, "dilation": dilation}
-    groups, ints = _parsed(name, rank, input, weight, groups, **axes)
-    stride, extra, dilation = ints["stride"], ints["output_padding"], ints["dilation"]
-    _check_channels(name, rank, input, weight, bias, into=weight[0], out_of=weight[1] * groups)
+    axes = _on_axes(name, rank, input, weight, groups, typed)
+    stride, extra, dilation = axes["stride"], axes["output_padding"], axes["dilation"]
+    _check_channels(name, rank, input, weight, bias, groups, into=weight[0], out_of=weight[1] * groups)
     if weight[1] <= 0:
         raise RuntimeError(f"{name}: expected one output channel or more, got weight of size {list(weight)}")
-    batched_and_empty = len(input) == rank + 2 and input[0] == 0
     for op, s, d in zip(extra, stride, dilation, strict=True):
-        if op >= s and op >= d and not batched_and_empty:
+        if op >= s and op >= d and not _has_no_batch(rank, input):
             raise RuntimeError(
-                f"{name}: expected output_padding to be smaller than stride {list(stride)} or dilation {list(dilation)}, "
-                f"got {list(extra)}"
+                f"{name}: expected output_padding to be smaller than stride {list(stride)} or "
+                f"dilation {list(dilation)}, got {list(extra)}"
             )
     _check_empty_axes(name, rank, input)
     sizes, kernel = input[-rank:], weight[2:]
@@ -196,9 +213,7 @@ def transposed_configuration(
         _sizes.transposed_size(size, k, s, lo, hi, d)
         for size, k, s, d, (lo, hi) in zip(sizes, kernel, stride, dilation, exact, strict=True)
     ]
-    least = 0 if batched_and_empty else 1
-    if any(size < least for size in result):
-        raise RuntimeError(f"{name}: expected padding to leave {least} or more of each axis of the result, got {result}")
+    if any(size < 0 or (size == 0 and not _has_no_batch(rank, input)) for size in result):
+        raise RuntimeError(f"{name}: expected padding to leave 1 or more of each axis of the result, got {result}")
     _check_mode(name, mode, result, exact)
     return stride, tuple([side for pair in exact for side in pair]), dilation, groups, mode
-

@@ -1,6 +1,6 @@
-"""The padding language: what a caller may write, and the pixels (lo, hi) that it means on each axis. docs/padding.md tells it.
+"""The padding language: what a caller may write, and the pixels (lo, hi) it means on each axis. See docs/padding.md.
 
-Types are checked before values, as torch's argument parser does: a wrong type is a TypeError, a wrong value a RuntimeError.
+As from torch's argument parser, a wrong type is a TypeError and a wrong number or value a RuntimeError.
 """
 
 from __future__ import annotations
@@ -11,9 +11,19 @@ from typing import Any
 
 import torch
 
-from convext import _sizes
-
-__all__ = ["MODES", "WORDS", "Entry", "Pair", "axis_ints", "conv_pairs", "mode_index", "parse", "plain_int", "transposed_pairs"]
+__all__ = [
+    "MODES",
+    "WORDS",
+    "Entry",
+    "Pair",
+    "conv_pairs",
+    "int_or_ints",
+    "mode_index",
+    "on_each_axis",
+    "parse",
+    "plain_int",
+    "transposed_pairs",
+]
 
 MODES = ("zeros", "reflect", "replicate", "circular")
 WORDS = ("valid", "same", "same_lower", "causal", "full")
@@ -45,20 +55,29 @@ def plain_int(what: str, value: Any) -> int:
     return int(value)
 
 
-def axis_ints(name: str, argument: str, value: Any, rank: int) -> tuple[int, ...]:
-    """One int for every axis: an int, or a list or tuple of `rank` ints or of one.
+def int_or_ints(name: str, argument: str, value: Any) -> int | tuple[int, ...]:
+    """An int, or a list or tuple of ints.
 
     Raises:
-        TypeError: something else than ints.
+        TypeError: something else.
+    """
+    if isinstance(value, (list, tuple)):
+        return tuple([plain_int(f"{name}: {argument}", v) for v in value])
+    return plain_int(f"{name}: {argument}", value)
+
+
+def on_each_axis(name: str, argument: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """One int for each axis, from one or from `rank`.
+
+    Raises:
         RuntimeError: another number of them.
     """
-    if not isinstance(value, (list, tuple)):
-        return (plain_int(f"{name}: {argument}", value),) * rank
-    ints = tuple([plain_int(f"{name}: {argument}", v) for v in value])
-    if len(ints) == rank:
-        return ints
-    if len(ints) == 1:
-        return ints * rank
+    if not isinstance(value, tuple):
+        return (value,) * rank
+    if len(value) == rank:
+        return value
+    if len(value) == 1:
+        return value * rank
     raise RuntimeError(f"{name}: expected {argument} to be one int or {rank}, one for each axis, got {list(value)}")
 
 
@@ -97,7 +116,8 @@ def parse(name: str, padding: Any, rank: int, unknown_word: type[Exception] = Ru
 def _entry(name: str, value: Any, unknown_word: type[Exception]) -> Entry:
     if isinstance(value, str):
         if value not in WORDS:
-            raise unknown_word(f"{name}: expected padding to be an int, a pair or one of {', '.join(WORDS)}, got {value!r}")
+            known = ", ".join(WORDS)
+            raise unknown_word(f"{name}: expected padding to be an int, a pair or one of {known}, got {value!r}")
         return value
     if not isinstance(value, (list, tuple)):
         return plain_int(f"{name}: padding", value)

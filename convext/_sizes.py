@@ -32,7 +32,7 @@ def exact_padding(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> tuple[int, ...]:
-    """The flat padding (lo0, hi0, lo1, ...) less what no window reaches: with it ``transposed_size`` gives back ``sizes``."""
+    """The flat padding (lo0, hi0, lo1, ...) less what no window reaches: ``transposed_size`` gives back ``sizes``."""
     exact: list[int] = []
     for i, (size, k, s, d) in enumerate(zip(sizes, kernel, stride, dilation, strict=True)):
         lo, hi = padding[2 * i], padding[2 * i + 1]

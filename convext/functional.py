@@ -35,9 +35,7 @@ class _Form(NamedTuple):
     operator: Callable[..., Tensor]
 
 
-_CONV = _Form(
-    _checks.conv_configuration, functools.lru_cache(_REMEMBERED)(_checks.conv_configuration), ops.fprop
-)
+_CONV = _Form(_checks.conv_configuration, functools.lru_cache(_REMEMBERED)(_checks.conv_configuration), ops.fprop)
 _TRANSPOSED = _Form(
     _checks.transposed_configuration, functools.lru_cache(_REMEMBERED)(_checks.transposed_configuration), ops.dgrad
 )
@@ -51,7 +49,7 @@ def _may_be_remembered(size: Sequence[Any], arguments: tuple[Any, ...]) -> bool:
         kind = type(value)
         if kind is tuple:
             for v in value:
-                if type(v) is not int:
+                if type(v) is not int and not (type(v) is tuple and len(v) == 2 and type(v[0]) is type(v[1]) is int):
                     return False
         elif kind is not int and kind is not str:
             return False
@@ -80,12 +78,18 @@ def _operands_agree(input: Any, weight: Any, bias: Any) -> bool:
     )
 
 
+def _is_empty(input: Tensor) -> bool:
+    """Whether it has no elements. The compiler is asked about pixels alone: a batch may be a size that it cannot know."""
+    return 0 in input.shape[2:] if _is_compiling() else input.numel() == 0
+
+
 def _on_empty(
     form: _Form, input: Tensor, weight: Tensor, bias: Tensor | None, configuration: Configuration
 ) -> Tensor | None:
-    """The result where an axis has size 0, which the operators do not take; None where no axis has.
+    """The result for an input without elements; None where the operator gives it.
 
-    No pixel is summed, so that any image without elements will do: here one whose result has the right size.
+    The operators take no axis of size 0. No pixel is summed, so that any image without elements will do: here one whose
+    result has the right size.
     """
     stride, padding, dilation, groups, _ = configuration
     kernel, transposed = weight.shape[2:], form is _TRANSPOSED
@@ -129,10 +133,12 @@ def _call(
 
 
 def _batched(form: _Form, input: Tensor, weight: Tensor, bias: Tensor | None, configuration: Configuration) -> Tensor:
-    if input.numel() == 0:
+    if _is_empty(input):
         y = _on_empty(form, input, weight, bias, configuration)
         if y is not None:
             return y
+    if bias is not None and not bias.is_contiguous():
+        bias = bias.contiguous()  # the operators read it in place
     return form.operator(input, weight, bias, *configuration)
 
 
@@ -153,12 +159,14 @@ def conv1d(
         weight: (K, C / groups, kL).
         bias: (K), or None.
         stride, dilation: in pixels, one int or one for each axis.
-        padding: an int, a word, or for each axis an int, a pair (before, after) or a word; in pixels. See docs/padding.md.
+        padding: an int, a word, or for each axis an int, a pair (before, after) or a word; in pixels; see
+            docs/padding.md.
         groups: into how many independent convolutions the channels are split.
         padding_mode: "zeros", "reflect", "replicate" or "circular", what the padding holds.
 
     Returns:
-        (N, K, *output) or (K, *output), with output = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1.
+        (N, K, *output) or (K, *output), with
+        output = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1.
 
     Raises:
         TypeError, RuntimeError, NotImplementedError, ValueError: as torch's function; ValueError also for an unknown
@@ -184,12 +192,14 @@ def conv2d(
         weight: (K, C / groups, kH, kW).
         bias: (K), or None.
         stride, dilation: in pixels, one int or one for each axis.
-        padding: an int, a word, or for each axis an int, a pair (before, after) or a word; in pixels. See docs/padding.md.
+        padding: an int, a word, or for each axis an int, a pair (before, after) or a word; in pixels; see
+            docs/padding.md.
         groups: into how many independent convolutions the channels are split.
         padding_mode: "zeros", "reflect", "replicate" or "circular", what the padding holds.
 
     Returns:
-        (N, K, *output) or (K, *output), with output = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1.
+        (N, K, *output) or (K, *output), with
+        output = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1.
 
     Raises:
         TypeError, RuntimeError, NotImplementedError, ValueError: as torch's function; ValueError also for an unknown
@@ -215,12 +225,14 @@ def conv3d(
         weight: (K, C / groups, kD, kH, kW).
         bias: (K), or None.
         stride, dilation: in pixels, one int or one for each axis.
-        padding: an int, a word, or for each axis an int, a pair (before, after) or a word; in pixels. See docs/padding.md.
+        padding: an int, a word, or for each axis an int, a pair (before, after) or a word; in pixels; see
+            docs/padding.md.
         groups: into how many independent convolutions the channels are split.
         padding_mode: "zeros", "reflect", "replicate" or "circular", what the padding holds.
 
     Returns:
-        (N, K, *output) or (K, *output), with output = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1.
+        (N, K, *output) or (K, *output), with
+        output = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1.
 
     Raises:
         TypeError, RuntimeError, NotImplementedError, ValueError: as torch's function; ValueError also for an unknown
@@ -247,8 +259,8 @@ def conv_transpose1d(
         weight: (C, K / groups, kL).
         bias: (K), or None.
         stride, dilation: in pixels, one int or one for each axis.
-        padding: what is cropped from the result: an int, a word, or for each axis an int, a pair (start, end) or a word; in
-            pixels. See docs/padding.md.
+        padding: what is cropped from the result: an int, a word, or for each axis an int, a pair (start, end) or a
+            word; in pixels; see docs/padding.md.
         output_padding: pixels more at the end of each axis, fewer than stride or dilation.
         groups: into how many independent convolutions the channels are split.
         padding_mode: "zeros", "reflect", "replicate" or "circular": the result is the adjoint of the convolution
@@ -296,8 +308,8 @@ def conv_transpose2d(
         weight: (C, K / groups, kH, kW).
         bias: (K), or None.
         stride, dilation: in pixels, one int or one for each axis.
-        padding: what is cropped from the result: an int, a word, or for each axis an int, a pair (start, end) or a word; in
-            pixels. See docs/padding.md.
+        padding: what is cropped from the result: an int, a word, or for each axis an int, a pair (start, end) or a
+            word; in pixels; see docs/padding.md.
         output_padding: pixels more at the end of each axis, fewer than stride or dilation.
         groups: into how many independent convolutions the channels are split.
         padding_mode: "zeros", "reflect", "replicate" or "circular": the result is the adjoint of the convolution
@@ -345,8 +357,8 @@ def conv_transpose3d(
         weight: (C, K / groups, kD, kH, kW).
         bias: (K), or None.
         stride, dilation: in pixels, one int or one for each axis.
-        padding: what is cropped from the result: an int, a word, or for each axis an int, a pair (start, end) or a word; in
-            pixels. See docs/padding.md.
+        padding: what is cropped from the result: an int, a word, or for each axis an int, a pair (start, end) or a
+            word; in pixels; see docs/padding.md.
         output_padding: pixels more at the end of each axis, fewer than stride or dilation.
         groups: into how many independent convolutions the channels are split.
         padding_mode: "zeros", "reflect", "replicate" or "circular": the result is the adjoint of the convolution

@@ -1,4 +1,4 @@
-"""What an operator would do with a problem, asked without running it: algorithm, tile, workspace, and why others declined."""
+"""What an operator would do with a problem, without running it: algorithm, tile, workspace, why others declined."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Plan:
         rows, columns = self.tile
         lines = [
             f"{self.operator}: {self.algorithm} on {self.isa}, tile {rows} x {columns}",
-            f"  workspace {self.workspace_bytes:,} bytes: {self.shared_bytes:,} shared, {self.thread_bytes:,} for each of "
-            f"{self.workers} workers",
+            f"  workspace {self.workspace_bytes:,} bytes: {self.shared_bytes:,} shared, "
+            f"{self.thread_bytes:,} for each of {self.workers} workers",
         ]
         return "\n".join(lines + [f"  not {algorithm}: {reason}" for algorithm, reason in self.declined])
 

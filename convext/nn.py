@@ -65,7 +65,7 @@ def _keep_padding(layer: Any, padding: Any) -> None:
 
 
 def _padding_in_forward(layer: Any) -> Any:
-    """What a convolution layer pads by. With a padding_mode torch pads by the list that its constructor made, so we do."""
+    """What a convolution layer pads by. With a padding_mode it is the list that the constructor made, as torch's."""
     if layer.padding_mode == "zeros" or not _is_torchs(layer.padding, layer.stride):
         return layer.padding
     sides = layer._reversed_padding_repeated_twice
@@ -141,8 +141,8 @@ class Conv1d(torch.nn.Conv1d):
         dtype: Any = None,
     ) -> None:
         known: Any = padding if _is_torchs(padding, stride) else 0
-        size: Any = (kernel_size, stride, known, dilation)
-        super().__init__(in_channels, out_channels, *size, groups, bias, padding_mode, device, dtype)  # type: ignore[arg-type]
+        arguments: Any = (kernel_size, stride, known, dilation, groups, bias, padding_mode, device, dtype)
+        super().__init__(in_channels, out_channels, *arguments)
         if known is not padding:
             _keep_padding(self, padding)
 
@@ -177,8 +177,8 @@ class Conv2d(torch.nn.Conv2d):
         dtype: Any = None,
     ) -> None:
         known: Any = padding if _is_torchs(padding, stride) else 0
-        size: Any = (kernel_size, stride, known, dilation)
-        super().__init__(in_channels, out_channels, *size, groups, bias, padding_mode, device, dtype)  # type: ignore[arg-type]
+        arguments: Any = (kernel_size, stride, known, dilation, groups, bias, padding_mode, device, dtype)
+        super().__init__(in_channels, out_channels, *arguments)
         if known is not padding:
             _keep_padding(self, padding)
 
@@ -213,8 +213,8 @@ class Conv3d(torch.nn.Conv3d):
         dtype: Any = None,
     ) -> None:
         known: Any = padding if _is_torchs(padding, stride) else 0
-        size: Any = (kernel_size, stride, known, dilation)
-        super().__init__(in_channels, out_channels, *size, groups, bias, padding_mode, device, dtype)  # type: ignore[arg-type]
+        arguments: Any = (kernel_size, stride, known, dilation, groups, bias, padding_mode, device, dtype)
+        super().__init__(in_channels, out_channels, *arguments)
         if known is not padding:
             _keep_padding(self, padding)
 
@@ -232,7 +232,7 @@ class Conv3d(torch.nn.Conv3d):
 
 
 class ConvTranspose1d(torch.nn.ConvTranspose1d):
-    """:class:`torch.nn.ConvTranspose1d`, computed by :func:`convext.functional.conv_transpose1d`, with every padding mode."""
+    """:class:`torch.nn.ConvTranspose1d`, by :func:`convext.functional.conv_transpose1d`, with every padding mode."""
 
     def __init__(
         self,
@@ -250,19 +250,19 @@ class ConvTranspose1d(torch.nn.ConvTranspose1d):
         dtype: Any = None,
     ) -> None:
         known: Any = padding if _is_torchs(padding, stride, transposed=True) else 0
-        size: Any = (kernel_size, stride, known, output_padding)
-        super().__init__(in_channels, out_channels, *size, groups, bias, dilation, "zeros", device, dtype)  # type: ignore[arg-type]
+        arguments: Any = (kernel_size, stride, known, output_padding, groups, bias, dilation, "zeros", device, dtype)
+        super().__init__(in_channels, out_channels, *arguments)
         _keep_mode(self, padding_mode)
         if known is not padding:
             _keep_padding(self, padding)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """The result has `output_size`, (*spatial) or with the leading axes, where that is given: ValueError if out of reach."""
+        """`output_size`, where given, is the result's (*spatial) or whole size; ValueError where it is out of reach."""
         return _transposed(self, functional.conv_transpose1d, input, output_size)
 
 
 class ConvTranspose2d(torch.nn.ConvTranspose2d):
-    """:class:`torch.nn.ConvTranspose2d`, computed by :func:`convext.functional.conv_transpose2d`, with every padding mode."""
+    """:class:`torch.nn.ConvTranspose2d`, by :func:`convext.functional.conv_transpose2d`, with every padding mode."""
 
     def __init__(
         self,
@@ -280,19 +280,19 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
         dtype: Any = None,
     ) -> None:
         known: Any = padding if _is_torchs(padding, stride, transposed=True) else 0
-        size: Any = (kernel_size, stride, known, output_padding)
-        super().__init__(in_channels, out_channels, *size, groups, bias, dilation, "zeros", device, dtype)  # type: ignore[arg-type]
+        arguments: Any = (kernel_size, stride, known, output_padding, groups, bias, dilation, "zeros", device, dtype)
+        super().__init__(in_channels, out_channels, *arguments)
         _keep_mode(self, padding_mode)
         if known is not padding:
             _keep_padding(self, padding)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """The result has `output_size`, (*spatial) or with the leading axes, where that is given: ValueError if out of reach."""
+        """`output_size`, where given, is the result's (*spatial) or whole size; ValueError where it is out of reach."""
         return _transposed(self, functional.conv_transpose2d, input, output_size)
 
 
 class ConvTranspose3d(torch.nn.ConvTranspose3d):
-    """:class:`torch.nn.ConvTranspose3d`, computed by :func:`convext.functional.conv_transpose3d`, with every padding mode."""
+    """:class:`torch.nn.ConvTranspose3d`, by :func:`convext.functional.conv_transpose3d`, with every padding mode."""
 
     def __init__(
         self,
@@ -310,48 +310,48 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
         dtype: Any = None,
     ) -> None:
         known: Any = padding if _is_torchs(padding, stride, transposed=True) else 0
-        size: Any = (kernel_size, stride, known, output_padding)
-        super().__init__(in_channels, out_channels, *size, groups, bias, dilation, "zeros", device, dtype)  # type: ignore[arg-type]
+        arguments: Any = (kernel_size, stride, known, output_padding, groups, bias, dilation, "zeros", device, dtype)
+        super().__init__(in_channels, out_channels, *arguments)
         _keep_mode(self, padding_mode)
         if known is not padding:
             _keep_padding(self, padding)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """The result has `output_size`, (*spatial) or with the leading axes, where that is given: ValueError if out of reach."""
+        """`output_size`, where given, is the result's (*spatial) or whole size; ValueError where it is out of reach."""
         return _transposed(self, functional.conv_transpose3d, input, output_size)
 
 
 class LazyConv1d(torch.nn.LazyConv1d, Conv1d):  # type: ignore[misc]
-    """:class:`torch.nn.LazyConv1d`: takes `in_channels` from the first input and becomes a :class:`Conv1d`."""
+    """:class:`torch.nn.LazyConv1d`; its first input makes it a :class:`Conv1d`."""
 
-    cls_to_become = Conv1d  # type: ignore[assignment]
+    cls_to_become = Conv1d
 
 
 class LazyConv2d(torch.nn.LazyConv2d, Conv2d):  # type: ignore[misc]
-    """:class:`torch.nn.LazyConv2d`: takes `in_channels` from the first input and becomes a :class:`Conv2d`."""
+    """:class:`torch.nn.LazyConv2d`; its first input makes it a :class:`Conv2d`."""
 
-    cls_to_become = Conv2d  # type: ignore[assignment]
+    cls_to_become = Conv2d
 
 
 class LazyConv3d(torch.nn.LazyConv3d, Conv3d):  # type: ignore[misc]
-    """:class:`torch.nn.LazyConv3d`: takes `in_channels` from the first input and becomes a :class:`Conv3d`."""
+    """:class:`torch.nn.LazyConv3d`; its first input makes it a :class:`Conv3d`."""
 
-    cls_to_become = Conv3d  # type: ignore[assignment]
+    cls_to_become = Conv3d
 
 
 class LazyConvTranspose1d(torch.nn.LazyConvTranspose1d, ConvTranspose1d):  # type: ignore[misc]
-    """:class:`torch.nn.LazyConvTranspose1d`: takes `in_channels` from the first input and becomes a :class:`ConvTranspose1d`."""
+    """:class:`torch.nn.LazyConvTranspose1d`; its first input makes it a :class:`ConvTranspose1d`."""
 
-    cls_to_become = ConvTranspose1d  # type: ignore[assignment]
+    cls_to_become = ConvTranspose1d
 
 
 class LazyConvTranspose2d(torch.nn.LazyConvTranspose2d, ConvTranspose2d):  # type: ignore[misc]
-    """:class:`torch.nn.LazyConvTranspose2d`: takes `in_channels` from the first input and becomes a :class:`ConvTranspose2d`."""
+    """:class:`torch.nn.LazyConvTranspose2d`; its first input makes it a :class:`ConvTranspose2d`."""
 
-    cls_to_become = ConvTranspose2d  # type: ignore[assignment]
+    cls_to_become = ConvTranspose2d
 
 
 class LazyConvTranspose3d(torch.nn.LazyConvTranspose3d, ConvTranspose3d):  # type: ignore[misc]
-    """:class:`torch.nn.LazyConvTranspose3d`: takes `in_channels` from the first input and becomes a :class:`ConvTranspose3d`."""
+    """:class:`torch.nn.LazyConvTranspose3d`; its first input makes it a :class:`ConvTranspose3d`."""
 
-    cls_to_become = ConvTranspose3d  # type: ignore[assignment]
+    cls_to_become = ConvTranspose3d

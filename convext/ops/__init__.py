@@ -1,5 +1,5 @@
-"""The operators of convext with their derivatives, for batched tensors."""
+"""The operators of convext with their derivatives, for batched tensors; arguments are checked by convext.functional."""
 
-from .conv import dgrad, fprop, wgrad
+from convext.ops.conv import dgrad, fprop, wgrad
 
 __all__ = ["dgrad", "fprop", "wgrad"]

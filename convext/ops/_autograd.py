@@ -1,84 +1,113 @@
-"""How an operator gets its derivatives: one ``torch.autograd`` node applied inside a kernel at the Autograd key.
+"""How an operator becomes differentiable: one Python kernel at the Autograd dispatch key, once for every family.
 
-Every name that PyTorch does not document is imported here and nowhere else, and ``tests/test_package.py`` fails loudly
-when a release drops one. Why it is done this way: an ``autograd.Function`` called from Python breaks
-``compile(fullgraph)`` and strict export, ``torch.library.register_autograd`` drops forward-mode tangents and rejects
-``torch.func.grad``. A node applied below the dispatcher is right under all of them.
+A family states formulas (a `Rule`); `differentiable` puts them into a node that is applied *inside* a kernel at the
+operator's Autograd key. Why so: an ``autograd.Function`` called from Python breaks ``compile(fullgraph)`` and strict
+export; ``torch.library.register_autograd`` drops forward-mode tangents and rejects ``torch.func.grad``. A node applied
+below the dispatcher is right under all of them.
+
+Every name that PyTorch does not document is used here and nowhere else, and tests/test_package.py fails loudly when a
+release drops one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
-from torch._C import _any_requires_grad, _AutoDispatchBelowAutograd
+from torch._C import _any_requires_grad, _AutoDispatchBelowAutograd, _ExcludeDispatchKeyGuard
 from torch._C._functorch import (
     get_single_level_autograd_function_allowed,
     set_single_level_autograd_function_allowed,
     unwrap_if_dead,
 )
 from torch.autograd.function import _SingleLevelFunction
+from torch.utils.flop_counter import register_flop_formula
 
-LIBRARY = torch.library.Library("convext", "FRAGMENT")
+__all__ = ["Rule", "differentiable", "register_autocast", "register_flops", "register_vmap"]
+
+_library: Any = torch.library.Library("convext", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 _functorch_active = torch._C._are_functorch_transforms_active
 _is_compiling = torch.compiler.is_compiling
 _autocast_enabled = torch._C._is_any_autocast_enabled
 _jit_tracing = torch._C._get_tracing_state
 _key_is_on = torch._C._dispatch_tls_is_dispatch_key_included
-_PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_function_modes = torch._C._len_torch_function_stack
+_set_forward_grad = forward_ad._set_fwd_grad_enabled
 
-Setup = Callable[..., None]
-Backward = Callable[..., tuple[Any, ...]]
-Jvp = Callable[..., Any]
+_Key = torch._C.DispatchKey
+_PRE_DISPATCH = _Key.PreDispatch
+_AUTOCAST = {"cpu": _Key.AutocastCPU, "cuda": _Key.AutocastCUDA}
+_AUTOCAST_KEYS = torch._C.DispatchKeySet(_Key.AutocastCPU) | torch._C.DispatchKeySet(_Key.AutocastCUDA)
 
 
-def differentiable(op: Any, *, setup: Setup, backward: Backward, jvp: Jvp) -> Callable[..., Tensor]:
-    """Gives ``op`` its gradient rule and returns the fast Python entry to it.
+class Rule:
+    """The derivatives of one operator. They call differentiable entries, so that they can be derived again."""
 
-    Args:
-        op: an overload with one tensor result, e.g. ``torch.ops.convext.conv_fprop.default``.
-        setup: ``setup(ctx, *args)`` saves what the rules need, with ``save_for_backward`` and ``save_for_forward``.
-        backward: ``backward(ctx, needs_input_grad, grad)`` returns a gradient or None for each argument. It is called
-            with a defined ``grad`` only, and must itself call differentiable entries.
-        jvp: ``jvp(ctx, *tangents)`` returns the tangent of the result; tangents are None where there are none.
+    @staticmethod
+    def save(ctx: Any, *args: Any) -> None:
+        """Keeps what the formulas need of the operator's arguments; tensors by save_for_backward, save_for_forward."""
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(ctx: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient to each tensor argument, None where `need` is False."""
+        raise NotImplementedError
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        """The result's tangent from those of the tensor arguments (None: zero), of which at least one is given."""
+        raise NotImplementedError
+
+
+def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Tensor]:
+    """Registers `rule` for `op`, an overload with one result whose first `tensors` arguments are tensors or None.
+
+    Returns:
+        The operator as a function of the same positional arguments. Where no transform is active it goes around the
+        dispatcher's hop into a Python kernel, about 4 microseconds, which would decide nothing.
     """
+    raw = op._op  # what calling the overload calls: one Python frame less
+    rest: tuple[None, ...] = (None,) * (len(op._schema.arguments) - tensors)
 
     def below(*args: Any) -> Any:
         with _AutoDispatchBelowAutograd():
-            return op(*args)
+            return raw(*args)
 
     def forward(*args: Any) -> Any:
         if not _functorch_active():
             return below(*args)
-        # A functorch level below this one differentiates the same call: it must find gradients switched on.
-        with _AutoDispatchBelowAutograd(), torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+        # a functorch level below this one differentiates the same call: it must find gradients switched on
+        with _AutoDispatchBelowAutograd(), torch.enable_grad(), _set_forward_grad(True):
             return op(*args)
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.set_materialize_grads(False)
-        setup(ctx, *inputs)
+        rule.save(ctx, *inputs)
 
-    def run_backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
-        needs = ctx.needs_input_grad
-        return (None,) * len(needs) if grad is None else backward(ctx, needs, grad)
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * tensors + rest
+        if _autocast_enabled():  # gradients keep the types of the forward pass, as torch's do
+            with _ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
+                return rule.backward(ctx, ctx.needs_input_grad, grad) + rest
+        return rule.backward(ctx, ctx.needs_input_grad, grad) + rest
 
-    node = type(
-        f"convext_{op._opname}",
-        (_SingleLevelFunction,),
-        {
-            "forward": staticmethod(forward),
-            "setup_context": staticmethod(setup_context),
-            "backward": staticmethod(run_backward),
-            "jvp": staticmethod(jvp),
-            "_compiled_autograd_key": staticmethod(torch.autograd.Function._compiled_autograd_key),
-        },
-    )
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        return rule.jvp(ctx, *tangents[:tensors])
+
+    methods: dict[str, Callable[..., Any]] = {
+        "forward": forward,
+        "setup_context": setup_context,
+        "backward": backward,
+        "jvp": jvp,
+        "_compiled_autograd_key": torch.autograd.Function._compiled_autograd_key,
+    }
+    members = {name: staticmethod(method) for name, method in methods.items()}
+    node: Any = type(f"convext_{op._opname}", (_SingleLevelFunction,), members)
     apply = node.apply
 
     def kernel(*args: Any) -> Any:
@@ -89,14 +118,13 @@ def differentiable(op: Any, *, setup: Setup, backward: Backward, jvp: Jvp) -> Ca
                 return apply(*args)
             finally:
                 set_single_level_autograd_function_allowed(allowed)
-        if (torch.is_grad_enabled() and _any_requires_grad(*args)) or forward_ad._current_level >= 0:
+        if forward_ad._current_level >= 0 or (torch.is_grad_enabled() and _any_requires_grad(*args)):
             return apply(*args)
         return below(*args)
 
-    LIBRARY.impl(op, kernel, "Autograd")
+    _library.impl(op, kernel, "Autograd")
 
     def entry(*args: Any) -> Any:
-        # The dispatcher's hop into a Python kernel costs about 4 microseconds; without a transform it decides nothing.
         if (
             _is_compiling()
             or _functorch_active()
@@ -104,30 +132,34 @@ def differentiable(op: Any, *, setup: Setup, backward: Backward, jvp: Jvp) -> Ca
             or _autocast_enabled()
             or _key_is_on(_PRE_DISPATCH)
             or _jit_tracing() is not None
-            or _dispatch_modes()
-            or _function_modes()
-            or not all(type(a) in _PLAIN for a in args if isinstance(a, Tensor))
         ):
             return op(*args)
         if torch.is_grad_enabled() and _any_requires_grad(*args):
+            # a functorch wrapper that outlived its transform is no good to the node
             return apply(*[unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in args])
         with _AutoDispatchBelowAutograd():
-            return op(*args)
+            return raw(*args)
 
     return entry
 
 
-# Subclasses may define __torch_function__ or __torch_dispatch__: they take the dispatcher's way.
-_PLAIN = {Tensor, torch.nn.Parameter}
+def register_vmap(op: Any, rule: Callable[..., tuple[Tensor, int]]) -> None:
+    """`rule(info, in_dims, *args)` returns the batched result and where its mapped axis is."""
+    torch.library.register_vmap(op.name(), rule, lib=_library)
 
 
-def autocast(op: Any, device: str) -> None:
-    """Casts floating-point operands (but not float64) to the autocast type, as torch does for its convolutions.
+def register_autocast(op: Any) -> None:
+    """Under autocast floating operands, but not float64, take the autocast type, as for torch's convolutions.
 
     ``torch.library.register_autocast`` fixes the type when it is called; this reads it at every call.
     """
-    key = "Autocast" + device.upper()
-    keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+    for device in _AUTOCAST:
+        _register_autocast_kernel(op, device)
+
+
+def _register_autocast_kernel(op: Any, device: str) -> None:
+    key = _AUTOCAST[device]
+    keys = torch._C.DispatchKeySet(key)
 
     def cast(value: Any, dtype: torch.dtype) -> Any:
         eligible = isinstance(value, Tensor) and value.is_floating_point() and value.device.type == device
@@ -135,8 +167,20 @@ def autocast(op: Any, device: str) -> None:
 
     def kernel(*args: Any) -> Any:
         dtype = torch.get_autocast_dtype(device)
-        with torch._C._ExcludeDispatchKeyGuard(keyset):
+        with _ExcludeDispatchKeyGuard(keys):
             return op(*[cast(a, dtype) for a in args])
 
-    LIBRARY.impl(op, kernel, key)
-    op.py_impl(getattr(torch._C.DispatchKey, key))(kernel)
+    _library.impl(op, kernel, key.name)
+    op.py_impl(key)(kernel)  # tracers look for a kernel in Python
+
+
+def register_flops(op: Any, multiply_adds: Callable[..., Sequence[int]]) -> None:
+    """For FlopCounterMode: two operations a multiply-add, of which there are the product of what the formula returns.
+
+    The formula gets the operator's arguments with shapes in place of tensors, and the keyword `out_shape`.
+    """
+
+    def count(*args: Any, out_shape: Sequence[int], **_: Any) -> int:
+        return 2 * math.prod(multiply_adds(*args, out_shape=out_shape))
+
+    register_flop_formula(op.overloadpacket)(count)

@@ -1,0 +1,65 @@
+# Everything happens in .venv. Targets can be repeated: what is up to date is not done again.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+REQUIREMENTS := $(VENV)/.requirements-installed
+
+# The extension's own file is the build's target: a stamp beside it could outlive it.
+SUFFIX := $(shell $(or $(wildcard $(PY)),$(PYTHON)) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+EXTENSION := convext/_C$(SUFFIX)
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help build test demo bench lint format sdist wheel clean distclean
+
+help: ## this list
+	@sed -n 's/^\([a-z.]*\):.*## \(.*\)/  make \1 @ \2/p' $(MAKEFILE_LIST) | column -t -s @
+
+$(REQUIREMENTS): requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "convext needs Python 3.10 or later")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet -r requirements-dev.txt
+	@# python in .venv finds this checkout from any directory
+	@echo "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/convext-checkout.pth"
+	@touch $@
+
+$(EXTENSION): $(SOURCES) $(REQUIREMENTS)
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) setup.py --quiet build_ext --inplace
+	@touch $@
+
+.venv: $(REQUIREMENTS) ## the virtual environment with the pinned requirements
+.PHONY: .venv
+
+build: $(EXTENSION) ## compile the kernels in place
+
+test: build ## run the tests (TEST_ARGS="-k padding", TEST_ARGS="-m slow")
+	$(PY) -m pytest $(TEST_ARGS)
+
+demo: build ## train LeNet-5 on handwritten digits, held against torch.nn (DEMO_ARGS=--short)
+	$(PY) examples/digits_demo.py $(DEMO_ARGS)
+
+bench: build ## time every layer of eleven networks against torch (BENCH_ARGS=--quick)
+	$(PY) -m bench $(BENCH_ARGS)
+
+lint: .venv ## ruff, mypy and clang-format on all tracked files
+	$(PY) -m pre_commit run --all-files --show-diff-on-failure
+
+format: .venv ## format Python and C++ in place
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(VENV)/bin/clang-format -i --style=file
+
+sdist: .venv ## the source archive, in dist/
+	rm -rf dist convext.egg-info
+	$(PY) -m build --no-isolation --sdist --outdir dist .
+
+wheel: sdist ## the wheel, built from the source archive, in dist/
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pip wheel --no-build-isolation --no-deps --wheel-dir dist dist/convext-*.tar.gz
+
+clean: ## remove what was built (keeps .venv)
+	rm -rf build dist demo_output convext.egg-info convext/_C*.so
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+distclean: clean ## remove .venv too
+	rm -rf $(VENV)

@@ -1,0 +1,131 @@
+"""The command line: which layers, in which settings, and where the results go."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import convext
+from bench import measure, nets, report
+from bench.measure import Row, Setting
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Times convext's convolutions against torch's."
+    )
+    many = {"nargs": "+", "metavar": "X"}
+    parser.add_argument("--net", choices=list(nets.NETS), help="only these networks", **many)  # type: ignore[arg-type]
+    parser.add_argument("--filter", default="", metavar="REGEX", help="only layers whose 'net/name family' matches")
+    parser.add_argument("--quick", action="store_true", help="a few layers, short times: to see that it runs")
+    parser.add_argument("--batch", type=int, help="for all layers (default: each network's own, 1 to 4)")
+    parser.add_argument("--dtype", nargs="+", default=["float32"], choices=measure.DTYPES)
+    parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()], metavar="N")
+    parser.add_argument("--layout", nargs="+", default=["contiguous"], choices=measure.LAYOUTS)
+    parser.add_argument("--pass", nargs="+", default=list(measure.WORKS), choices=measure.WORKS, dest="works")
+    parser.add_argument("--min-run-time", type=float, default=0.2, metavar="S", help="seconds a side (default: 0.2)")
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns that each side gets (default: 5)")
+    parser.add_argument("--isa", help="cap convext's instruction set: baseline, avx2, avx512")
+    parser.add_argument("--list", action="store_true", help="list the layers and stop")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report")
+    options = parser.parse_args()
+    if options.quick:
+        options.min_run_time, options.turns = min(options.min_run_time, 0.05), min(options.turns, 3)
+    if min(options.turns, *options.threads) < 1 or (options.batch is not None and options.batch < 1):
+        parser.error("--turns, --threads and --batch take numbers from 1 on")
+    return options
+
+
+def chosen_layers(options: argparse.Namespace) -> list[nets.Layer]:
+    found = nets.layers(options.net, options.batch)
+    if options.quick:
+        few = {layer.id for layer in nets.quick()}
+        found = [layer for layer in found if layer.id in few]
+    return [layer for layer in found if re.search(options.filter, f"{layer.id} {layer.family}")]
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def machine(options: argparse.Namespace) -> dict[str, Any]:
+    """The facts without which a time means nothing."""
+    peaks = {dtype: measure.fma_peak(dtype) for dtype in options.dtype}
+    bandwidths = [f"{measure.copy_bandwidth(n):.1f} GB/s on {n}" for n in options.threads]
+    return {
+        "processor": processor(),
+        "convext": f"{convext.__version__}, kernels for {convext.backends.cpu.get_max_isa()}",
+        "torch": f"{torch.__version__}, its own best: {torch.backends.cpu.get_cpu_capability()}",
+        "threads": ", ".join(map(str, options.threads)),
+        "copying 256 MB (read and written)": ", ".join(bandwidths),
+        "blocks": f"{options.turns} turns, at least {options.min_run_time} s a side in all",
+        "fma_peak": {dtype: peak for dtype, peak in peaks.items() if peak is not None},
+    }
+
+
+def settings(options: argparse.Namespace, layer: nets.Layer, dtype: str) -> list[Setting]:
+    return [
+        Setting(dtype, threads, layout, work)
+        for threads in options.threads
+        for layout in options.layout
+        if measure.has_layout(layer, layout)
+        for work in options.works
+    ]
+
+
+def run(options: argparse.Namespace, layers: list[nets.Layer]) -> Iterator[Row]:
+    """Every layer in every setting, a line of progress each. Operands and references live as long as their layer."""
+    total = sum(len(settings(options, layer, dtype)) for layer in layers for dtype in options.dtype)
+    done, start = 0, time.monotonic()
+    most = "forward" if options.works == ["forward"] else "forward+backward"
+    for layer in layers:
+        for dtype in options.dtype:
+            values = measure.operands(layer, getattr(torch, dtype))
+            references = measure.reference(layer, values, most)
+            for setting in settings(options, layer, dtype):
+                row = measure.measure(layer, setting, values, references, options.min_run_time, options.turns)
+                done += 1
+                left = (time.monotonic() - start) / done * (total - done)
+                print(f"[{done}/{total}, {left:.0f} s left] {setting}\n  {report.line(row)}", flush=True)
+                yield row
+
+
+def main() -> int:
+    options = arguments()
+    layers = chosen_layers(options)
+    if options.list or not layers:
+        print(
+            "\n".join(f"{layer.id:28} {layer.family:10} x{layer.count}  {layer}" for layer in layers) or "no such layer"
+        )
+        return 0 if layers else 1
+    if options.isa is not None:
+        convext.backends.cpu.set_max_isa(options.isa)
+    facts = machine(options)
+    print("\n".join(f"{name}: {value}" for name, value in facts.items()))
+    rows = list(run(options, layers))
+    rows.sort(key=lambda row: (row.dtype, row.threads, row.layout, row.work))  # stable: layers stay in order
+    print("\n" + "\n".join(report.text(result) for result in report.summaries(rows)))
+    for path, content in ((options.json, report.as_json), (options.markdown, report.markdown)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content(rows, facts), encoding="utf-8")
+            print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

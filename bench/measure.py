@@ -1,0 +1,241 @@
+"""Times one layer, convext's and torch's turn by turn in one process, and says how far both are from float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.benchmark import Timer
+
+import convext
+from bench.nets import Layer
+
+WORKS = ("forward", "forward+backward")
+LAYOUTS = ("contiguous", "channels_last")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How a layer is run. ``work``: one of WORKS; ``layout``: of the input and the weight, one of LAYOUTS."""
+
+    dtype: str = "float32"
+    threads: int = 2
+    layout: str = "contiguous"
+    work: str = "forward"
+
+    def __str__(self) -> str:
+        return f"{self.work}, {self.dtype}, {self.layout}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the benchmark: a layer in a setting. Times are medians in seconds of one call."""
+
+    net: str
+    layer: str
+    shape: str
+    family: str
+    count: int  # how often the network has this layer
+    batch: int
+    dtype: str
+    threads: int
+    layout: str
+    work: str
+    algorithm: str  # of each operator that ran: fprop (or dgrad), then those of the backward pass
+    flops: int
+    our_seconds: float
+    torch_seconds: float
+    our_spread: float  # (slowest - fastest block) / median
+    torch_spread: float
+    our_error: float  # ||out - ref|| / ||ref|| against torch in float64; the worst of output and gradients
+    torch_error: float
+
+    @property
+    def ratio(self) -> float:
+        """torch's time / convext's: above 1, convext is faster."""
+        return self.torch_seconds / self.our_seconds
+
+    @property
+    def gflops(self) -> float:
+        """convext's billions of floating-point operations a second."""
+        return self.flops / self.our_seconds * 1e-9
+
+    @property
+    def setting(self) -> Setting:
+        return Setting(self.dtype, self.threads, self.layout, self.work)
+
+
+@dataclasses.dataclass
+class Operands:
+    """A layer's input, weight, bias, and the gradient that comes back to its output."""
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    grad: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Operands:
+        tensors = (self.input, self.weight, self.bias, self.grad)
+        return Operands(*[None if t is None else change(t) for t in tensors])  # type: ignore[arg-type]
+
+
+def operands(layer: Layer, dtype: torch.dtype) -> Operands:
+    """Random numbers, the same for every setting; the weight's scale is that of a trained network."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(shape: Sequence[int]) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    weight = draw(layer.weight_shape) / math.sqrt(math.prod(layer.weight_shape[1:]))
+    bias = draw(layer.output_shape[1:2]) if layer.bias else None
+    return Operands(draw(layer.input_shape), weight, bias, draw(layer.output_shape))
+
+
+def laid_out(values: Operands, layout: str) -> Operands:
+    """The same values in this layout; each tensor on its own, as `Module.to(memory_format=...)` leaves a model."""
+
+    def change(t: Tensor) -> Tensor:
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        wanted = formats.get(t.dim()) if layout == "channels_last" else None
+        return t.clone(memory_format=torch.contiguous_format if wanted is None else wanted)
+
+    return values.map(change)
+
+
+def has_layout(layer: Layer, layout: str) -> bool:
+    """1-D tensors know no channels_last."""
+    return layout == "contiguous" or layer.dims > 1
+
+
+def runner(functional: Any, layer: Layer, values: Operands, work: str) -> Callable[[], list[Tensor]]:
+    """What is timed: the output; for "forward+backward" also gradients to input (unless it is data), weight, bias."""
+    function, settings = getattr(functional, layer.function), layer.settings
+    if work == "forward":
+
+        def forward() -> list[Tensor]:
+            with torch.no_grad():
+                return [function(values.input, values.weight, values.bias, **settings)]
+
+        return forward
+
+    leaves = values.map(lambda t: t.detach().requires_grad_())
+    wanted = [t for t in (None if layer.first else leaves.input, leaves.weight, leaves.bias) if t is not None]
+    source = leaves.input.detach() if layer.first else leaves.input
+
+    def both() -> list[Tensor]:
+        output = function(source, leaves.weight, leaves.bias, **settings)
+        return [output, *torch.autograd.grad(output, wanted, values.grad)]
+
+    return both
+
+
+def reference(layer: Layer, values: Operands, work: str) -> list[Tensor]:
+    """The results in float64 by torch."""
+    exact = laid_out(values.map(lambda t: t.double()), "contiguous")
+    return [t.detach() for t in runner(torch.nn.functional, layer, exact, work)()]
+
+
+def relative_error(results: Sequence[Tensor], references: Sequence[Tensor]) -> float:
+    """The largest ||result - reference|| / ||reference||."""
+    pairs = zip(results, references, strict=True)
+    return max(float((a.detach().double() - b).norm() / b.norm()) for a, b in pairs)
+
+
+def in_turn(
+    functions: Sequence[Callable[[], object]], threads: int, min_run_time: float, turns: int
+) -> list[list[float]]:
+    """Seconds a call for each function: one sample a turn, each over at least min_run_time / turns seconds.
+
+    The order changes from turn to turn, so that neither always runs in what the other left in the caches.
+    """
+    timers = [Timer("f()", globals={"f": f}, num_threads=threads) for f in functions]
+    numbers = []
+    for timer in timers:
+        timer.timeit(1)  # the first call allocates, and starts threads
+        numbers.append(max(1, math.ceil(min_run_time / turns / timer.timeit(1).mean)))
+    samples: list[list[float]] = [[] for _ in timers]
+    for turn in range(turns):
+        order = list(range(len(timers)))
+        for i in order if turn % 2 == 0 else reversed(order):
+            samples[i].append(timers[i].timeit(numbers[i]).mean)
+    return samples
+
+
+def spread(samples: Sequence[float]) -> float:
+    return (max(samples) - min(samples)) / statistics.median(samples)
+
+
+def algorithms(layer: Layer, setting: Setting) -> str:
+    """The algorithm of every operator that the work takes, in the order in which they run."""
+    image = layer.output_shape if layer.transposed else layer.input_shape  # the side that a convolution reads
+    operators = ["dgrad" if layer.transposed else "fprop"]
+    if setting.work != "forward":
+        to_input = "fprop" if layer.transposed else "dgrad"
+        operators += ["wgrad"] if layer.first else [to_input, "wgrad"]
+    return " / ".join(
+        convext.conv_plan(
+            operator,
+            image,
+            layer.weight_shape,
+            **layer.settings,
+            dtype=getattr(torch, setting.dtype),
+            channels_last=setting.layout == "channels_last",
+            num_threads=setting.threads,
+        ).algorithm
+        for operator in operators
+    )
+
+
+def measure(
+    layer: Layer,
+    setting: Setting,
+    values: Operands,
+    references: Sequence[Tensor],
+    min_run_time: float = 0.2,
+    turns: int = 5,
+) -> Row:
+    """Runs a layer in a setting. ``references``: what `reference` says of these values, for this work or both."""
+    ready = laid_out(values, setting.layout)
+    ours, theirs = (runner(f, layer, ready, setting.work) for f in (convext.functional, torch.nn.functional))
+    errors = [relative_error(results := f(), references[: len(results)]) for f in (ours, theirs)]
+    our_times, torch_times = in_turn((ours, theirs), setting.threads, min_run_time, turns)
+    return Row(
+        net=layer.net,
+        layer=layer.name,
+        shape=str(layer),
+        family=layer.family,
+        count=layer.count,
+        batch=layer.batch,
+        **dataclasses.asdict(setting),
+        algorithm=algorithms(layer, setting),
+        flops=layer.flops(setting.work != "forward"),
+        our_seconds=statistics.median(our_times),
+        torch_seconds=statistics.median(torch_times),
+        our_spread=spread(our_times),
+        torch_spread=spread(torch_times),
+        our_error=errors[0],
+        torch_error=errors[1],
+    )
+
+
+def fma_peak(dtype: str) -> float | None:
+    """GFLOP/s that one thread reaches with the micro-kernel on data in L1; None if the build cannot say."""
+    probe = getattr(convext._C, "measure_fma_peak", None)
+    try:
+        return None if probe is None else float(probe(dtype)) * 1e-9
+    except ValueError:
+        return None
+
+
+def copy_bandwidth(threads: int) -> float:
+    """GB/s, read and written, of copying 256 MB."""
+    source = torch.ones(1 << 26)
+    target = torch.empty_like(source)
+    samples = in_turn([lambda: target.copy_(source)], threads, 0.5, 5)[0]
+    return 2 * source.nbytes / statistics.median(samples) * 1e-9

@@ -1,0 +1,354 @@
+"""The convolution problems that drive the tests: one dataclass and one list.
+
+A problem is stated from the convolution's side: input (N, C, *size), weight (K, C / groups, *kernel), output
+(N, K, *output_size).
+The same problem read backwards is dgrad (an output-shaped tensor and the weight give an input-shaped one) and wgrad.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MODES = ("zeros", "reflect", "replicate", "circular")
+LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded", "offset", "weight_last")
+
+
+@dataclass(frozen=True)
+class ConvCase:
+    """One problem. Integers stand for every axis; padding may be an int, a pair an axis, and negative (it then crops).
+
+    output_padding None means: the one with which dgrad gives back exactly `size`.
+    """
+
+    size: Any
+    kernel: Any
+    channels: tuple[int, int] = (3, 4)
+    batch: int = 2
+    stride: Any = 1
+    padding: Any = 0
+    dilation: Any = 1
+    groups: int = 1
+    output_padding: Any = None
+    padding_mode: str = "zeros"
+    layout: str = "contiguous"
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        def axes(value: Any) -> tuple[Any, ...]:
+            return tuple(value) if isinstance(value, Sequence) else (value,) * self.dims
+
+        for name in ("kernel", "stride", "dilation", "padding"):
+            object.__setattr__(self, name, axes(getattr(self, name)))
+        pairs = tuple((p, p) if isinstance(p, int) else tuple(p) for p in self.padding)
+        object.__setattr__(self, "padding", pairs)
+        if self.output_padding is not None:
+            object.__setattr__(self, "output_padding", axes(self.output_padding))
+
+    @property
+    def dims(self) -> int:
+        return len(self.size)
+
+    @property
+    def id(self) -> str:
+        c, k = self.channels
+        text = f"{self.dims}d-n{self.batch}-{'x'.join(map(str, self.size))}x{c}-k{'x'.join(map(str, self.kernel))}x{k}"
+        for name in ("stride", "dilation", "output_padding"):
+            value = getattr(self, name)
+            if value is not None and value != (1,) * self.dims:
+                text += f"-{name[0]}{'x'.join(map(str, value))}"
+        if any(any(p) for p in self.padding):
+            text += "-p" + "x".join(str(p[0]) if p[0] == p[1] else f"{p[0]}:{p[1]}" for p in self.padding)
+        text += f"-g{self.groups}" if self.groups != 1 else ""
+        text += "" if self.padding_mode == "zeros" else f"-{self.padding_mode}"
+        text += "" if self.layout == "contiguous" else f"-{self.layout}"
+        return text + ("" if self.bias else "-nobias")
+
+    def __str__(self) -> str:
+        fields = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self))
+        return "ConvCase(" + ", ".join(f"{name}={value!r}" for name, value, default in fields if value != default) + ")"
+
+    @property
+    def remainder(self) -> tuple[int, ...]:
+        """How many trailing padded pixels the last window leaves untouched, an axis."""
+        return tuple(
+            (i + sum(p) - d * (k - 1) - 1) % s
+            for i, k, s, p, d in zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        )
+
+    @property
+    def output_size(self) -> tuple[int, ...]:
+        return tuple(
+            (i + sum(p) - d * (k - 1) - 1) // s + 1
+            for i, k, s, p, d in zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        )
+
+    @property
+    def transposed(self) -> ConvCase:
+        """The problem whose dgrad has exactly `size`: the padding less output_padding at the end."""
+        extra = self.remainder if self.output_padding is None else self.output_padding
+        size = tuple(i - r + e for i, r, e in zip(self.size, self.remainder, extra, strict=True))
+        padding = tuple((lo, hi - e) for (lo, hi), e in zip(self.padding, extra, strict=True))
+        return dataclasses.replace(self, size=size, padding=padding, output_padding=None)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.channels[0], *self.size)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        return (self.channels[1], self.channels[0] // self.groups, *self.kernel)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.channels[1], *self.output_size)
+
+    @property
+    def flat_padding(self) -> list[int]:
+        """(lo0, hi0, lo1, hi1, ...), as the operators take it."""
+        return [side for pair in self.padding for side in pair]
+
+    def repro(self, operator: str, dtype: torch.dtype, draw: str, seed: int, isa: str | None = None) -> str:
+        """One shell line, run in the repository root, that runs this very case again."""
+        call = f"check({operator!r}, {self}, {str(dtype)[6:]!r}, {draw!r}, seed={seed}, isa={isa!r})"
+        code = f"from tests.reference import check; from tests.cases import ConvCase; print({call})"
+        return f'python -c "{code}"'
+
+
+def seed_of(*parts: object) -> int:
+    """A seed that depends on the case alone, so that a failure comes back when the case is run by itself."""
+    return zlib.crc32(repr(parts).encode())
+
+
+def lay_out(t: Tensor, layout: str, weight: bool = False) -> Tensor:
+    """The values of t behind other strides ('expanded' also repeats some values).
+
+    Gaps hold NaN, so that a stray read shows.
+    """
+    filler = float("nan") if t.is_floating_point() or t.is_complex() else 77
+    if layout == "weight_last":
+        layout = "channels_last" if weight else "contiguous"
+    if layout == "contiguous":
+        return t.contiguous()
+    if layout == "channels_last":
+        return t.movedim(1, -1).contiguous().movedim(-1, 1)
+    if layout == "transposed":
+        return t.transpose(0, -1).contiguous().transpose(0, -1)
+    if layout == "sliced":
+        room = t.new_full((*t.shape[:-2], t.shape[-2] + 3, 2 * t.shape[-1] + 1), filler)
+        view = room[..., 2 : 2 + t.shape[-2], 1::2]
+        view.copy_(t)
+        return view
+    if layout == "expanded":
+        return (t[..., :1] if weight else t[:1]).expand_as(t)
+    if layout == "offset":
+        start = 3  # no vector is aligned, and NaN stands on both sides
+        room = t.new_full((t.numel() + 2 * start,), filler)
+        view = room[start : start + t.numel()].view(t.shape)
+        view.copy_(t)
+        return view
+    raise ValueError(f"expected a layout among {LAYOUTS}, got {layout!r}")
+
+
+def all_pairs(factors: dict[str, Sequence[Any]], seed: int) -> Iterator[dict[str, Any]]:
+    """Few rows such that any two values of two factors meet in one of them (greedy and deterministic)."""
+    rng = random.Random(seed)
+    names = list(factors)
+    left = {
+        (a, i, b, j)
+        for a, b in itertools.combinations(names, 2)
+        for i in range(len(factors[a]))
+        for j in range(len(factors[b]))
+    }
+
+    def candidate() -> dict[str, int]:
+        a, i, b, j = rng.choice(ordered)
+        return {n: rng.randrange(len(factors[n])) for n in names} | {a: i, b: j}
+
+    def pairs(row: dict[str, int]) -> set[tuple[str, int, str, int]]:
+        return {(a, row[a], b, row[b]) for a, b in itertools.combinations(names, 2)}
+
+    while left:
+        ordered = sorted(left)
+        best = max((candidate() for _ in range(20)), key=lambda row: len(pairs(row) & left))
+        left -= pairs(best)
+        yield {n: factors[n][best[n]] for n in names}
+
+
+FACTORS: dict[str, Sequence[Any]] = {
+    "dims": (1, 2, 3),
+    "stride": (1, 2, 3, (1, 2, 4)),
+    "kernel": (1, 2, 3, 5, (3, 1, 2)),
+    "dilation": (1, 2, (3, 1, 2)),
+    "padding": ("none", "half", "asymmetric", "crop", "beyond the kernel"),
+    "groups": ("one", "two", "depthwise", "multiplier", "uneven"),
+    "channels": ((1, 1), (3, 13), (14, 15), (16, 17), (31, 33), (64, 14), (5, 64)),
+    "width": (1, 7, 15, 16, 17, 31, 32, 33, 49, 63),
+    "layout": LAYOUTS,
+    "padding_mode": MODES,
+    "batch": (1, 2, 3),
+    "bias": (True, False),
+}
+
+
+def covering_case(row: dict[str, Any]) -> ConvCase:
+    """The nearest valid problem to a row of FACTORS: sizes grow until window and padding mode fit."""
+    dims = row["dims"]
+
+    def axes(value: Any) -> tuple[int, ...]:
+        return value[:dims] if isinstance(value, tuple) else (value,) * dims
+
+    stride, kernel, dilation = (axes(row[name]) for name in ("stride", "kernel", "dilation"))
+    if dims == 3 and kernel == (5, 5, 5):
+        kernel = (2, 5, 3)  # 125 taps of 5 x 5 x 5 would take as long as all other cases together
+    extent = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    padding = {
+        "none": [(0, 0) for e in extent],
+        "half": [(e // 2, e - e // 2) for e in extent],
+        "asymmetric": [(e, 1) if i % 2 else (1, e + 1) for i, e in enumerate(extent)],
+        "crop": [(-1, 1) if i % 2 else (e, -2) for i, e in enumerate(extent)],
+        "beyond the kernel": [(e + 2, e + 1) for e in extent],
+    }[row["padding"]]
+    width = min(row["width"], 17) if dims == 3 else row["width"]
+    size = [3, 5, width][-dims:] if dims > 1 else [width]
+    c, k = row["channels"]
+    groups, channels = {
+        "one": (1, (c, k)),
+        "two": (2, (2 * (c // 2 + 1), 2 * (k // 2 + 1))),
+        "depthwise": (c, (c, c)),
+        "multiplier": (c, (c, 2 * c)),
+        "uneven": (3, (3 * (c % 5 + 1), 3 * (k % 7 + 1))),
+    }[row["groups"]]
+    for axis, (e, (lo, hi)) in enumerate(zip(extent, padding, strict=True)):
+        limit = {"reflect": 1, "circular": 0}.get(row["padding_mode"], 0)
+        size[axis] = max(size[axis], e + 1 - lo - hi, lo + limit, hi + limit, 1)
+    rest = {name: row[name] for name in ("batch", "layout", "padding_mode", "bias")}
+    return ConvCase(
+        tuple(size), kernel, channels, stride=stride, padding=padding, dilation=dilation, groups=groups, **rest
+    )
+
+
+def tile_edges() -> Iterator[ConvCase]:
+    """Channels and pixels around the edges of the register tiles (multiples of 6, 8, 14, 16, 32)."""
+    pixels = (1, 2, 15, 16, 17, 31, 32, 33, 47, 49, 63, 65)
+    channels = (1, 5, 6, 7, 8, 9, 13, 14, 15, 16, 17, 28, 29, 31, 33, 64)
+    for i in range(16):
+        yield ConvCase((pixels[i % 12],), 3, (channels[(5 * i) % 16], channels[i]), batch=1, padding=1, bias=i % 2 == 0)
+    for i in range(16):
+        yield ConvCase(
+            (3, pixels[(i + 5) % 12]), 1, (channels[i], channels[(i * 3 + 7) % 16]), batch=2, bias=i % 2 == 1
+        )
+
+
+def long_reductions() -> Iterator[ConvCase]:
+    """Sums longer than a panel: they cross its edge with a full block, one element more, and a long rest."""
+    yield ConvCase((6, 7), 3, (70, 15), padding=1)
+    yield ConvCase((1100,), 1000, (1, 3), batch=1)
+    yield ConvCase((1003,), 1000, (2, 3), batch=1, padding=((500, 499),), layout="channels_last")
+    yield ConvCase((5, 5), 1, (600, 17), batch=1)
+    for c in (255, 256, 257, 512, 513, 1025):
+        yield ConvCase((4, 3), 1, (c, 3), batch=1, bias=False)
+    yield ConvCase((6, 6), 3, (512, 16), batch=1, padding=1)
+    yield ConvCase((3, 5, 4), 3, (40, 33), batch=1, padding=1)
+    yield ConvCase((70, 71), 3, (2, 3), batch=2, padding=1)  # wgrad sums 9940 pixels
+    yield ConvCase((5000,), 4, (2, 2), batch=3, stride=1)
+    yield ConvCase((4, 4), 1, (16, 600), batch=1)  # dgrad sums 600 channels
+    yield ConvCase((9, 8), 3, (9, 300), batch=1, padding=1, stride=2)
+    yield ConvCase((8, 9), 3, (140, 140), batch=1, padding=1, groups=2)
+
+
+def phases() -> Iterator[ConvCase]:
+    """dgrad splits a problem into stride^d dense ones: strides with and without a factor in common with dilation."""
+    for stride, dilation, kernel in itertools.product((2, 3, 4, 6), (1, 2, 3, 4, 6), (1, 2, 3, 5)):
+        if (stride + dilation + kernel) % 3 or stride == dilation == 6:
+            continue
+        size = dilation * (kernel - 1) + 1 + 2 * stride + (stride + dilation) % 3
+        padding = (dilation * (kernel - 1) // 2, dilation)
+        yield ConvCase((size,), kernel, (5, 6), stride=stride, dilation=dilation, padding=(padding,))
+    yield ConvCase((13, 17), 3, (4, 15), stride=(2, 3), dilation=(2, 1), padding=((1, 2), (0, 3)))
+    yield ConvCase((9, 12), (3, 2), (6, 6), stride=(4, 2), dilation=(2, 4), padding=2, groups=3)
+    yield ConvCase((7, 6, 9), 2, (3, 4), stride=(2, 3, 2), dilation=(2, 3, 1), padding=1)
+    # output padding as large as the stride, which torch takes when the dilation is larger still
+    yield ConvCase((9,), 3, (3, 5), stride=2, dilation=3, output_padding=2)
+    yield ConvCase((9, 11), 3, (3, 5), stride=(2, 3), dilation=(3, 4), padding=1, output_padding=(2, 3))
+    yield ConvCase((9, 11), 3, (4, 6), stride=3, padding=1, output_padding=(2, 0), groups=2)
+
+
+def hand_picked() -> Iterator[ConvCase]:
+    """Shapes of known networks at small size, and the corners of every formula."""
+    yield ConvCase((31, 29), 7, (3, 17), stride=2, padding=3)
+    yield ConvCase((43, 39), 11, (3, 13), stride=4, padding=2, batch=1)
+    yield ConvCase((28, 28), 5, (1, 6), padding=2)
+    yield ConvCase((14, 14), 3, (33, 33), padding=1, layout="channels_last")
+    yield ConvCase((14, 15), 3, (31, 31), padding=1, groups=31, stride=2)
+    yield ConvCase((13, 13), 7, (17, 17), padding=3, groups=17, layout="channels_last")
+    yield ConvCase((8, 8), 4, (16, 14), stride=2, padding=1)
+    yield ConvCase((8, 8), 2, (16, 8), stride=2)
+    yield ConvCase((96,), 2, (14, 28), padding=((16, 0),), dilation=16)
+    yield ConvCase((160,), 10, (1, 33), stride=5)
+    yield ConvCase((6, 7, 8), 3, (15, 14), padding=1, batch=1, layout="channels_last")
+    yield ConvCase((4, 4, 4), 2, (8, 4), stride=2, batch=2)
+    # kernel = input; one output pixel; an image of one pixel
+    yield ConvCase((7, 5), (7, 5), (6, 15))
+    yield ConvCase((1, 1), 1, (17, 33), batch=3)
+    yield ConvCase((1, 1), 3, (16, 3), padding=1)
+    yield ConvCase((1, 1, 1), 3, (2, 3), padding=1)
+    # a stride larger than the kernel leaves input pixels without any gradient
+    yield ConvCase((17,), 2, (3, 4), stride=5)
+    yield ConvCase((11, 10), (1, 2), (14, 3), stride=(3, 4), padding=(0, 1))
+    yield ConvCase((9, 9), 1, (33, 14), stride=2)
+    yield ConvCase((5, 6, 7), 1, (3, 3), stride=(2, 3, 4))
+    # padding beyond the kernel: whole outputs see zeros only; cropping: whole input edges have no gradient
+    yield ConvCase((4, 5), 2, (3, 16), padding=((4, 5), (6, 3)))
+    yield ConvCase((9, 12), 3, (3, 5), padding=((-2, -1), (-3, 1)), stride=(1, 2))
+    yield ConvCase((6,), 3, (2, 2), padding=((-1, -1),))
+    # nothing to do, in a batch and in channels that are hardly there
+    yield ConvCase((5, 6), 3, (4, 6), batch=0, groups=2)
+    yield ConvCase((5,), 3, (4, 6), batch=0)
+    yield ConvCase((5, 4, 4), 3, (1, 1), batch=0, padding=1)
+    # every mode with the widest padding it allows, and with a remainder that the exact padding takes away
+    for mode in MODES[1:]:
+        widest = {"reflect": 3, "circular": 4}.get(mode, 9)
+        yield ConvCase((4, 4), 3, (3, 5), padding=((widest, widest - 1), (0, widest)), padding_mode=mode)
+        yield ConvCase((8,), 3, (3, 5), stride=2, padding=((1, 0),), padding_mode=mode)
+        yield ConvCase((7, 8), 2, (4, 4), stride=(3, 2), padding=((2, 0), (1, 1)), groups=2, padding_mode=mode)
+        yield ConvCase((4, 5, 3), 3, (2, 3), padding=2, padding_mode=mode, dilation=(1, 2, 1))
+        yield ConvCase((12, 11), 5, (6, 12), padding=2, padding_mode=mode, groups=6, layout="channels_last")
+        yield ConvCase((1, 33), (1, 3), (15, 17), padding=(0, 1), padding_mode=mode)
+    yield ConvCase((1,), 3, (3, 4), padding=1, padding_mode="circular")
+    yield ConvCase((1, 2), 3, (3, 4), padding=2, padding_mode="replicate")
+    for layout in LAYOUTS:
+        yield ConvCase((9, 10), 3, (8, 16), padding=1, layout=layout)
+        yield ConvCase((6, 5, 7), 2, (6, 9), groups=3, stride=(1, 2, 1), layout=layout)
+        yield ConvCase((33,), 4, (7, 15), stride=2, padding=2, layout=layout)
+        yield ConvCase((7, 33), 3, (32, 32), padding=1, groups=32, layout=layout)
+    for groups, c, k in ((2, 2, 4), (3, 9, 3), (4, 4, 12), (5, 10, 15), (16, 16, 16), (2, 66, 28), (33, 33, 66)):
+        yield ConvCase((6, 7), 3, (c, k), groups=groups, padding=1, batch=2)
+
+
+def unique(cases: Iterator[ConvCase]) -> list[ConvCase]:
+    return list(dict.fromkeys(cases))
+
+
+CASES = unique(
+    itertools.chain(
+        hand_picked(), tile_edges(), long_reductions(), phases(), map(covering_case, all_pairs(FACTORS, seed=20))
+    )
+)
+
+
+def cases(cost: int | None = None, every: int = 1) -> list[ConvCase]:
+    """CASES, without those of more than `cost` multiply-adds, and of the rest each `every`-th."""
+
+    def work(case: ConvCase) -> int:
+        return torch.Size(case.output_shape).numel() * torch.Size(case.weight_shape[1:]).numel()
+
+    return [c for c in CASES if cost is None or work(c) <= cost][::every]

@@ -1,0 +1,128 @@
+"""The benchmark's pure functions, and its layers, run small, as cases of the three operators."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from bench import measure, nets, report
+from bench.measure import Row
+from bench.nets import Layer
+from convext import functional
+from tests.cases import ConvCase, seed_of
+from tests.reference import OPERATORS, check
+
+LAYERS = nets.layers()
+
+
+def case_of(layer: Layer) -> ConvCase:
+    """The layer from the convolution's side: a transposed one is read backwards."""
+    size, channels = layer.size, layer.channels
+    if layer.transposed:
+        size, channels = layer.output_size, channels[::-1]
+    names = ("kernel", "stride", "padding", "dilation", "groups", "batch", "bias")
+    return ConvCase(size, channels=channels, **{name: getattr(layer, name) for name in names})
+
+
+@pytest.mark.parametrize("net", nets.NETS)
+def test_layers_of_known_networks_at_small_size(net: str, isa: str) -> None:
+    wrong = []
+    for layer in nets.layers([net]):
+        case = case_of(layer.small())
+        for operator in OPERATORS:
+            for dtype in (torch.float32, torch.bfloat16):
+                wrong.append(check(operator, case, dtype, "normal", seed=seed_of(layer.id), isa=isa))
+    assert not any(wrong), "\n".join(w for w in wrong if w)
+
+
+@pytest.mark.parametrize("layer", LAYERS[::25], ids=lambda layer: layer.id)
+@pytest.mark.parametrize("work", measure.WORKS)
+def test_both_sides_run_the_same_problem(layer: Layer, work: str) -> None:
+    small = layer.small()
+    values = measure.operands(small, torch.float64)
+    wanted = measure.reference(small, values, work)
+    for layout in measure.LAYOUTS:
+        ready = measure.laid_out(values, layout)
+        for module in (functional, torch.nn.functional):
+            assert measure.relative_error(measure.runner(module, small, ready, work)(), wanted) < 1e-13
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.id)
+def test_sizes_and_flops_of_a_layer(layer: Layer) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x, w = torch.empty(layer.input_shape, device="meta"), torch.empty(layer.weight_shape, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        y = getattr(functional, layer.function)(x, w, **layer.settings)
+    assert y.shape == layer.output_shape
+    assert counter.get_total_flops() == layer.flops(backward=False)
+    assert layer.family in nets.FAMILIES and str(layer)
+
+
+def test_every_network_and_family_is_there() -> None:
+    assert {layer.net for layer in LAYERS} == set(nets.NETS)
+    assert {layer.family for layer in LAYERS} == set(nets.FAMILIES)
+    assert len({layer.id for layer in LAYERS}) == len(LAYERS)
+    with pytest.raises(KeyError):
+        nets.layers(["lenet6"])
+
+
+def test_distinct_counts_repetitions() -> None:
+    layer = Layer("net", "a", (8, 8), (3, 4), 3)
+    found = nets.distinct([layer, dataclasses.replace(layer, name="b"), dataclasses.replace(layer, kernel=1)])
+    assert [(f.name, f.count) for f in found] == [("a", 2), ("a", 1)]
+
+
+def test_geomean() -> None:
+    assert report.geomean([2.0, 8.0]) == pytest.approx(4)
+    assert report.geomean([3.0]) == pytest.approx(3)
+    assert math.isnan(report.geomean([]))
+
+
+def row(net: str, ours: float, torchs: float, dtype: str = "float32") -> Row:
+    return Row(
+        net=net,
+        layer=f"{ours}-{torchs}",
+        shape="1x3x8x8 k3 4",
+        family="dense",
+        count=2,
+        batch=1,
+        dtype=dtype,
+        threads=2,
+        layout="contiguous",
+        work="forward",
+        algorithm="packed",
+        flops=10**9,
+        our_seconds=ours,
+        torch_seconds=torchs,
+        our_spread=0.1,
+        torch_spread=0.1,
+        our_error=1e-7,
+        torch_error=2e-7,
+    )
+
+
+def test_report() -> None:
+    rows = [row("a", 1.0, 2.0), row("a", 1.0, 0.5), row("b", 2.0, 16.0), row("a", 1.0, 3.0, "float64")]
+    single, double = report.summaries(rows)
+    assert (single.cases, single.losses, single.worst_ratio) == (3, 1, 0.5)
+    assert single.overall == pytest.approx(2) and double.overall == pytest.approx(3)
+    assert single.nets == pytest.approx({"a": 1.0, "b": 8.0})
+    assert single.net_times["a"] == (4.0, 5.0)
+    assert rows[0].ratio == 2 and rows[0].gflops == pytest.approx(1)
+    text = report.markdown(rows, {"processor": "some", "fma_peak": {"float32": 100.0}})
+    assert "Losses: 1 of 4" in text and "1.0-0.5" in text and "some" in text
+    read = json.loads(report.as_json(rows, {"processor": "some"}))
+    assert len(read["rows"]) == 4 and read["rows"][0]["ratio"] == 2
+
+
+def test_in_turn_alternates_and_gives_as_many_samples_as_turns() -> None:
+    calls: list[str] = []
+    samples = measure.in_turn([lambda: calls.append("a"), lambda: calls.append("b")], 1, 0.0, 3)
+    assert [len(s) for s in samples] == [3, 3]
+    assert all(s >= 0 for side in samples for s in side)
+    assert {"a", "b"} == set(calls)

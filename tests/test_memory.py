@@ -1,0 +1,137 @@
+"""Memory: nothing leaks, nothing the size of an im2col is ever made, and results are the only large allocations."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+import convext.functional as CF
+
+MIB = 1 << 20
+STATUS = Path("/proc/self/status")
+
+pytestmark = pytest.mark.skipif(not STATUS.exists(), reason="needs /proc")
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_five_hundred_shapes_leave_nothing_behind() -> None:
+    rng = random.Random(4)
+
+    def one() -> None:
+        n, c, k, size, kernel = (
+            rng.randint(1, 3),
+            rng.randint(1, 20),
+            rng.randint(1, 20),
+            rng.randint(7, 40),
+            rng.randint(1, 5),
+        )
+        x = torch.randn(n, c, size, size + 3, requires_grad=True)
+        w = torch.randn(k, c, kernel, kernel, requires_grad=True)
+        CF.conv2d(x, w, stride=rng.randint(1, 3), padding=rng.randint(0, 3)).sum().backward()
+
+    for _ in range(100):
+        one()
+    before = resident()
+    for _ in range(500):
+        one()
+    assert resident() - before < 20 * MIB
+
+
+MEASURE = """
+import sys, torch, convext
+torch.set_num_threads(2)
+def peak(): return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) * 1024
+def size(*ts): return sum(t.numel() * t.element_size() for t in ts)
+{setup}
+{warm}
+before = peak()
+results = {work}
+print(peak() - before - size(*results), size(*inputs))
+"""
+
+# The peak is the process's high-water mark: inputs are written before the measurement and the warm-up is small.
+LARGE = {
+    "fprop": (
+        "x, w = torch.ones(1, 32, 512, 512), torch.ones(16, 32, 3, 3)",
+        "[convext.functional.conv2d(x, w, padding=1)]",
+    ),
+    "fprop, channels last": (
+        "x, w = torch.ones(1, 32, 512, 512).to(memory_format=torch.channels_last), torch.ones(16, 32, 3, 3)",
+        "[convext.functional.conv2d(x, w, padding=1)]",
+    ),
+    "fprop, reflect": (
+        "x, w = torch.ones(1, 32, 512, 512), torch.ones(16, 32, 5, 5)",
+        "[convext.functional.conv2d(x, w, padding=2, padding_mode='reflect')]",
+    ),
+    "fprop, sliced": (
+        "x, w = torch.ones(1, 32, 512, 1024)[..., ::2], torch.ones(16, 32, 3, 3)",
+        "[convext.functional.conv2d(x, w, padding=1)]",
+    ),
+    "fprop, bfloat16": (
+        "x, w = torch.ones(1, 64, 512, 512, dtype=torch.bfloat16), torch.ones(16, 64, 3, 3, dtype=torch.bfloat16)",
+        "[convext.functional.conv2d(x, w, padding=1)]",
+    ),
+    "dgrad": (
+        "x, w = torch.ones(1, 32, 512, 512), torch.ones(32, 8, 3, 3)",
+        "[convext.functional.conv_transpose2d(x, w)]",
+    ),
+    "dgrad, strided": (
+        "x, w = torch.ones(1, 32, 256, 256), torch.ones(32, 8, 4, 4)",
+        "[convext.functional.conv_transpose2d(x, w, stride=2, padding=1)]",
+    ),
+    "dgrad, circular": (
+        "x, w = torch.ones(1, 32, 512, 512), torch.ones(32, 8, 3, 3)",
+        "[convext.functional.conv_transpose2d(x, w, padding=1, padding_mode='circular')]",
+    ),
+    "wgrad": (
+        "x, w = torch.ones(1, 32, 512, 512), torch.ones(1, 16, 510, 510)",
+        "[torch.ops.convext.conv_wgrad(w, x, [3, 3], [1, 1], [0] * 4, [1, 1], 1, 0)]",
+    ),
+    "depthwise": (
+        "x, w = torch.ones(1, 32, 512, 512), torch.ones(32, 1, 7, 7)",
+        "[convext.functional.conv2d(x, w, padding=3, groups=32)]",
+    ),
+    "integers": (
+        "x, w = torch.ones(1, 8, 512, 512).int(), torch.ones(4, 8, 3, 3).int()",
+        "[convext.functional.conv2d(x, w)]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_convolution_takes_its_result_and_a_workspace(name: str) -> None:
+    """An im2col would take 250 MiB and more; allowed are 8 MiB a thread and as much again for the allocator."""
+    setup, work = LARGE[name]
+    warm = "_ = convext.functional.conv2d(torch.ones(1, 1, 64, 64), torch.ones(1, 1, 3, 3))"
+    code = textwrap.dedent(MEASURE).format(setup=setup + "\ninputs = (x, w)", warm=warm, work=work)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    extra, inputs = map(int, result.stdout.split())
+    assert inputs >= 8 * MIB
+    assert extra < 2 * 2 * 8 * MIB, f"{extra / MIB:.0f} MiB beyond the result"
+
+
+def test_the_backward_keeps_no_copy_of_its_inputs() -> None:
+    """Saved for the backward are the input and the weight themselves, whatever the padding and the memory format."""
+    x = torch.randn(2, 4, 9, 9).to(memory_format=torch.channels_last).requires_grad_()
+    w = torch.randn(6, 4, 3, 3, requires_grad=True)
+    for settings in ({"padding": 1}, {"padding": 1, "padding_mode": "circular"}, {"padding": "same", "stride": 2}):
+        saved: list[int] = []
+
+        def pack(t: torch.Tensor, saved: list[int] = saved) -> torch.Tensor:
+            saved.append(t.data_ptr())
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            CF.conv2d(x, w, **settings)  # type: ignore[arg-type]
+        assert set(saved) <= {x.data_ptr(), w.data_ptr()}
