@@ -24,7 +24,7 @@ def arguments() -> argparse.Namespace:
     )
     many = {"nargs": "+", "metavar": "X"}
     parser.add_argument("--net", choices=list(nets.NETS), help="only these networks", **many)  # type: ignore[arg-type]
-    parser.add_argument("--filter", default="", metavar="REGEX", help="only layers whose 'net/name family' matches")
+    parser.add_argument("--filter", default="", metavar="REGEX", help="only layers whose 'net/name' or family matches")
     parser.add_argument("--quick", action="store_true", help="a few layers, short times: to see that it runs")
     parser.add_argument("--batch", type=int, help="for all layers (default: each network's own, 1 to 4)")
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=measure.DTYPES)
@@ -50,7 +50,8 @@ def chosen_layers(options: argparse.Namespace) -> list[nets.Layer]:
     if options.quick:
         few = {layer.id for layer in nets.quick()}
         found = [layer for layer in found if layer.id in few]
-    return [layer for layer in found if re.search(options.filter, f"{layer.id} {layer.family}")]
+    pattern = re.compile(options.filter)
+    return [layer for layer in found if pattern.search(layer.id) or pattern.search(layer.family)]
 
 
 def processor() -> str:

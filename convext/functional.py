@@ -79,7 +79,7 @@ def _operands_agree(input: Any, weight: Any, bias: Any) -> bool:
 
 
 def _is_empty(input: Tensor) -> bool:
-    """Whether it has no elements. The compiler is asked about pixels alone: a batch may be a size that it cannot know."""
+    """Whether it has no elements. A compiler is asked about pixels alone: it may not know the batch."""
     return 0 in input.shape[2:] if _is_compiling() else input.numel() == 0
 
 

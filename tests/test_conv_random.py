@@ -8,10 +8,8 @@ import pytest
 import torch
 
 import convext
-from tests.cases import CASES, ConvCase, cases
+from tests.cases import CASES, ConvCase
 from tests.reference import COMPLEX, FLOATS, OPERATORS, TOLERANCE, check, error, padded, wide
-
-SOME = cases(every=7)
 
 
 def faults(case: ConvCase, dtypes: tuple[torch.dtype, ...], draw: str, seed: int, isa: str | None) -> str:
@@ -32,7 +30,7 @@ def test_adversarial(case: ConvCase, isa: str, seed: int) -> None:
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize("case", SOME, ids=lambda c: c.id)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 def test_complex(case: ConvCase, isa: str, seed: int) -> None:
     wrong = faults(case, COMPLEX, "normal", seed, isa)
     assert not wrong, wrong
