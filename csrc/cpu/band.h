@@ -49,13 +49,13 @@ struct Band {
   int64_t pitch = 1;         // between staged rows, and between rows of the result
   int64_t group_size = 1;    // elements of one (channel, depth tap, w group, h group)
   int64_t channel_size = 1;  // elements of one channel
+  bool whole = false;        // one band covers a slice of the region
 
   Band() = default;
   // The longest band of at most `most_rows` whose stage takes at most `budget` elements, or a single row.
-  Band(const Region& r, int64_t depth, int64_t budget, int64_t most_rows = 64) {
+  Band(const Region& r, int64_t depth, int64_t budget, int64_t most_rows = 64, int64_t most_columns = 1024) {
     const GatherAxis *gd = &r.axis[0], *gh = &r.axis[1], *gw = &r.axis[2];
-    constexpr int64_t kMostBandColumns = 1024;
-    columns = balanced(gw->count, kMostBandColumns);
+    columns = balanced(gw->count, most_columns);
     w = StagedAxis(*gw, columns);
     pitch = columns + w.span;
     // The span of the rows depends on by_tap, which depends on the rows: settle it for a tall band first.
@@ -67,6 +67,7 @@ struct Band {
       rows = std::min(rows, balanced(gh->count, fitting));
     }
     h = StagedAxis(*gh, rows);
+    whole = rows == gh->count && columns == gw->count;
     group_size = (rows + h.span) * pitch;
     channel_size = gd->taps * w.groups * h.groups * group_size;
   }
@@ -98,8 +99,10 @@ struct DepthwiseWorkspace {
   void cover(const Region& r, int64_t depth, int64_t sum_bytes) {
     const Band band(r, depth, kBandBytes / sum_bytes);
     taps = std::max(taps, depth * r.taps());
-    stage = std::max(stage, band.stage_elements(depth) + kBandSlack);
-    flat = std::max(flat, band.flat_elements() + kBandSlack);
+    // A cut region gets the budget, so that the workspace of large images does not depend on how they are cut.
+    const int64_t budget = band.whole ? 0 : kBandBytes / sum_bytes;
+    stage = std::max(stage, std::max(band.stage_elements(depth), budget) + kBandSlack);
+    flat = std::max(flat, std::max(band.flat_elements(), budget) + kBandSlack);
   }
   int64_t offset_bytes() const { return round_up(2 * taps * static_cast<int64_t>(sizeof(int64_t)), 64); }
   int64_t bytes(int64_t sum_bytes) const { return offset_bytes() + (stage + flat + taps) * sum_bytes; }
@@ -117,13 +120,21 @@ struct BandedRegion {
   BandedRegion() = default;
   BandedRegion(const Region& r, int64_t rows, int64_t depth, int64_t sum_bytes, int64_t most_rows)
       : reduction(r.taps(), depth, false) {
-    const int64_t width = r.axis[2].count + StagedAxis(r.axis[2], r.axis[2].count).span;
-    const int64_t fitting = kBandPartialBytes / sum_bytes / std::max<int64_t>(1, rows * width);
-    band = Band(r, reduction.channel_chunk, kBlockBandBytes / sum_bytes, std::clamp<int64_t>(fitting, 1, most_rows));
+    constexpr int64_t kMostColumns = 256;
+    const int64_t columns = balanced(r.axis[2].count, kMostColumns);
+    const int64_t pitch = columns + StagedAxis(r.axis[2], columns).span;
+    const int64_t fitting = kBandPartialBytes / sum_bytes / std::max<int64_t>(1, rows * pitch);
+    band = Band(r, reduction.channel_chunk, kBlockBandBytes / sum_bytes, std::clamp<int64_t>(fitting, 1, most_rows),
+                kMostColumns);
     distance = round_up(band.flat_elements(), 64) + 16;
   }
   int64_t stage_elements() const { return band.stage_elements(reduction.channel_chunk) + kBandSlack; }
-  int64_t partial_elements(int64_t rows) const { return rows * distance + 64; }
+  // A cut region gets the budgets, so that the workspace of large images does not depend on how they are cut.
+  int64_t workspace_elements(int64_t rows, int64_t sum_bytes) const {
+    const int64_t needed = stage_elements() + rows * distance + 64;
+    const int64_t budget = (kBlockBandBytes + kBandPartialBytes) / sum_bytes + kBandSlack + rows * 80 + 64;
+    return band.whole ? needed : std::max(needed, budget);
+  }
 };
 
 }  // namespace convext

@@ -120,7 +120,7 @@ void plan_banded(const PlanRequest& r, ConvPlan& plan) {
   int64_t elements = 0;
   for (const Region& region : regions) {
     const BandedRegion banded(region, rows, gather_depth(r), r.sum_bytes, plan.band_rows);
-    elements = std::max(elements, banded.stage_elements() + banded.partial_elements(rows));
+    elements = std::max(elements, banded.workspace_elements(rows, r.sum_bytes));
   }
   plan.thread_bytes = kReductionBlock * static_cast<int64_t>(sizeof(int64_t)) + elements * r.sum_bytes;
   const int64_t weight = groups * rows * gather_depth(r) * kernel_taps(r.problem);
