@@ -282,6 +282,59 @@ def phases() -> Iterator[ConvCase]:
     yield ConvCase((9, 11), 3, (4, 6), stride=3, padding=1, output_padding=(2, 0), groups=2)
 
 
+def algorithm_edges() -> Iterator[ConvCase]:
+    """What sends a problem from one algorithm, or one way to cut it, to the next."""
+    # a weight of more than half a megabyte under few pixels
+    yield ConvCase((7, 6), 3, (128, 130), padding=1)
+    yield ConvCase((7, 7), 3, (130, 128), padding=1, layout="channels_last", bias=False)
+    yield ConvCase((6, 7), 3, (128, 128), batch=3, stride=2, padding=1)
+    yield ConvCase((3, 2), 1, (700, 200), batch=3)
+    yield ConvCase((3, 3, 2), 3, (64, 96), batch=1, padding=1)
+    yield ConvCase((9,), 5, (256, 224), padding=2, groups=2)
+    # images taller than a band, rows longer than a stage, kernels longer than a block of the reduction
+    yield ConvCase((150, 9), 3, (3, 5), padding=1)
+    yield ConvCase((131, 33), (5, 1), (2, 15), batch=1, stride=(2, 1))
+    yield ConvCase((40, 6, 9), 3, (2, 3), batch=1, padding=1)
+    yield ConvCase((2, 20_000), (2, 3), (2, 2), batch=1, padding=1)
+    yield ConvCase((300_000,), 3, (1, 2), batch=1)
+    yield ConvCase((100_000,), 5, (2, 4), batch=1, groups=2, padding=2)
+    yield ConvCase((35, 34), 33, (2, 3), batch=1, padding=1)
+    yield ConvCase((1300,), 1200, (16, 16), batch=1, groups=16, layout="channels_last")
+    # wgrad: many slices of pixels
+    yield ConvCase((130, 127), 3, (3, 5), batch=4)
+    yield ConvCase((90_000,), 2, (3, 17), batch=1, layout="channels_last")
+    yield ConvCase((65, 64), 1, (33, 15), batch=4)
+    # more output phases than dgrad splits into: the direct loop takes it
+    yield ConvCase((36, 20, 19), 2, (2, 3), batch=1, stride=17)
+    yield ConvCase((19, 18, 20), (18, 2, 1), (1, 2), batch=1, stride=(17, 17, 16), padding=(0, 1, 0))
+
+
+def depthwise() -> Iterator[ConvCase]:
+    """One input channel a group: vectors of channels with and without a rest, over layout, mode and stride."""
+    settings = itertools.cycle(
+        (
+            {"padding": 1},
+            {"padding": ((2, 0), (1, 3)), "stride": 2},
+            {"padding": 2, "dilation": 2},
+            {"padding": 1, "padding_mode": "reflect"},
+            {"padding": ((3, 1), (0, 2)), "stride": (1, 3), "padding_mode": "circular"},
+            {"padding": ((-1, 2), (2, -1)), "dilation": (1, 2), "bias": False},
+            {"padding": 4, "padding_mode": "replicate", "stride": 2},
+        )
+    )
+    for channels in (8, 15, 16, 17, 31, 33, 40, 64, 65):
+        for layout in ("channels_last", "contiguous"):
+            yield ConvCase((9, 11), 3, (channels, channels), groups=channels, layout=layout, **next(settings))
+    for channels in (16, 19):
+        yield ConvCase((33,), 5, (channels, channels), groups=channels, padding=2, layout="channels_last")
+        yield ConvCase((33,), 4, (channels, channels), groups=channels, stride=3, layout="channels_last")
+        yield ConvCase((5, 6, 7), 3, (channels, channels), groups=channels, padding=1, layout="channels_last")
+        yield ConvCase((5, 6, 7), 2, (channels, channels), groups=channels, stride=2, layout="transposed")
+    for multiplier in (2, 3, 4, 5):
+        for layout in ("channels_last", "contiguous"):
+            yield ConvCase((8, 9), 3, (17, 17 * multiplier), groups=17, padding=1, layout=layout)
+
+
 def hand_picked() -> Iterator[ConvCase]:
     """Shapes of known networks at small size, and the corners of every formula."""
     yield ConvCase((31, 29), 7, (3, 17), stride=2, padding=3)
@@ -340,7 +393,13 @@ def unique(cases: Iterator[ConvCase]) -> list[ConvCase]:
 
 CASES = unique(
     itertools.chain(
-        hand_picked(), tile_edges(), long_reductions(), phases(), map(covering_case, all_pairs(FACTORS, seed=20))
+        hand_picked(),
+        tile_edges(),
+        long_reductions(),
+        phases(),
+        depthwise(),
+        algorithm_edges(),
+        map(covering_case, all_pairs(FACTORS, seed=20)),
     )
 )
 

@@ -22,6 +22,11 @@ CASES = (
     ConvCase((5000,), 9, (2, 15), batch=2, dilation=3, layout="sliced"),
     ConvCase((7, 9, 11), 3, (13, 14), batch=2, padding=1, padding_mode="replicate"),
     ConvCase((6, 8, 7), 2, (8, 15), batch=2, stride=2, layout="channels_last"),
+    ConvCase((7, 6), 3, (130, 128), batch=2, padding=1),
+    ConvCase((6, 7), 3, (128, 144), batch=2, stride=2, padding=1, layout="channels_last"),
+    ConvCase((150, 40), 3, (3, 5), batch=2, padding=1),
+    ConvCase((65, 64), 1, (33, 15), batch=4),
+    ConvCase((29, 28), 5, (40, 40), batch=2, padding=2, groups=40, layout="channels_last"),
     ConvCase((40, 20), 4, (6, 9), batch=2, stride=3, padding=((3, 1), (0, 2)), dilation=(2, 1), groups=3),
 )
 

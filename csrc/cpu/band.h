@@ -89,11 +89,12 @@ struct Band {
 inline constexpr int64_t kBandBytes = 32 << 10;
 // Above this the depthwise algorithm declines: its workspace would grow with the kernel.
 inline constexpr int64_t kMostStageBytes = 1 << 20;
+inline constexpr int64_t kMostVectorBytes = 64;
 // Elements a vector may touch beyond a stage or a flat result.
 inline constexpr int64_t kBandSlack = 16 * 8;
 
 // Per-thread workspace of the depthwise algorithm: two offsets a tap, then elements of the sum type for the stage, the
-// flat result (or gradient), and a weight (or a sum) for each tap.
+// flat result (or gradient), and a weight (or a vector of sums) for each tap.
 struct DepthwiseWorkspace {
   int64_t taps = 0, stage = 0, flat = 0;
   void cover(const Region& r, int64_t depth, int64_t sum_bytes) {
@@ -105,7 +106,9 @@ struct DepthwiseWorkspace {
     flat = std::max(flat, std::max(band.flat_elements(), budget) + kBandSlack);
   }
   int64_t offset_bytes() const { return round_up(2 * taps * static_cast<int64_t>(sizeof(int64_t)), 64); }
-  int64_t bytes(int64_t sum_bytes) const { return offset_bytes() + (stage + flat + taps) * sum_bytes; }
+  int64_t bytes(int64_t sum_bytes) const {
+    return offset_bytes() + (stage + flat) * sum_bytes + taps * kMostVectorBytes;
+  }
 };
 
 // The banded algorithm stages the channels of one reduction block in L2 and keeps its partial sums there too.

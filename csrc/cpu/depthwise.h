@@ -190,9 +190,9 @@ class DepthwiseConv {
   A* weight_ = nullptr;
 };
 
-// sum[tap] += grad . stage[offset[tap] ..] over one band, for kCount taps.
+// sum[tap] += grad . stage[offset[tap] ..] over one band, lane by lane, for kCount taps.
 template <class A, int kCount>
-inline void correlate_taps(const A* grad, const A* stage, const int64_t* offset, int64_t length, A* sum) {
+void correlate_taps(const A* grad, const A* stage, const int64_t* offset, int64_t length, A* sum) {
   constexpr int W = kLanes<A>;
   Vector<A> partial[kCount] = {};
   const A* from[kCount];
@@ -202,13 +202,17 @@ inline void correlate_taps(const A* grad, const A* stage, const int64_t* offset,
 #pragma GCC unroll 8
     for (int t = 0; t < kCount; ++t) partial[t] += g * load(from[t] + f);
   }
-  for (int t = 0; t < kCount; ++t) {
-    A lane[W];
-    store(lane, partial[t]);
-    for (int half = W / 2; half > 0; half /= 2)  // pairwise, a fixed order
-      for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-    sum[t] += lane[0];
-  }
+  for (int t = 0; t < kCount; ++t) store(sum + t * W, load(sum + t * W) + partial[t]);
+}
+
+// The sum of a vector's lanes, pairwise: a fixed order.
+template <class A>
+inline A sum_lanes(const A* lanes) {
+  A part[kLanes<A>];
+  std::copy_n(lanes, kLanes<A>, part);
+  for (int half = kLanes<A> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
 }
 
 template <class A, std::size_t... I>
@@ -218,43 +222,46 @@ constexpr auto correlate_functions(std::index_sequence<I...>) {
 template <class A>
 inline constexpr auto kCorrelate = correlate_functions<A>(std::make_index_sequence<kMostInFlight>{});
 
-// wgrad, one result filter k at a time: all images, all bands, in order.
+// wgrad by correlation, one result filter k at a time: all channels of its group, all images, all bands, in order.
 template <class T, class A>
-class DepthwiseWgrad {
+class CorrelationWgrad {
  public:
-  DepthwiseWgrad(const WgradJob& job, int64_t* offsets, A* workspace)
+  CorrelationWgrad(const WgradJob& job, int64_t* offsets, A* workspace)
       : job_(job),
-        band_(job.source_region, 1, kBandBytes / static_cast<int64_t>(sizeof(A))),
-        taps_(job.source_region.taps()),
+        channels_(job.problem->in_channels),
+        band_(job.source_region, channels_, kBandBytes / static_cast<int64_t>(sizeof(A))),
+        taps_(channels_ * job.source_region.taps()),
         offset_(offsets),
         stage_(workspace),
-        grad_(stage_ + band_.stage_elements(1) + kBandSlack),
+        grad_(stage_ + band_.stage_elements(channels_) + kBandSlack),
         sum_(grad_ + band_.flat_elements() + kBandSlack) {
-    for (int64_t t = 0; t < taps_; ++t) {
-      const Tap tap = tap_at(job.source_region, t);
-      offset_[t] = band_.offset(job.source_region, 0, tap.t[0], tap.t[1], tap.t[2]);
-    }
-    std::fill_n(stage_ + band_.stage_elements(1), kBandSlack, A{0});  // read by the last vector, times zeros
+    int64_t* offset = offset_;
+    for (int64_t c = 0; c < channels_; ++c)
+      for (int64_t t = 0; t < job.source_region.taps(); ++t) {
+        const Tap tap = tap_at(job.source_region, t);
+        *offset++ = band_.offset(job.source_region, c, tap.t[0], tap.t[1], tap.t[2]);
+      }
+    std::fill_n(stage_ + band_.stage_elements(channels_), kBandSlack, A{0});  // read by the last vector, times zeros
   }
 
   void run(int64_t filter) {
     filter_ = filter;
-    std::fill_n(sum_, taps_, A{0});
+    std::fill_n(sum_, taps_ * kLanes<A>, A{0});
     const Region& region = job_.source_region;
-    const ImageReader<T> image{
-        static_cast<const T*>(job_.source) + filter / job_.problem->out_channels * job_.source_strides.channel,
-        job_.source_strides, &region, job_.problem->mode, job_.problem};
+    const ImageReader<T> image{static_cast<const T*>(job_.source) +
+                                   filter / job_.problem->out_channels * channels_ * job_.source_strides.channel,
+                               job_.source_strides, &region, job_.problem->mode, job_.problem};
     const BandStager<T, A> stager(image, band_);
     const Panels parts(taps_, kMostInFlight);
     for (int64_t n = 0; n < job_.problem->batch; ++n)
       for (int64_t qd = 0; qd < region.axis[0].count; ++qd)
         for (int64_t qh = 0; qh < region.axis[1].count; qh += band_.rows)
           for (int64_t qw = 0; qw < region.axis[2].count; qw += band_.columns) {
-            stager.fill(n, 1, qd, qh, qw, stage_);
+            stager.fill(n, channels_, qd, qh, qw, stage_);
             const int64_t length = read_grad(n, qd, qh, qw);
             for (int64_t i = 0; i < parts.count; ++i) {
               const int64_t t = parts.start(i);
-              kCorrelate<A>[parts.rows(i) - 1](grad_, stage_, offset_ + t, length, sum_ + t);
+              kCorrelate<A>[parts.rows(i) - 1](grad_, stage_, offset_ + t, length, sum_ + t * kLanes<A>);
             }
           }
     write();
@@ -278,14 +285,18 @@ class DepthwiseWgrad {
 
   void write() const {
     const Strides& s = job_.result_strides;
-    T* result = static_cast<T*>(job_.result) + filter_ * s.outer;
-    for (int64_t t = 0; t < taps_; ++t) {
-      const Tap tap = tap_at(job_.source_region, t);
-      result[tap.t[0] * s.axis[0] + tap.t[1] * s.axis[1] + tap.t[2] * s.axis[2]] = Narrow<T>::from(sum_[t]);
-    }
+    const A* sum = sum_;
+    for (int64_t c = 0; c < channels_; ++c)
+      for (int64_t t = 0; t < job_.source_region.taps(); ++t) {
+        const Tap tap = tap_at(job_.source_region, t);
+        T* to = static_cast<T*>(job_.result) + filter_ * s.outer + c * s.channel;
+        to[tap.t[0] * s.axis[0] + tap.t[1] * s.axis[1] + tap.t[2] * s.axis[2]] = Narrow<T>::from(sum_lanes(sum));
+        sum += kLanes<A>;
+      }
   }
 
   const WgradJob& job_;
+  int64_t channels_;
   Band band_;
   int64_t taps_;
   int64_t* offset_;

@@ -44,10 +44,10 @@ struct KernelsOf {
     DepthwiseConv<T, A> conv(job, static_cast<int64_t*>(workspace), elements);
     for (int64_t i = begin; i < end; ++i) conv.run(i);
   }
-  static void run_depthwise_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace,
-                                  int64_t offset_bytes) {
+  static void run_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace,
+                                    int64_t offset_bytes) {
     A* elements = reinterpret_cast<A*>(static_cast<std::byte*>(workspace) + offset_bytes);
-    DepthwiseWgrad<T, A> wgrad(job, static_cast<int64_t*>(workspace), elements);
+    CorrelationWgrad<T, A> wgrad(job, static_cast<int64_t*>(workspace), elements);
     for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
   static void run_banded(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
@@ -87,7 +87,7 @@ struct KernelsOf {
             .finish_wgrad = &finish_wgrad,
             .run_banded = &run_banded,
             .run_depthwise = &run_depthwise,
-            .run_depthwise_wgrad = &run_depthwise_wgrad,
+            .run_correlation_wgrad = &run_correlation_wgrad,
             .pack_depthwise = &pack_depthwise,
             .run_depthwise_channels = &run_depthwise_channels,
             .run_depthwise_channels_wgrad = &run_depthwise_channels_wgrad,

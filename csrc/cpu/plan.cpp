@@ -11,6 +11,8 @@ namespace {
 constexpr int64_t kMostRegions = 4096;
 // Weights from this size on fall out of L2 between packing and use.
 constexpr int64_t kOwnWeightBytes = 512 << 10;
+// Output channels of a group up to which correlating filter by filter beats transposing the image for a product.
+constexpr int64_t kMostCorrelated = 16, kMostCorrelatedInputs = 8;
 // Result channels of a group up to which reading the stage in place beats packing it.
 constexpr int64_t kMostBandedRows = 64;
 // Output channels of a group up to which a filter at a time beats a matrix product.
@@ -48,8 +50,7 @@ std::string too_many_regions(const PlanRequest& r) {
 
 DepthwiseWorkspace depthwise_workspace(const PlanRequest& r) {
   DepthwiseWorkspace workspace;
-  for (const Region& region : regions_of(r))
-    workspace.cover(region, r.op == ConvOperator::kWgrad ? 1 : gather_depth(r), r.sum_bytes);
+  for (const Region& region : regions_of(r)) workspace.cover(region, gather_depth(r), r.sum_bytes);
   return workspace;
 }
 
@@ -165,19 +166,37 @@ std::string depthwise_channels_refusal(const PlanRequest& r) {
   return "";
 }
 
+std::string band_refusal(const PlanRequest& r) {
+  if (region_count(r) > kMostRegions) return too_many_regions(r);
+  if (depthwise_workspace(r).bytes(r.sum_bytes) > kMostStageBytes)
+    return "a band of the image with its taps needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
+  return "";
+}
+
+std::string correlation_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+  if (r.op != ConvOperator::kWgrad) return "it computes wgrad";
+  if (p.out_channels > kMostCorrelated)
+    return "a group has " + std::to_string(p.out_channels) + " output channels, more than " +
+           std::to_string(kMostCorrelated);
+  if (p.in_channels > kMostCorrelatedInputs)
+    return "a group has " + std::to_string(p.in_channels) + " input channels, more than " +
+           std::to_string(kMostCorrelatedInputs) + " to stage again for every filter";
+  return band_refusal(r);
+}
+
 std::string depthwise_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+  if (r.op == ConvOperator::kWgrad) return "wgrad is a correlation";
   if (p.in_channels != 1) return "a group has " + std::to_string(p.in_channels) + " input channels, not one";
   if (p.out_channels > kMostMultiplier)
     return "a group has " + std::to_string(p.out_channels) + " output channels, more than " +
            std::to_string(kMostMultiplier);
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";
-  if (region_count(r) > kMostRegions) return too_many_regions(r);
-  if (depthwise_workspace(r).bytes(r.sum_bytes) > kMostStageBytes)
-    return "a band of the image with its taps needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
-  return "";
+  return band_refusal(r);
 }
 
 std::string banded_refusal(const PlanRequest& r) {
@@ -196,7 +215,7 @@ std::string banded_refusal(const PlanRequest& r) {
     if (region.taps() > kReductionBlock)
       return "the kernel has " + std::to_string(region.taps()) + " taps, more than " + std::to_string(kReductionBlock);
     const BandedRegion banded(region, rows, gather_depth(r), r.sum_bytes, r.problem.axis[1].input);
-    if (banded.band.columns * 4 < banded.band.pitch * 3) return "padding would fill a quarter of the columns";
+    if (banded.band.columns * 5 < banded.band.pitch * 3) return "padding would fill two fifths of the columns";
     if (banded.stage_elements() * r.sum_bytes > kMostStageBytes) return "a row of the band is too long to stage";
   }
   return "";
@@ -207,6 +226,7 @@ std::string refusal(Algorithm algorithm, const PlanRequest& r) {
   switch (algorithm) {
     case Algorithm::kDepthwiseChannelsLast: return depthwise_channels_refusal(r);
     case Algorithm::kDepthwise: return depthwise_refusal(r);
+    case Algorithm::kCorrelation: return correlation_refusal(r);
     case Algorithm::kBanded: return banded_refusal(r);
     case Algorithm::kPacked:
       if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
@@ -222,6 +242,7 @@ const char* algorithm_name(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::kDepthwiseChannelsLast: return "depthwise_channels_last";
     case Algorithm::kDepthwise: return "depthwise";
+    case Algorithm::kCorrelation: return "correlation";
     case Algorithm::kBanded: return "banded";
     case Algorithm::kPacked: return "packed";
     case Algorithm::kDirect: return "direct";
@@ -236,8 +257,8 @@ std::vector<Region> regions_of(const PlanRequest& request) {
 
 ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
-  for (const Algorithm candidate : {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kBanded,
-                                    Algorithm::kPacked, Algorithm::kDirect}) {
+  for (const Algorithm candidate : {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kCorrelation,
+                                    Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
     if (reason.empty()) break;
@@ -247,6 +268,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast: plan_depthwise_channels(request, plan); break;
     case Algorithm::kDepthwise: plan_depthwise(request, plan); break;
+    case Algorithm::kCorrelation: plan_depthwise(request, plan); break;
     case Algorithm::kBanded: plan_banded(request, plan); break;
     case Algorithm::kPacked:
       (request.op == ConvOperator::kWgrad ? plan_packed_wgrad : plan_packed_conv)(request, plan);

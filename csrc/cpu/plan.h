@@ -9,7 +9,7 @@
 namespace convext {
 
 // Candidates in the order they are tried; the last one takes everything.
-enum class Algorithm { kDepthwiseChannelsLast, kDepthwise, kBanded, kPacked, kDirect };
+enum class Algorithm { kDepthwiseChannelsLast, kDepthwise, kCorrelation, kBanded, kPacked, kDirect };
 const char* algorithm_name(Algorithm algorithm);
 
 struct PlanRequest {
@@ -43,7 +43,7 @@ struct ConvPlan {
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;
   bool in_place = false, channel_major = false;
-  // Depthwise: the part of thread_bytes that holds the taps' offsets.
+  // Depthwise and correlation: the part of thread_bytes that holds the taps' offsets.
   int64_t offset_bytes = 0;
   // Bytes: shared_bytes once and thread_bytes for each of the workers.
   int64_t shared_bytes = 0, thread_bytes = 0, workers = 1;

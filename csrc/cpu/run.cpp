@@ -224,13 +224,13 @@ void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Ke
                   [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
 }
 
-void run_depthwise_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                         const ConvOperands& operands) {
+void run_correlation_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                           const ConvOperands& operands) {
   const WgradJob job = make_wgrad_job(request, plan, operands);
   const Workspace workspace(plan);
   for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
                   [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_depthwise_wgrad(job, begin, end, workspace.of_worker(worker), plan.offset_bytes);
+                    kernels.run_correlation_wgrad(job, begin, end, workspace.of_worker(worker), plan.offset_bytes);
                   });
 }
 
@@ -267,8 +267,8 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& k
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast:
       return (wgrad ? run_depthwise_channels_wgrad : run_depthwise_channels)(request, plan, kernels, operands);
-    case Algorithm::kDepthwise:
-      return (wgrad ? run_depthwise_wgrad : run_depthwise_conv)(request, plan, kernels, operands);
+    case Algorithm::kDepthwise: return run_depthwise_conv(request, plan, kernels, operands);
+    case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
     case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
     case Algorithm::kPacked: return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
     case Algorithm::kDirect: return;
