@@ -43,6 +43,8 @@ struct StagedAxis {
   }
 };
 
+inline constexpr int64_t kFewestColumns = 64;
+
 struct Band {
   int64_t rows = 1, columns = 1;  // result positions; bands at the end may have fewer
   StagedAxis h, w;
@@ -55,7 +57,12 @@ struct Band {
   // The longest band of at most `most_rows` whose stage takes at most `budget` elements, or a single row.
   Band(const Region& r, int64_t depth, int64_t budget, int64_t most_rows = 64, int64_t most_columns = 1024) {
     const GatherAxis *gd = &r.axis[0], *gh = &r.axis[1], *gw = &r.axis[2];
-    columns = balanced(gw->count, most_columns);
+    // Columns are cut so that a row of the stage fits, and not evenly: the workspace must not depend on the remainder.
+    columns = std::min(gw->count, most_columns);
+    w = StagedAxis(*gw, columns);
+    h = StagedAxis(*gh, 1);
+    const int64_t staged_rows = std::max<int64_t>(1, depth) * gd->taps * w.groups * h.groups * (1 + h.span);
+    columns = std::min(columns, std::max<int64_t>(kFewestColumns, budget / std::max<int64_t>(1, staged_rows) - w.span));
     w = StagedAxis(*gw, columns);
     pitch = columns + w.span;
     // The span of the rows depends on by_tap, which depends on the rows: settle it for a tall band first.
@@ -124,7 +131,7 @@ struct BandedRegion {
   BandedRegion(const Region& r, int64_t rows, int64_t depth, int64_t sum_bytes, int64_t most_rows)
       : reduction(r.taps(), depth, false) {
     constexpr int64_t kMostColumns = 256;
-    const int64_t columns = balanced(r.axis[2].count, kMostColumns);
+    const int64_t columns = std::min(r.axis[2].count, kMostColumns);
     const int64_t pitch = columns + StagedAxis(r.axis[2], columns).span;
     const int64_t fitting = kBandPartialBytes / sum_bytes / std::max<int64_t>(1, rows * pitch);
     band = Band(r, reduction.channel_chunk, kBlockBandBytes / sum_bytes, std::clamp<int64_t>(fitting, 1, most_rows),
