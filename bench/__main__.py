@@ -119,7 +119,9 @@ def main() -> int:
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
     rows = list(run(options, layers))
     rows.sort(key=lambda row: (row.dtype, row.threads, row.layout, row.work))  # stable: layers stay in order
-    print("\n" + "\n".join(report.text(result) for result in report.summaries(rows)))
+    print("\nratio = torch's time / convext's: above 1 convext is faster")
+    print("\n".join(report.text(result) for result in report.summaries(rows)))
+    print("\n".join(report.losses_text(rows)))
     for path, content in ((options.json, report.as_json), (options.markdown, report.markdown)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -157,6 +157,12 @@ def losses_table(rows: Iterable[Row]) -> list[str]:
     )
 
 
+def losses_text(rows: Iterable[Row]) -> list[str]:
+    """Every case that torch wins, worst first, a line each."""
+    losses = sorted((row for row in rows if row.ratio < 1), key=lambda row: row.ratio)
+    return [f"x{r.ratio:.2f}  {r.net}/{r.layer}  {r.setting}  {r.algorithm}" for r in losses]
+
+
 def rows_table(rows: Iterable[Row], peaks: dict[str, float]) -> list[str]:
     def of_peak(row: Row) -> str:
         peak = peaks.get(row.dtype)

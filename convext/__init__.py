@@ -1,9 +1,16 @@
 """Convolutions for PyTorch on kernels of their own: torch.nn's layers and functions, the same numbers."""
 
 # torch first: the kernels link against its libraries
-import torch  # noqa: F401, I001
+import torch  # noqa: F401
 
-from convext import _C  # noqa: F401  registers torch.ops.convext
+try:
+    from convext import _C  # noqa: F401  registers torch.ops.convext
+except ImportError as error:
+    raise ImportError(
+        f"convext's compiled extension cannot be loaded from {__path__[0]}. In a source checkout run 'make build', "
+        "or, if convext is installed, start Python in another directory."
+    ) from error
+
 from convext import backends, functional, nn, ops
 from convext._version import __version__
 from convext.introspection import Plan, conv_plan, workspace_bytes

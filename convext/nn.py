@@ -37,7 +37,7 @@ def _is_torchs(padding: Any, stride: Any, transposed: bool = False) -> bool:
     """Whether torch's constructor takes this padding, or says itself what is wrong with it."""
     if isinstance(padding, str):
         if transposed or padding not in _padding.WORDS:
-            return not transposed
+            return False
         unit = all(s == 1 for s in stride) if isinstance(stride, (list, tuple)) else stride == 1
         return padding == "valid" or (padding == "same" and unit)
     return not (isinstance(padding, (list, tuple)) and any(isinstance(p, (str, list, tuple)) for p in padding))

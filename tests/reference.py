@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +98,7 @@ def wgrad(case: ConvCase, g: Tensor, x: Tensor) -> Tensor:
     """
     g, x = wide(g), padded(wide(x), case.padding, case.padding_mode)
     stride, extent = case.stride[0], case.dilation[0] * (case.kernel[0] - 1) + 1
-    rows = max(1, 4096 // max(1, g[0, 0, 0].numel()))
+    rows = max(1, 4096 // max(1, math.prod(g.shape[3:])))
     bare = dataclasses.replace(case, padding=0, padding_mode="zeros")
     slices = [torch.zeros(case.weight_shape, dtype=g.dtype)]
     for n, first in itertools.product(range(g.shape[0]), range(0, g.shape[2], rows)):
@@ -185,44 +187,52 @@ def check(
     draw: str = "normal",
     *,
     seed: int = 0,
-    isa: str | None = None,
+    isa: str | Sequence[str] | None = None,
 ) -> str | None:
-    """Run one operator on one case. None when it is right, else what is wrong and a line to run it again."""
+    """Run one operator on one case, on one instruction set or on several (None: the one in use).
+
+    None when all is right; else, for each level with a fault, what is wrong and a line to run it again.
+    """
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     problem = case.transposed if operator == "dgrad" else case
     tensors = operands(operator, problem, dtype, draw, seed)
-    with convext.backends.cpu.max_isa(isa) if isa else contextlib.nullcontext():
-        got = call(operator, problem, tensors)
-    fault = fault_in(operator, problem, tensors, got, draw)
-    if fault is None:
-        return None
-    name = f"{operator} {case.id} {str(dtype)[6:]} {draw} {isa or ''}"
-    return f"{name}: {fault}\n  {case.repro(operator, dtype, draw, seed, isa)}"
+    want = expected(operator, problem, tensors)
+    scale = None if draw == "integers" else error_scale(operator, problem, tensors, want, draw)
+    strides = expected_strides(want.to("meta", dtype), *tensors[:2])
+    faults = []
+    for level in [isa] if isa is None or isinstance(isa, str) else isa:
+        with convext.backends.cpu.max_isa(level) if level else contextlib.nullcontext():
+            got = call(operator, problem, tensors)
+        fault = fault_in(got, want, scale, dtype, strides)
+        if fault:
+            name = f"{operator} {case.id} {str(dtype)[6:]} {draw} {level or ''}"
+            faults.append(f"{name}: {fault}\n  {case.repro(operator, dtype, draw, seed, level)}")
+    return "\n".join(faults) or None
 
 
-def fault_in(operator: str, case: ConvCase, tensors: list[Tensor | None], got: Tensor, draw: str) -> str | None:
-    """What is wrong with a result: its type, shape, strides or values."""
-    first, second = tensors[:2]
-    assert first is not None and second is not None
-    want = expected(operator, case, tensors)
-    if got.dtype != first.dtype or got.shape != want.shape:
-        return f"expected {first.dtype} of shape {tuple(want.shape)}, got {got.dtype} of {tuple(got.shape)}"
-    strides = expected_strides(got, first, second)
-    if got.stride() != strides:
-        return f"expected strides {strides}, got {got.stride()}"
-    if draw == "integers":
-        exact = (want.to(torch.int64) if got.dtype in INTEGERS else want).to(got.dtype)
-        wrong = (got != exact).nonzero()
-        if len(wrong) == 0:
-            return None
-        at = tuple(wrong[0].tolist())
-        values = f"expected {exact[at].item()}, got {got[at].item()}"
-        return f"{len(wrong)} of {got.numel()} elements differ, first at {at}: {values}"
-    scale = None
+def error_scale(operator: str, case: ConvCase, tensors: list[Tensor | None], want: Tensor, draw: str) -> Tensor:
+    """What an error is measured against."""
     if draw == "adversarial":
-        scale = expected(operator, case, [t if t is None else wide(t).abs() for t in tensors])
-    elif want.numel() < FEW:
-        scale = expected(operator, case, [t if t is None else wide(t).abs() ** 2 for t in tensors]).abs().sqrt()
-    gap = error(got, want, scale)
-    tolerance = TOLERANCE[got.dtype]
-    return None if gap <= tolerance else f"error {gap:.3g} above {tolerance:g}"
+        return expected(operator, case, [t if t is None else wide(t).abs() for t in tensors])
+    if want.numel() < FEW:
+        return expected(operator, case, [t if t is None else wide(t).abs() ** 2 for t in tensors]).sqrt()
+    return want
+
+
+def fault_in(
+    got: Tensor, want: Tensor, scale: Tensor | None, dtype: torch.dtype, strides: tuple[int, ...]
+) -> str | None:
+    """What is wrong with a result: type, shape, strides, or values (by the norm of scale; exactly, without one)."""
+    made, meant = (got.dtype, tuple(got.shape), got.stride()), (dtype, tuple(want.shape), strides)
+    if made != meant:
+        return f"expected type, shape and strides {meant}, got {made}"
+    if scale is not None:
+        gap, tolerance = error(got, want, scale), TOLERANCE[got.dtype]
+        return None if gap <= tolerance else f"error {gap:.3g} above {tolerance:g}"
+    exact = (want.to(torch.int64) if got.dtype in INTEGERS else want).to(got.dtype)
+    wrong = (got != exact).nonzero()
+    if len(wrong) == 0:
+        return None
+    at = tuple(wrong[0].tolist())
+    values = f"expected {exact[at].item()}, got {got[at].item()}"
+    return f"{len(wrong)} of {got.numel()} elements differ, first at {at}: {values}"

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 
+import convext
 from bench import measure, nets, report
 from bench.measure import Row
 from bench.nets import Layer
@@ -17,6 +18,7 @@ from tests.cases import ConvCase, seed_of
 from tests.reference import OPERATORS, check
 
 LAYERS = nets.layers()
+LEVELS = convext.backends.cpu.isa_levels()
 
 
 def case_of(layer: Layer) -> ConvCase:
@@ -29,13 +31,13 @@ def case_of(layer: Layer) -> ConvCase:
 
 
 @pytest.mark.parametrize("net", nets.NETS)
-def test_layers_of_known_networks_at_small_size(net: str, isa: str) -> None:
+def test_layers_of_known_networks_at_small_size(net: str) -> None:
     wrong = []
     for layer in nets.layers([net]):
         case = case_of(layer.small())
         for operator in OPERATORS:
             for dtype in (torch.float32, torch.bfloat16):
-                wrong.append(check(operator, case, dtype, "normal", seed=seed_of(layer.id), isa=isa))
+                wrong.append(check(operator, case, dtype, "normal", seed=seed_of(layer.id), isa=LEVELS))
     assert not any(wrong), "\n".join(w for w in wrong if w)
 
 

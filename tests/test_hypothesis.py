@@ -75,11 +75,10 @@ def affordable(case: ConvCase) -> ConvCase:
     dtype=st.sampled_from(FLOATS),
     draw=st.sampled_from(("normal", "adversarial")),
     seed=st.integers(0, 2**31),
-    isa=st.sampled_from(LEVELS),
 )
 @MODERATE
-def test_random_values(case: ConvCase, operator: str, dtype: torch.dtype, draw: str, seed: int, isa: str) -> None:
-    fault = check(operator, case, dtype, draw, seed=seed, isa=isa)
+def test_random_values(case: ConvCase, operator: str, dtype: torch.dtype, draw: str, seed: int) -> None:
+    fault = check(operator, case, dtype, draw, seed=seed, isa=LEVELS)
     assert fault is None, fault
 
 
@@ -88,11 +87,10 @@ def test_random_values(case: ConvCase, operator: str, dtype: torch.dtype, draw: 
     operator=st.sampled_from(OPERATORS),
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**31),
-    isa=st.sampled_from(LEVELS),
 )
 @MODERATE
-def test_integer_values(case: ConvCase, operator: str, dtype: torch.dtype, seed: int, isa: str) -> None:
-    fault = check(operator, case, dtype, "integers", seed=seed, isa=isa)
+def test_integer_values(case: ConvCase, operator: str, dtype: torch.dtype, seed: int) -> None:
+    fault = check(operator, case, dtype, "integers", seed=seed, isa=LEVELS)
     assert fault is None, fault
 
 
