@@ -78,6 +78,9 @@ struct Band {
     group_size = (rows + h.span) * pitch;
     channel_size = gd->taps * w.groups * h.groups * group_size;
   }
+  // Elements from the first to the last result of a band with so many rows and columns: under every tap they stay
+  // within the stage.
+  int64_t length(int64_t band_rows, int64_t band_columns) const { return (band_rows - 1) * pitch + band_columns; }
   int64_t stage_elements(int64_t depth) const { return depth * channel_size; }
   int64_t flat_elements() const { return rows * pitch; }
   int64_t row_bands(const Region& r) const { return divide_up(r.axis[1].count, rows); }

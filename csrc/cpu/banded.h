@@ -40,7 +40,7 @@ class BandedConv {
           static_cast<const T*>(job_.source) + (group * job_.depth + block.channel) * job_.source_strides.channel,
           job_.source_strides, r->region, job_.source_mode, job_.problem};
       if (block.length() > 0) BandStager<T, A>(image, band).fill(n, block.channels, qd, qh, qw, stage_);
-      multiply_block(block, b == 0, group, rows * band.pitch);
+      multiply_block(block, b == 0, group, band.length(rows, columns));
     }
     store_band(group, n, {qd, qh, qw}, rows, columns);
   }

@@ -125,13 +125,14 @@ class DepthwiseConv {
                                job_.source_strides, region_, job_.source_mode, job_.problem};
     BandStager<T, A>(image, band_).fill(n_, job_.depth, qd_, qh_, qw_, stage_);
     const int64_t rows = std::min(band_.rows, region_->axis[1].count - qh_);
+    const int64_t columns = std::min(band_.columns, region_->axis[2].count - qw_);
     for (int64_t m = 0; m < job_.rows; ++m) {
       const T* weight = static_cast<const T*>(job_.weight) + group_ * job_.weight_group + m * job_.weight_row;
       for (int64_t t = 0; t < taps_; ++t) weight_[t] = widen(weight[weight_offset_[t]]);
       const T* bias = static_cast<const T*>(job_.bias);
       filter_band(weight_, stage_offset_, taps_, bias ? widen(bias[group_ * job_.rows + m]) : A{0}, stage_, flat_,
-                  rows * band_.pitch);
-      store_band(m, rows);
+                  band_.length(rows, columns));
+      store_band(m, rows, columns);
     }
   }
 
@@ -157,10 +158,10 @@ class DepthwiseConv {
       }
   }
 
-  void store_band(int64_t m, int64_t rows) const {
+  void store_band(int64_t m, int64_t rows, int64_t columns) const {
     const GatherAxis* g = region_->axis;
     const Strides& s = job_.result_strides;
-    const int64_t channel = group_ * job_.rows + m, columns = std::min(band_.columns, g[2].count - qw_);
+    const int64_t channel = group_ * job_.rows + m;
     T* plane = static_cast<T*>(job_.result) + n_ * s.outer + channel * s.channel +
                (g[0].out0 + qd_ * g[0].out_step) * s.axis[0] + (g[2].out0 + qw_ * g[2].out_step) * s.axis[2];
     const int64_t step = g[2].out_step * s.axis[2];
@@ -276,11 +277,13 @@ class CorrelationWgrad {
     const T* from = static_cast<const T*>(job_.grad) + n * s.outer + filter_ * s.channel + qd * s.axis[0] +
                     qh * s.axis[1] + qw * s.axis[2];
     for (int64_t i = 0; i < rows; ++i) {
-      copy_strided(grad_ + i * band_.pitch, from + i * s.axis[1], s.axis[2], columns);
-      std::fill(grad_ + i * band_.pitch + columns, grad_ + (i + 1) * band_.pitch, A{0});
+      A* row = grad_ + i * band_.pitch;
+      copy_strided(row, from + i * s.axis[1], s.axis[2], columns);
+      std::fill(row + columns, row + band_.pitch, A{0});
     }
-    std::fill_n(grad_ + rows * band_.pitch, kLanes<A>, A{0});
-    return rows * band_.pitch;
+    const int64_t length = band_.length(rows, columns);
+    std::fill_n(grad_ + length, kLanes<A>, A{0});
+    return length;
   }
 
   void write() const {
