@@ -4,15 +4,17 @@
 import torch  # noqa: F401
 
 try:
-    from convext import _C  # noqa: F401  registers torch.ops.convext
+    from convext import _C
 except ImportError as error:
     raise ImportError(
         f"convext's compiled extension cannot be loaded from {__path__[0]}. In a source checkout run 'make build', "
         "or, if convext is installed, start Python in another directory."
     ) from error
 
-from convext import backends, functional, nn, ops
-from convext._version import __version__
-from convext.introspection import Plan, conv_plan, workspace_bytes
+_C.get_max_isa()  # reads CONVEXT_MAX_ISA: an unknown level raises ValueError here, not at the first layer
+
+from convext import backends, functional, nn, ops  # noqa: E402
+from convext._version import __version__  # noqa: E402
+from convext.introspection import Plan, conv_plan, workspace_bytes  # noqa: E402
 
 __all__ = ["Plan", "__version__", "backends", "conv_plan", "functional", "nn", "ops", "workspace_bytes"]

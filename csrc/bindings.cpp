@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
 #include <stdexcept>
@@ -41,6 +42,13 @@ PlanRequest request_for(const std::string& op, const std::string& dtype, const I
   if (rank < 1 || rank > kSpatialAxes || input.size() != rank + 2 || weight.size() != rank + 2 ||
       padding.size() != 2 * rank || dilation.size() != rank || groups < 1)
     throw std::invalid_argument("convext: expected sizes, stride, padding and dilation of one rank from 1 to 3");
+  constexpr int64_t kLargest = int64_t{1} << 40;
+  const auto within = [](const IntList& list, int64_t least) {
+    return std::all_of(list.begin(), list.end(), [&](int64_t v) { return v >= least && v <= kLargest; });
+  };
+  if (!within(input, 0) || !within(weight, 0) || !within(stride, 1) || !within(dilation, 1) ||
+      !within(padding, -kLargest))
+    throw std::invalid_argument("convext: expected sizes from 0, stride and dilation from 1, and none above 2^40");
   ConvProblem p;
   p.batch = input[0];
   p.groups = groups;
@@ -57,6 +65,21 @@ PlanRequest request_for(const std::string& op, const std::string& dtype, const I
   return request;
 }
 
+// The layouts of channels_last operands and of what contract.cpp's result_format allocates for them: 1-D images and
+// results of 3-D float64 are never channels_last, and a single channel has no layout.
+void set_layouts(PlanRequest& request, bool channels_last, int rank, bool is_double) {
+  const int64_t in = request.problem.groups * request.problem.in_channels;
+  const int64_t out = request.problem.groups * request.problem.out_channels;
+  const bool images = channels_last && rank > 1, results = images && !(rank == 3 && is_double);
+  request.source_channels_last = images && (request.op == ConvOperator::kDgrad ? out : in) > 1;
+  request.grad_channels_last = results && out > 1;
+  switch (request.op) {
+    case ConvOperator::kFprop: request.result_channels_last = results && out > 1; break;
+    case ConvOperator::kDgrad: request.result_channels_last = results && in > 1; break;
+    case ConvOperator::kWgrad: request.result_channels_last = results && request.problem.in_channels > 1; break;
+  }
+}
+
 py::dict conv_plan(const std::string& op, const std::string& dtype, const IntList& input_size,
                    const IntList& weight_size, const IntList& stride, const IntList& padding, const IntList& dilation,
                    int64_t groups, int64_t padding_mode, bool channels_last, int64_t num_threads) {
@@ -64,7 +87,7 @@ py::dict conv_plan(const std::string& op, const std::string& dtype, const IntLis
   if (padding_mode < 0 || padding_mode > 3)
     throw std::invalid_argument("convext: expected padding_mode 0 to 3, got " + std::to_string(padding_mode));
   request.problem.mode = static_cast<PaddingMode>(padding_mode);
-  request.source_channels_last = request.result_channels_last = request.grad_channels_last = channels_last;
+  set_layouts(request, channels_last, static_cast<int>(stride.size()), dtype == "float64");
   request.threads = num_threads;
   const ConvPlan plan = plan_conv(request);
   py::list declined;

@@ -8,7 +8,7 @@
 namespace convext {
 namespace {
 
-// Element counts and padded sizes stay below this, so that no product or sum of them overflows 64 bits.
+// Sizes, strides and padding of an axis stay within this, so that their sums do not overflow 64 bits.
 constexpr int64_t kLargestSize = int64_t{1} << 40;
 
 int rank_of(const Tensor& t, const char* name) {
@@ -68,12 +68,16 @@ void set_channels(ConvProblem& p, int64_t in_total, int64_t in_group, int64_t ou
   p.out_channels = out_total / p.groups;
 }
 
+// Before any formula uses them.
+void check_kernel(const ConvAxis& a) {
+  check_range(a.kernel, 1, "a kernel size");
+  STD_TORCH_CHECK(a.kernel <= kLargestSize / a.dilation, "convext: kernel size ", a.kernel, " with dilation ",
+                  a.dilation, " is too large");
+}
+
 void check_axes(const ConvProblem& p) {
   for (const ConvAxis& a : p.axis) {
     check_range(a.input, 1, "an input size");
-    check_range(a.kernel, 1, "a kernel size");
-    STD_TORCH_CHECK(a.kernel <= kLargestSize / a.dilation, "convext: kernel size ", a.kernel, " with dilation ",
-                    a.dilation, " is too large");
     check_range(a.output, 1, "an output size");
     const int64_t limit = p.mode == PaddingMode::kReflect    ? a.input - 1
                           : p.mode == PaddingMode::kCircular ? a.input
@@ -115,6 +119,7 @@ ConvProblem fprop_problem(const Tensor& input, const Tensor& weight, const ConvG
     ConvAxis& a = p.axis[kSpatialAxes - rank + i];
     a.input = input.size(2 + i);
     a.kernel = weight.size(2 + i);
+    check_kernel(a);
     a.output = output_size(a);
   }
   check_axes(p);
@@ -133,7 +138,11 @@ ConvProblem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const
     ConvAxis& a = p.axis[kSpatialAxes - rank + i];
     a.output = grad_output.size(2 + i);
     a.kernel = weight.size(2 + i);
-    a.input = transposed_size(a);
+    check_kernel(a);
+    check_range(a.output, 1, "an output size");
+    const __int128 size = transposed_size(a);
+    STD_TORCH_CHECK(size >= 1 && size <= kLargestSize, "convext: expected a result between 1 and 2^40 on axis ", i);
+    a.input = static_cast<int64_t>(size);
   }
   check_axes(p);
   return p;
@@ -155,7 +164,7 @@ ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, const 
     ConvAxis& a = p.axis[kSpatialAxes - rank + i];
     a.input = input.size(2 + i);
     a.kernel = kernel_size[i];
-    check_range(a.kernel, 1, "a kernel size");
+    check_kernel(a);
     a.output = grad_output.size(2 + i);
     STD_TORCH_CHECK(a.output == output_size(a), "convext: expected grad_output of size ", output_size(a), " on axis ",
                     i, ", got ", a.output);

@@ -40,6 +40,7 @@ _CONTIGUOUS_IN_3D = (torch.float64, torch.uint8, torch.int8, torch.int16, torch.
 
 def _empty_result(a: Tensor, b: Tensor, size: Sequence[int]) -> Tensor:
     """A result in the memory format that torch gives it; csrc/contract.cpp states the same rule."""
+    torch._check(a.device == b.device, lambda: f"convext: expected operands on one device, got {a.device}, {b.device}")
     memory_format = torch.contiguous_format
     if not (a.dim() == 5 and a.dtype in _CONTIGUOUS_IN_3D):
         for operand in (b, a):
@@ -81,7 +82,12 @@ def _conj(t: Tensor) -> Tensor:
 
 
 def _sum_to_bias(grad: Tensor) -> Tensor:
-    return grad.sum((0, *range(2, grad.dim())))
+    if grad.shape[1] != 1:
+        return grad.sum((0, *range(2, grad.dim())))
+    # torch cuts a sum to a single number among its threads, which then enter its bits: correlate with ones instead.
+    rank = grad.dim() - 2
+    ones = grad.new_ones(()).expand(grad.shape)
+    return wgrad(grad, ones, (1,) * rank, (1,) * rank, (0,) * (2 * rank), (1,) * rank, 1, 0).reshape(1)
 
 
 def _spread_bias(b: Tensor, batch: int, spatial: Sequence[int]) -> Tensor:

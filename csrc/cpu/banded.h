@@ -9,6 +9,8 @@
 //     copy the band's columns to the result, leaving out what lies between its rows
 //
 // Blocks and their order are those of the packed algorithm on NCHW images, so both give the same bits.
+#pragma once
+
 template <class T, class A>
 class BandedConv {
  public:
@@ -64,8 +66,7 @@ class BandedConv {
 
   void multiply_block(const Block& block, bool first, int64_t group, int64_t length) const {
     const Panels panels(job_.rows, job_.tile.rows);
-    const A* bias =
-        job_.bias ? static_cast<const A*>(job_.packed_bias) + group * round_up(job_.rows, kColumns) : nullptr;
+    const A* bias = job_.bias ? static_cast<const A*>(job_.packed_bias) + group * job_.bias_channels() : nullptr;
     const TileStart start = !first ? TileStart::kPartialSum : bias ? TileStart::kRowBias : TileStart::kZero;
     for (int64_t f = 0; f < length; f += kColumns)
       for (int64_t p = 0; p < panels.count; ++p) {

@@ -6,6 +6,7 @@
 // where f runs over a whole band of result rows at once (band.h), so that short rows fill vectors too: 7 columns of a
 // 3x3 kernel use 7 of every 9 lanes instead of 7 of 16. Sums run over at most 256 taps, or one band of pixels, before
 // they are added up; the order depends on the shape alone. Include only from engine.inl.h.
+#pragma once
 
 // Fills the stage of a band that starts at result position (qd, qh, qw) of image n.
 template <class T, class A>

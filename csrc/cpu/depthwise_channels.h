@@ -7,6 +7,7 @@
 //   pixel q+1   ptr     ptr     ptr                   zeros where the tap falls into zero padding. 4 x 2 accumulators.
 //
 // The weight is transposed to [tap][channel] once a call. Include only from engine.inl.h.
+#pragma once
 
 inline constexpr int kPixels = 4;
 inline constexpr int kChannelVectors = 2;
@@ -205,10 +206,11 @@ class DepthwiseChannels {
 template <class T, class A>
 class DepthwiseChannelsWgrad {
  public:
-  // The workspace holds a pointer a tap row and a sum for every (tap, channel of the unit).
+  // The workspace holds a pointer a tap row and two levels of sums for every (tap, channel of the unit).
   DepthwiseChannelsWgrad(const WgradJob& job, void* workspace) : job_(job), channels_(job.problem->groups) {
     rows_ = static_cast<const T**>(workspace);
     sum_ = reinterpret_cast<A*>(rows_ + kernel_taps(*job.problem));
+    total_ = sum_ + kernel_taps(*job.problem) * kLanes<A>;
   }
 
   void run(int64_t unit) {
@@ -218,6 +220,8 @@ class DepthwiseChannelsWgrad {
     first_ = std::min(unit * W, channels_ - W);
     first_own_ = unit * W - first_;
     std::fill_n(sum_, region.taps() * W, A{0});
+    std::fill_n(total_, region.taps() * W, A{0});
+    pending_ = 0;
     const ImageReader<T> image{static_cast<const T*>(job_.source) + first_, job_.source_strides, &region,
                                job_.problem->mode, job_.problem};
     TapRows<T> rows(image, rows_);
@@ -227,34 +231,46 @@ class DepthwiseChannelsWgrad {
           rows.enter(n, qd, qh);
           const Strides& s = job_.grad_strides;
           const T* grad = static_cast<const T*>(job_.grad) + first_ + n * s.outer + qd * s.axis[0] + qh * s.axis[1];
-          for (int64_t row = 0; row < rows.rows(); ++row)
-            if (rows_[row]) add_row(rows, row, grad);
+          for (int64_t qw = 0; qw < region.axis[2].count; qw += kReductionBlock) {
+            const int64_t last = std::min(qw + kReductionBlock, region.axis[2].count);
+            for (int64_t row = 0; row < rows.rows(); ++row)
+              if (rows_[row]) add_row(rows, row, grad, qw, last);
+            if (++pending_ == kMostPending) fold();
+          }
         }
+    fold();
     write();
   }
 
  private:
-  // Adds one row of pixels to the sums of the taps of one kernel row, kMostInFlight taps at a time.
-  void add_row(const TapRows<T>& rows, int64_t row, const T* grad) {
+  // Sums of at most 256 pixels add up in sum_, at most 64 of those in total_: chains of additions stay short.
+  static constexpr int kMostPending = 64;
+  void fold() {
+    for (int64_t i = 0; i < job_.source_region.taps() * kLanes<A>; ++i) total_[i] += sum_[i], sum_[i] = A{0};
+    pending_ = 0;
+  }
+
+  // Adds pixels [first, last) of a row to the sums of the taps of one kernel row, kMostInFlight taps at a time.
+  void add_row(const TapRows<T>& rows, int64_t row, const T* grad, int64_t first, int64_t last) {
     const Panels parts(rows.columns(), kMostInFlight);
     for (int64_t i = 0; i < parts.count; ++i) {
       const int64_t tw = parts.start(i);
       A* sum = sum_ + (row * rows.columns() + tw) * kLanes<A>;
       switch (parts.rows(i)) {
-        case 1: add_taps<1>(rows, row, tw, grad, sum); break;
-        case 2: add_taps<2>(rows, row, tw, grad, sum); break;
-        case 3: add_taps<3>(rows, row, tw, grad, sum); break;
-        case 4: add_taps<4>(rows, row, tw, grad, sum); break;
-        case 5: add_taps<5>(rows, row, tw, grad, sum); break;
-        case 6: add_taps<6>(rows, row, tw, grad, sum); break;
-        case 7: add_taps<7>(rows, row, tw, grad, sum); break;
-        default: add_taps<8>(rows, row, tw, grad, sum); break;
+        case 1: add_taps<1>(rows, row, tw, grad, first, last, sum); break;
+        case 2: add_taps<2>(rows, row, tw, grad, first, last, sum); break;
+        case 3: add_taps<3>(rows, row, tw, grad, first, last, sum); break;
+        case 4: add_taps<4>(rows, row, tw, grad, first, last, sum); break;
+        case 5: add_taps<5>(rows, row, tw, grad, first, last, sum); break;
+        case 6: add_taps<6>(rows, row, tw, grad, first, last, sum); break;
+        case 7: add_taps<7>(rows, row, tw, grad, first, last, sum); break;
+        default: add_taps<8>(rows, row, tw, grad, first, last, sum); break;
       }
     }
   }
 
   template <int kCount>
-  void add_taps(const TapRows<T>& rows, int64_t row, int64_t tw, const T* grad, A* sum) {
+  void add_taps(const TapRows<T>& rows, int64_t row, int64_t tw, const T* grad, int64_t first, int64_t last, A* sum) {
     constexpr int W = kLanes<A>;
     const int64_t step = job_.grad_strides.axis[2], width = job_.source_region.axis[2].count;
     Vector<A> partial[kCount] = {};
@@ -265,8 +281,9 @@ class DepthwiseChannelsWgrad {
             partial[t] += load_widened<A>(grad + qw * step) * load_widened<A>(from);
     };
     // Where all taps read inside of the image, each is one pointer that advances evenly.
-    const auto [begin, end] = rows.inner(tw, tw + kCount, width);
-    add_edge(0, begin);
+    const auto inner = rows.inner(tw, tw + kCount, width);
+    const int64_t begin = std::clamp(inner.first, first, last), end = std::clamp(inner.second, begin, last);
+    add_edge(first, begin);
     if (begin < end) {
       const T* from[kCount];
       for (int t = 0; t < kCount; ++t) from[t] = rows.at(row, tw + t, begin);
@@ -277,7 +294,7 @@ class DepthwiseChannelsWgrad {
         for (int t = 0; t < kCount; ++t) partial[t] += g * load_widened<A>(from[t] + (qw - begin) * advance);
       }
     }
-    add_edge(end, width);
+    add_edge(end, last);
     for (int t = 0; t < kCount; ++t) store(sum + t * W, load(sum + t * W) + partial[t]);
   }
 
@@ -287,7 +304,7 @@ class DepthwiseChannelsWgrad {
       const Tap tap = tap_at(job_.source_region, t);
       T* to = static_cast<T*>(job_.result) + first_ * s.outer + tap.t[0] * s.axis[0] + tap.t[1] * s.axis[1] +
               tap.t[2] * s.axis[2];
-      for (int64_t i = first_own_; i < kLanes<A>; ++i) to[i * s.outer] = Narrow<T>::from(sum_[t * kLanes<A> + i]);
+      for (int64_t i = first_own_; i < kLanes<A>; ++i) to[i * s.outer] = Narrow<T>::from(total_[t * kLanes<A> + i]);
     }
   }
 
@@ -295,4 +312,6 @@ class DepthwiseChannelsWgrad {
   int64_t channels_, first_ = 0, first_own_ = 0;
   const T** rows_;
   A* sum_;
+  A* total_;
+  int pending_ = 0;
 };

@@ -20,7 +20,7 @@ namespace {
 template <class T, class A>
 struct KernelsOf {
   static void pack_bias(const ConvJob& job) {
-    const int64_t padded = round_up(job.rows, kTileColumns<A>);
+    const int64_t padded = job.bias_channels();
     const T* from = static_cast<const T*>(job.bias);
     A* to = static_cast<A*>(job.packed_bias);
     for (int64_t group = 0; group < job.problem->groups; ++group)

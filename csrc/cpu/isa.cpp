@@ -41,7 +41,7 @@ const Engine* capped_at(const char* name) {
   throw std::invalid_argument("convext: expected an ISA level (" + names + "), got '" + name + "'");
 }
 
-// The environment is read once, at the first use: an unknown name there stops the import with capped_at's message.
+// The environment is read once, at the first use; convext/__init__.py makes that the import.
 std::atomic<const Engine*>& active() {
   static std::atomic<const Engine*> engine = [] {
     const char* cap = std::getenv("CONVEXT_MAX_ISA");

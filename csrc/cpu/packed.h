@@ -132,6 +132,8 @@ struct ConvJob {
   std::vector<RegionJob> wave;
   int64_t pack_count = 0, unit_count = 0;
 
+  // Room for a group's bias: whole tiles where the channels are columns.
+  int64_t bias_channels() const { return packed_channels(shape, tile, rows); }
   int64_t weight_panels() const { return divide_up(rows, shape.pixels_are_rows ? tile.columns : tile.rows); }
   int64_t channel_blocks() const { return divide_up(weight_panels(), shape.panels); }
 };

@@ -84,7 +84,7 @@ class ConvUnit {
     while (r + 1 < job.wave.data() + job.wave.size() && (r + 1)->first_unit <= index) ++r;
     region_ = r;
     int64_t local = index - r->first_unit;
-    // Pixels vary slowest, so that a thread's consecutive units reuse neither less nor more than the packed weight.
+    // The channel blocks of some pixels follow each other, so that a thread finds those pixels in its cache.
     const int64_t channel_block = local % job.channel_blocks();
     local /= job.channel_blocks();
     first_pixel_ = local % r->pixel_blocks * job.shape.pixels;
@@ -183,7 +183,7 @@ class ConvUnit {
 
   void multiply_and_store(const TileJob& tile) {
     const A* bias =
-        job_.bias ? static_cast<const A*>(job_.packed_bias) + group_ * bias_channels() + tile.channel : nullptr;
+        job_.bias ? static_cast<const A*>(job_.packed_bias) + group_ * job_.bias_channels() + tile.channel : nullptr;
     TileStart start = TileStart::kPartialSum;
     if (first_block_) {
       start = !bias ? TileStart::kZero : job_.shape.pixels_are_rows ? TileStart::kColumnBias : TileStart::kRowBias;
@@ -197,8 +197,6 @@ class ConvUnit {
     multiply<A>(tile.rows, {block_.length(), tile.a, tile.b, tile.partial, kColumns, start, bias});
     if (last_block_) store_partial(tile);
   }
-
-  int64_t bias_channels() const { return round_up(job_.rows, kColumns); }
 
   const A* weight_panel(int64_t start) const { return weight_.panel_at(*region_, block_, group_, start); }
 

@@ -61,6 +61,7 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   // A result whose channels are contiguous is written in place only with channels along the vector; otherwise that
   // orientation has to transpose its result, which must be paid for by fuller vectors.
   shape.pixels_are_rows = r.result_channels_last ? as_rows >= 0.6 * as_columns : as_rows > 1.1 * as_columns;
+  if (as_rows < 0.5) shape.pixels_are_rows = false;  // the packed weight would be mostly padding
   const int64_t width = shape.pixels_are_rows ? r.tile.columns : r.tile.rows;
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, width));
   const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes;
@@ -88,7 +89,7 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
 void plan_depthwise_channels(const PlanRequest& r, ConvPlan& plan) {
   const int64_t taps = kernel_taps(r.problem), pointer = sizeof(void*);
   if (r.op == ConvOperator::kWgrad) {
-    plan.thread_bytes = taps * (pointer + r.lanes * r.sum_bytes);
+    plan.thread_bytes = taps * (pointer + 2 * r.lanes * r.sum_bytes);
   } else {
     plan.thread_bytes = 6 * taps * pointer + r.problem.groups * r.element_bytes;
     plan.shared_bytes = r.problem.groups * taps * r.sum_bytes;
@@ -107,7 +108,7 @@ void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
   const int64_t rows = gather_rows(r), groups = r.problem.groups;
   int64_t weight = groups * packed_channels(plan.shape, r.tile, rows) * gather_depth(r) * kernel_taps(r.problem);
   if (plan.shape.packs_own_weight) weight = 0;
-  plan.shared_bytes = (weight + groups * round_up(rows, r.tile.columns)) * r.sum_bytes;
+  plan.shared_bytes = (weight + groups * packed_channels(plan.shape, r.tile, rows)) * r.sum_bytes;
   plan.thread_bytes = ConvWorkspace(plan.shape, r.tile).elements() * r.sum_bytes;
 }
 
@@ -125,7 +126,7 @@ void plan_banded(const PlanRequest& r, ConvPlan& plan) {
   }
   plan.thread_bytes = kReductionBlock * static_cast<int64_t>(sizeof(int64_t)) + elements * r.sum_bytes;
   const int64_t weight = groups * rows * gather_depth(r) * kernel_taps(r.problem);
-  plan.shared_bytes = (weight + groups * round_up(rows, r.tile.columns)) * r.sum_bytes;
+  plan.shared_bytes = (weight + groups * rows) * r.sum_bytes;
 }
 
 void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
@@ -162,7 +163,8 @@ std::string depthwise_channels_refusal(const PlanRequest& r) {
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";
   if (region_count(r) > kMostRegions) return too_many_regions(r);
-  if (kernel_taps(p) * r.lanes * 8 > kMostStageBytes) return "the kernel has too many taps to keep at hand";
+  if (kernel_taps(p) > kReductionBlock)  // longer sums are cut into blocks
+    return "the kernel has " + std::to_string(kernel_taps(p)) + " taps, more than " + std::to_string(kReductionBlock);
   return "";
 }
 

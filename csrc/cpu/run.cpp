@@ -104,7 +104,7 @@ void run_packed_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   ConvJob job = make_job(request, plan, operands);
   const std::vector<Region> regions = regions_of(request);
   const Workspace workspace(plan);
-  const int64_t bias_bytes = request.problem.groups * round_up(job.rows, job.tile.columns) * request.sum_bytes;
+  const int64_t bias_bytes = request.problem.groups * job.bias_channels() * request.sum_bytes;
   job.packed_bias = workspace.shared();
   job.packed_weight = workspace.shared() + bias_bytes;
   const int64_t capacity = (plan.shared_bytes - bias_bytes) / request.sum_bytes;
@@ -138,8 +138,7 @@ void run_banded_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   }
   const Workspace workspace(plan);
   job.packed_bias = workspace.shared();
-  job.packed_weight =
-      workspace.shared() + request.problem.groups * round_up(job.rows, job.tile.columns) * request.sum_bytes;
+  job.packed_weight = workspace.shared() + request.problem.groups * job.bias_channels() * request.sum_bytes;
   if (job.bias) kernels.pack_bias(job);
   for_each_worker(plan.workers, job.pack_count,
                   [&](int64_t, int64_t begin, int64_t end) { kernels.pack_weight(job, begin, end); });
