@@ -49,8 +49,10 @@ inline int64_t output_size(const ConvAxis& a) {
   return (room >= 0 ? room : room - a.stride + 1) / a.stride + 1;
 }
 
-// torch.nn.ConvTranspose's formula; output_padding arrives as a smaller `hi`.
-inline int64_t transposed_size(const ConvAxis& a) { return (a.output - 1) * a.stride + kernel_extent(a) - a.lo - a.hi; }
+// torch.nn.ConvTranspose's formula; output_padding arrives as a smaller `hi`. 128 bits hold any of these sizes.
+inline __int128 transposed_size(const ConvAxis& a) {
+  return static_cast<__int128>(a.output - 1) * a.stride + kernel_extent(a) - a.lo - a.hi;
+}
 
 inline int64_t output_pixels(const ConvProblem& p) { return p.axis[0].output * p.axis[1].output * p.axis[2].output; }
 inline int64_t input_pixels(const ConvProblem& p) { return p.axis[0].input * p.axis[1].input * p.axis[2].input; }

@@ -40,7 +40,9 @@ _CONTIGUOUS_IN_3D = (torch.float64, torch.uint8, torch.int8, torch.int16, torch.
 
 def _empty_result(a: Tensor, b: Tensor, size: Sequence[int]) -> Tensor:
     """A result in the memory format that torch gives it; csrc/contract.cpp states the same rule."""
-    torch._check(a.device == b.device, lambda: f"convext: expected operands on one device, got {a.device}, {b.device}")
+    torch._check(  # type: ignore[no-untyped-call]
+        a.device == b.device, lambda: f"convext: expected operands on one device, got {a.device}, {b.device}"
+    )
     memory_format = torch.contiguous_format
     if not (a.dim() == 5 and a.dtype in _CONTIGUOUS_IN_3D):
         for operand in (b, a):
