@@ -1,4 +1,4 @@
-"""The test-suite. Options: --seed N shifts every test's inputs, --device names a device; `-m slow` runs the slow tests."""
+"""The test-suite. --seed N shifts every test's inputs, --device names a device, `-m slow` runs the slow tests."""
 
 import os
 
