@@ -1,5 +1,5 @@
-// Staging for the depthwise algorithm: a band of result rows and the source values that its taps read, laid out so that
-// every tap is one constant offset.
+// Staging for the depthwise, correlation and banded algorithms: a band of result rows and the source values that its
+// taps read, laid out so that every tap is one constant offset.
 //
 //   stage [channel][depth tap][w group][h group][row][column]
 //

@@ -1,4 +1,5 @@
-// Depthwise convolution (one input channel a group): each result plane is a filter over a staged band of its source.
+// Depthwise convolution (one input channel a group), each result plane a filter over a staged band of its source, and
+// the correlation that gives the weight's gradient of any group with few channels.
 //
 //   fprop, dgrad   result[f] = sum over taps of weight[tap] * stage[offset(tap) + f]      one FMA and one load a vector
 //   wgrad          result[tap] = sum over f of grad[f] * stage[offset(tap) + f]
