@@ -1,6 +1,6 @@
 // From the tensors and lists of an operator call to a ConvProblem: the only place where C++ looks at their shapes.
 //
-// Users' mistakes are reported by convext/functional.py in torch's own words; what stands here is the contract of the
+// Users' mistakes are reported by convext/functional/ in torch's own words; what stands here is the contract of the
 // operators, checked so that no direct call of them can read or write out of bounds.
 #pragma once
 
