@@ -77,16 +77,6 @@ GatherAxis border_axis(const ConvAxis& a, int64_t first, int64_t last) {
   return g;
 }
 
-std::vector<GatherAxis> dgrad_axes(PaddingMode mode, const ConvAxis& a) {
-  const Interior in = interior(mode, a);
-  std::vector<GatherAxis> axes;
-  for (int64_t first = in.first; first < std::min(in.first + a.stride, in.last); ++first)
-    axes.push_back(phase_axis(a, first, in.last));
-  if (in.first > 0) axes.push_back(border_axis(a, 0, in.first));
-  if (in.last < a.input) axes.push_back(border_axis(a, in.last, a.input));
-  return axes;
-}
-
 }  // namespace
 
 Region fprop_region(const ConvProblem& p) {
@@ -102,6 +92,16 @@ Region fprop_region(const ConvProblem& p) {
     g.extent = a.input;
   }
   return r;
+}
+
+std::vector<GatherAxis> dgrad_axes(PaddingMode mode, const ConvAxis& a) {
+  const Interior in = interior(mode, a);
+  std::vector<GatherAxis> axes;
+  for (int64_t first = in.first; first < std::min(in.first + a.stride, in.last); ++first)
+    axes.push_back(phase_axis(a, first, in.last));
+  if (in.first > 0) axes.push_back(border_axis(a, 0, in.first));
+  if (in.last < a.input) axes.push_back(border_axis(a, in.last, a.input));
+  return axes;
 }
 
 std::vector<Region> dgrad_regions(const ConvProblem& p) {

@@ -37,6 +37,9 @@ struct Region {
 // The single region of fprop; wgrad reads its input through the same one.
 Region fprop_region(const ConvProblem& p);
 
+// dgrad along one axis: the phases of the result, and with a padding mode its borders. Regions are their products.
+std::vector<GatherAxis> dgrad_axes(PaddingMode mode, const ConvAxis& a);
+
 // The regions of dgrad, which together cover every result position once.
 std::vector<Region> dgrad_regions(const ConvProblem& p);
 

@@ -1,4 +1,4 @@
-// Staging for the depthwise, correlation and banded algorithms: a band of result rows and the source values that its
+// Staging for the correlation and banded algorithms: a band of result rows and the source values that its
 // taps read, laid out so that every tap is one constant offset.
 //
 //   stage [channel][depth tap][w group][h group][row][column]
@@ -97,27 +97,26 @@ struct Band {
 
 // Bytes of stage that a band aims at: with its result it stays within a 48 KiB L1.
 inline constexpr int64_t kBandBytes = 32 << 10;
-// Above this the depthwise algorithm declines: its workspace would grow with the kernel.
+// Above this an algorithm that stages declines: its workspace would grow with the kernel.
 inline constexpr int64_t kMostStageBytes = 1 << 20;
 inline constexpr int64_t kMostVectorBytes = 64;
 // Elements a vector may touch beyond a stage or a flat result.
 inline constexpr int64_t kBandSlack = 16 * 8;
 
-// Per-thread workspace of the depthwise algorithm: two offsets a tap, then elements of the sum type for the stage, the
-// flat result (or gradient), and a weight (or a vector of sums) for each tap.
-struct DepthwiseWorkspace {
-  int64_t taps = 0, stage = 0, flat = 0;
-  void cover(const Region& r, int64_t depth, int64_t sum_bytes) {
+// Per-thread workspace of the correlation algorithm: an offset a tap, then elements of the sum type for the stage, the
+// gradient, and a vector of sums for each tap.
+struct CorrelationWorkspace {
+  int64_t taps, stage, grad;
+  CorrelationWorkspace(const Region& r, int64_t depth, int64_t sum_bytes) : taps(depth * r.taps()) {
     const Band band(r, depth, kBandBytes / sum_bytes);
-    taps = std::max(taps, depth * r.taps());
     // A cut region gets the budget, so that the workspace of large images does not depend on how they are cut.
     const int64_t budget = band.whole ? 0 : kBandBytes / sum_bytes;
-    stage = std::max(stage, std::max(band.stage_elements(depth), budget) + kBandSlack);
-    flat = std::max(flat, std::max(band.flat_elements(), budget) + kBandSlack);
+    stage = std::max(band.stage_elements(depth), budget) + kBandSlack;
+    grad = std::max(band.flat_elements(), budget) + kBandSlack;
   }
-  int64_t offset_bytes() const { return round_up(2 * taps * static_cast<int64_t>(sizeof(int64_t)), 64); }
+  int64_t offset_bytes() const { return round_up(taps * static_cast<int64_t>(sizeof(int64_t)), 64); }
   int64_t bytes(int64_t sum_bytes) const {
-    return offset_bytes() + (stage + flat) * sum_bytes + taps * kMostVectorBytes;
+    return offset_bytes() + (stage + grad) * sum_bytes + taps * kMostVectorBytes;
   }
 };
 

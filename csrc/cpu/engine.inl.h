@@ -12,8 +12,11 @@ namespace {
 #include "gather.h"
 #include "packed_conv.h"
 #include "packed_wgrad.h"
-#include "depthwise.h"
 #include "depthwise_channels.h"
+#include "lane_stage.h"
+#include "depthwise.h"
+#include "band_stage.h"
+#include "correlation.h"
 #include "banded.h"
 // clang-format on
 
@@ -39,10 +42,14 @@ struct KernelsOf {
   static void finish_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) finish_wgrad_row<T, A>(job, i);
   }
-  static void run_depthwise(const ConvJob& job, int64_t begin, int64_t end, void* workspace, int64_t offset_bytes) {
-    A* elements = reinterpret_cast<A*>(static_cast<std::byte*>(workspace) + offset_bytes);
-    DepthwiseConv<T, A> conv(job, static_cast<int64_t*>(workspace), elements);
+  static void run_depthwise(const ConvJob& job, const LaneBand& band, int64_t begin, int64_t end, void* workspace) {
+    DepthwiseConv<T, A> conv(job, band, static_cast<std::byte*>(workspace));
     for (int64_t i = begin; i < end; ++i) conv.run(i);
+  }
+  static void run_depthwise_wgrad(const WgradJob& job, const LaneBand& band, int64_t begin, int64_t end,
+                                  void* workspace) {
+    DepthwiseWgrad<T, A> wgrad(job, band, static_cast<std::byte*>(workspace));
+    for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
   static void run_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace,
                                     int64_t offset_bytes) {
@@ -87,6 +94,7 @@ struct KernelsOf {
             .finish_wgrad = &finish_wgrad,
             .run_banded = &run_banded,
             .run_depthwise = &run_depthwise,
+            .run_depthwise_wgrad = &run_depthwise_wgrad,
             .run_correlation_wgrad = &run_correlation_wgrad,
             .pack_depthwise = &pack_depthwise,
             .run_depthwise_channels = &run_depthwise_channels,

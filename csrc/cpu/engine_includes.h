@@ -13,4 +13,5 @@
 #include "../region.h"
 #include "band.h"
 #include "engine.h"
+#include "lane_band.h"
 #include "packed.h"

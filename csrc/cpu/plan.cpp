@@ -48,10 +48,8 @@ std::string too_many_regions(const PlanRequest& r) {
          std::to_string(kMostRegions);
 }
 
-DepthwiseWorkspace depthwise_workspace(const PlanRequest& r) {
-  DepthwiseWorkspace workspace;
-  for (const Region& region : regions_of(r)) workspace.cover(region, gather_depth(r), r.sum_bytes);
-  return workspace;
+CorrelationWorkspace correlation_workspace(const PlanRequest& r) {
+  return CorrelationWorkspace(fprop_region(r.problem), r.problem.in_channels, r.sum_bytes);
 }
 
 UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
@@ -96,8 +94,10 @@ void plan_depthwise_channels(const PlanRequest& r, ConvPlan& plan) {
   }
 }
 
-void plan_depthwise(const PlanRequest& r, ConvPlan& plan) {
-  const DepthwiseWorkspace workspace = depthwise_workspace(r);
+void plan_depthwise(const PlanRequest& r, ConvPlan& plan) { plan.thread_bytes = LanePlan(r).band.memory().bytes; }
+
+void plan_correlation(const PlanRequest& r, ConvPlan& plan) {
+  const CorrelationWorkspace workspace = correlation_workspace(r);
   plan.offset_bytes = workspace.offset_bytes();
   plan.thread_bytes = workspace.bytes(r.sum_bytes);
 }
@@ -168,9 +168,20 @@ std::string depthwise_channels_refusal(const PlanRequest& r) {
   return "";
 }
 
-std::string band_refusal(const PlanRequest& r) {
+std::string depthwise_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+  if (p.in_channels != 1) return "a group has " + std::to_string(p.in_channels) + " input channels, not one";
+  if (p.out_channels > kMostMultiplier)
+    return "a group has " + std::to_string(p.out_channels) + " output channels, more than " +
+           std::to_string(kMostMultiplier);
+  const int64_t planes = p.groups * (r.op == ConvOperator::kWgrad ? p.out_channels : gather_rows(r));
+  if (2 * planes < r.lanes)
+    return std::to_string(planes) + " planes fill less than half of a vector of " + std::to_string(r.lanes);
+  if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
+    return "the gradient of a padding mode folds border pixels";
   if (region_count(r) > kMostRegions) return too_many_regions(r);
-  if (depthwise_workspace(r).bytes(r.sum_bytes) > kMostStageBytes)
+  if (LanePlan(r).band.memory().bytes > kMostStageBytes)
     return "a band of the image with its taps needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
   return "";
 }
@@ -185,20 +196,9 @@ std::string correlation_refusal(const PlanRequest& r) {
   if (p.in_channels > kMostCorrelatedInputs)
     return "a group has " + std::to_string(p.in_channels) + " input channels, more than " +
            std::to_string(kMostCorrelatedInputs) + " to stage again for every filter";
-  return band_refusal(r);
-}
-
-std::string depthwise_refusal(const PlanRequest& r) {
-  const ConvProblem& p = r.problem;
-  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
-  if (r.op == ConvOperator::kWgrad) return "wgrad is a correlation";
-  if (p.in_channels != 1) return "a group has " + std::to_string(p.in_channels) + " input channels, not one";
-  if (p.out_channels > kMostMultiplier)
-    return "a group has " + std::to_string(p.out_channels) + " output channels, more than " +
-           std::to_string(kMostMultiplier);
-  if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
-    return "the gradient of a padding mode folds border pixels";
-  return band_refusal(r);
+  if (correlation_workspace(r).bytes(r.sum_bytes) > kMostStageBytes)
+    return "a band of the image with its taps needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
+  return "";
 }
 
 std::string banded_refusal(const PlanRequest& r) {
@@ -257,6 +257,15 @@ std::vector<Region> regions_of(const PlanRequest& request) {
   return {fprop_region(request.problem)};
 }
 
+LanePlan::LanePlan(const PlanRequest& request) {
+  const Region region = fprop_region(request.problem);
+  for (int i = 0; i < kSpatialAxes; ++i)
+    phases[i] = request.op == ConvOperator::kDgrad ? dgrad_axes(request.problem.mode, request.problem.axis[i])
+                                                   : std::vector<GatherAxis>{region.axis[i]};
+  const int64_t depth = request.op == ConvOperator::kDgrad ? request.problem.out_channels : 1;
+  band = LaneBand(phases, depth, kernel_taps(request.problem), request.lanes * request.sum_bytes);
+}
+
 ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
   for (const Algorithm candidate : {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kCorrelation,
@@ -270,7 +279,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast: plan_depthwise_channels(request, plan); break;
     case Algorithm::kDepthwise: plan_depthwise(request, plan); break;
-    case Algorithm::kCorrelation: plan_depthwise(request, plan); break;
+    case Algorithm::kCorrelation: plan_correlation(request, plan); break;
     case Algorithm::kBanded: plan_banded(request, plan); break;
     case Algorithm::kPacked:
       (request.op == ConvOperator::kWgrad ? plan_packed_wgrad : plan_packed_conv)(request, plan);

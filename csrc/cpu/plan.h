@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "lane_band.h"
 #include "packed.h"
 
 namespace convext {
@@ -43,7 +44,7 @@ struct ConvPlan {
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;
   bool in_place = false, channel_major = false;
-  // Depthwise and correlation: the part of thread_bytes that holds the taps' offsets.
+  // Correlation: the part of thread_bytes that holds the taps' offsets.
   int64_t offset_bytes = 0;
   // Bytes: shared_bytes once and thread_bytes for each of the workers.
   int64_t shared_bytes = 0, thread_bytes = 0, workers = 1;
@@ -54,6 +55,15 @@ ConvPlan plan_conv(const PlanRequest& request);
 
 // The gathers that make up the operator; wgrad reads its input through fprop's.
 std::vector<Region> regions_of(const PlanRequest& request);
+
+// The bands of the depthwise algorithm; the phases of each axis must stay where they are.
+struct LanePlan {
+  std::vector<GatherAxis> phases[kSpatialAxes];
+  LaneBand band;
+  explicit LanePlan(const PlanRequest& request);
+  LanePlan(const LanePlan&) = delete;
+  LanePlan& operator=(const LanePlan&) = delete;
+};
 
 // Result and source channels of one group, seen from the operator's gather.
 inline int64_t gather_rows(const PlanRequest& r) {

@@ -154,15 +154,17 @@ void run_depthwise_conv(const PlanRequest& request, const ConvPlan& plan, const 
   for (const Region& region : regions) {
     RegionJob r;
     r.region = &region;
-    r.first_unit = job.unit_count;
-    job.unit_count += request.problem.batch * request.problem.groups *
-                      Band(region, job.depth, kBandBytes / request.sum_bytes).count(region);
+    r.first_pack = job.pack_count;
+    job.pack_count += region.taps() * job.depth;
     job.wave.push_back(r);
   }
+  const LanePlan lanes(request);
+  const int64_t planes = request.problem.batch * request.problem.groups * job.rows;
   const Workspace workspace(plan);
-  for_each_worker(plan.workers, job.unit_count, [&](int64_t worker, int64_t begin, int64_t end) {
-    kernels.run_depthwise(job, begin, end, workspace.of_worker(worker), plan.offset_bytes);
-  });
+  for_each_worker(plan.workers, divide_up(planes, request.lanes) * lanes.band.bands(),
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_depthwise(job, lanes.band, begin, end, workspace.of_worker(worker));
+                  });
 }
 
 void run_depthwise_channels(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
@@ -223,6 +225,17 @@ void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Ke
                   [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
 }
 
+void run_depthwise_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                         const ConvOperands& operands) {
+  const WgradJob job = make_wgrad_job(request, plan, operands);
+  const LanePlan lanes(request);
+  const Workspace workspace(plan);
+  for_each_worker(plan.workers, divide_up(request.problem.groups * request.problem.out_channels, request.lanes),
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_depthwise_wgrad(job, lanes.band, begin, end, workspace.of_worker(worker));
+                  });
+}
+
 void run_correlation_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                            const ConvOperands& operands) {
   const WgradJob job = make_wgrad_job(request, plan, operands);
@@ -266,7 +279,8 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& k
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast:
       return (wgrad ? run_depthwise_channels_wgrad : run_depthwise_channels)(request, plan, kernels, operands);
-    case Algorithm::kDepthwise: return run_depthwise_conv(request, plan, kernels, operands);
+    case Algorithm::kDepthwise:
+      return (wgrad ? run_depthwise_wgrad : run_depthwise_conv)(request, plan, kernels, operands);
     case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
     case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
     case Algorithm::kPacked: return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);

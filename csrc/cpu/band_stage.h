@@ -1,0 +1,68 @@
+// Filling the stage of a band (band.h). Include only from engine.inl.h.
+#pragma once
+
+// Fills the stage of a band that starts at result position (qd, qh, qw) of image n.
+template <class T, class A>
+class BandStager {
+ public:
+  BandStager(const ImageReader<T>& image, const Band& band) : image_(image), band_(band) {}
+
+  void fill(int64_t n, int64_t depth, int64_t qd, int64_t qh, int64_t qw, A* stage) const {
+    const GatherAxis* g = image_.region->axis;
+    for (int64_t c = 0; c < depth; ++c)
+      for (int64_t t = 0; t < g[0].taps; ++t) {
+        const T* channel = image_.data + n * image_.strides.outer + c * image_.strides.channel;
+        const int64_t d = padded_source(image_.mode, qd * g[0].step + tap_offset(g[0], t), g[0].extent);
+        for (int64_t gw = 0; gw < band_.w.groups; ++gw) {
+          const RowSpan span = row_span(gw, qw);
+          for (int64_t gh = 0; gh < band_.h.groups; ++gh) {
+            for (int64_t i = 0; i < band_.rows + band_.h.span; ++i) {
+              const int64_t h = padded_source_in_reach(band_.h.source(g[1], gh, qh, i), g[1].extent);
+              fill_row(d < 0 || h < 0 ? nullptr : channel + d * image_.strides.axis[0] + h * image_.strides.axis[1],
+                       span, stage);
+              stage += band_.pitch;
+            }
+          }
+        }
+      }
+  }
+
+ private:
+  // A band's last rows may lie beyond what any window reads, further out than the padding mode is defined.
+  int64_t padded_source_in_reach(int64_t x, int64_t extent) const {
+    const int64_t source = padded_source(image_.mode, x, extent);
+    return source < extent ? source : -1;
+  }
+
+  // What a staged row of one group holds: positions [begin, end) read source columns from x + begin * step on.
+  struct RowSpan {
+    int64_t x, begin, end;
+  };
+  RowSpan row_span(int64_t group, int64_t qw) const {
+    const GatherAxis& g = image_.region->axis[2];
+    const int64_t x = band_.w.source(g, group, qw, 0), begin = std::min(positions_below(x, g.step), band_.pitch);
+    return {x, begin, std::max(begin, std::min(positions_below(x - g.extent, g.step), band_.pitch))};
+  }
+
+  // Zeros are stored in whole vectors: what spills over is the next row, not yet filled, or the slack after the stage.
+  void fill_row(const T* row, const RowSpan& span, A* to) const {
+    const GatherAxis& g = image_.region->axis[2];
+    const int64_t len = band_.pitch, x = span.x, begin = span.begin, end = span.end;
+    for (int64_t i = 0; i < len; i += kLanes<A>) store(to + i, Vector<A>{});
+    if (!row) return;
+    const int64_t step = image_.strides.axis[2];
+    if (begin < end) copy_strided(to + begin, row + (x + begin * g.step) * step, g.step * step, end - begin);
+    if (image_.mode == PaddingMode::kZeros) return;
+    const auto pad = [&](int64_t from, int64_t last) {
+      for (int64_t i = from; i < last; ++i) {
+        const int64_t source = padded_source_in_reach(x + i * g.step, g.extent);
+        if (source >= 0) to[i] = widen(row[source * step]);
+      }
+    };
+    pad(0, begin);
+    pad(end, len);
+  }
+
+  const ImageReader<T>& image_;
+  const Band& band_;
+};
