@@ -63,7 +63,7 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   const int64_t width = shape.pixels_are_rows ? r.tile.columns : r.tile.rows;
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, width));
   const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes;
-  if (as_rows > 0.9 && pixels <= kMostUnitPixels && weight_bytes >= kOwnWeightBytes) {
+  if (as_rows > 0.9 && pixels <= std::min(kMostUnitPixels, 2 * rows) && weight_bytes >= kOwnWeightBytes) {
     shape.pixels_are_rows = shape.packs_own_weight = true;
     shape.pixels = pixels;
     // Four tiles repay the gathering of the image once a unit.
