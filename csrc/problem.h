@@ -61,6 +61,22 @@ inline int64_t weight_elements(const ConvProblem& p) {
   return p.groups * p.out_channels * p.in_channels * kernel_taps(p);
 }
 
+// Whether the kernel is as large as the image and meets it once: a fully connected layer, written as a convolution.
+// Depthwise ones are left out, which have nothing to multiply.
+inline bool kernel_is_image(const ConvProblem& p) {
+  if (kernel_taps(p) == 1 || p.in_channels * p.out_channels <= 1) return false;
+  for (const ConvAxis& a : p.axis)
+    if (a.output != 1 || a.kernel != a.input || kernel_extent(a) != a.input || a.lo != 0 || a.hi != 0) return false;
+  return true;
+}
+
+// The same problem on images of one pixel, with an input channel for each (channel, tap).
+inline ConvProblem taps_as_channels(ConvProblem p) {
+  p.in_channels *= kernel_taps(p);
+  for (ConvAxis& a : p.axis) a = {};
+  return p;
+}
+
 // The input coordinate that padded coordinate x reads, or -1 for a zero.
 inline int64_t padded_source(PaddingMode mode, int64_t x, int64_t extent) {
   if (x >= 0 && x < extent) return x;

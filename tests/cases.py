@@ -194,6 +194,45 @@ def depthwise() -> Iterator[ConvCase]:
             yield ConvCase((8, 9), 3, (17, 17 * multiplier), groups=17, padding=1, layout=layout)
 
 
+def planes_in_lanes() -> Iterator[ConvCase]:
+    """Depthwise on contiguous images, a vector of planes at a time: blocks across samples, bands, far taps."""
+    # planes of several samples in one vector, and a last vector that they do not fill
+    yield ConvCase((5, 7), 3, (11, 11), batch=3, groups=11, padding=1)
+    yield ConvCase((7, 7), 3, (19, 38), batch=3, groups=19, padding=1, stride=2)
+    # planes larger than a band, cut by rows, by columns, and by depth
+    yield ConvCase((90, 83), 3, (17, 17), batch=1, groups=17, padding=1)
+    yield ConvCase((97, 80), 5, (16, 16), batch=1, groups=16, padding=2, stride=2)
+    yield ConvCase((3000,), 4, (17, 17), batch=1, groups=17, padding=((3, 0),))
+    yield ConvCase((3000,), 3, (9, 18), batch=1, groups=9, padding=1, stride=3)
+    yield ConvCase((9, 20, 21), 3, (17, 17), batch=1, groups=17, padding=1)
+    yield ConvCase((11, 18, 17), 3, (16, 16), batch=1, groups=16, padding=1, stride=2)
+    # taps further apart than the band is long are staged one by one
+    yield ConvCase((41,), 3, (16, 16), groups=16, dilation=19)
+    yield ConvCase((41,), 3, (16, 16), groups=16, dilation=18, padding=18, stride=2)
+    yield ConvCase((15, 14), 3, (17, 34), groups=17, dilation=(6, 7), padding=2)
+    yield ConvCase((15, 14), 3, (16, 16), groups=16, dilation=(1, 7), padding=((0, 1), (3, 2)), padding_mode="reflect")
+    # more than one block of the reduction, and strides that skip source pixels
+    yield ConvCase((19, 20), 17, (16, 16), batch=1, groups=16, padding=3)
+    yield ConvCase((400,), 300, (16, 32), batch=1, groups=16)
+    yield ConvCase((17, 18), 2, (16, 16), groups=16, stride=(4, 3))
+    yield ConvCase((5, 4), 1, (33, 33), groups=33, stride=2, bias=False)
+
+
+def fully_connected() -> Iterator[ConvCase]:
+    """A kernel as large as the image: its taps become channels where the operands are dense."""
+    for layout in LAYOUTS:
+        yield ConvCase((5, 6), (5, 6), (7, 33), batch=3, layout=layout)
+        yield ConvCase((9,), 9, (31, 15), batch=2, layout=layout, bias=False)
+    yield ConvCase((4, 4), 4, (64, 1), batch=5)
+    yield ConvCase((4, 4), 4, (1, 40), batch=5)
+    yield ConvCase((2, 3, 3), (2, 3, 3), (12, 10), batch=2, groups=2)
+    yield ConvCase((6, 5), (6, 5), (20, 20), groups=20)
+    yield ConvCase((7, 7), 7, (16, 17), batch=1, stride=3)
+    yield ConvCase((7, 7), 7, (16, 17), batch=1, padding=1)
+    yield ConvCase((5, 5), 3, (16, 17), batch=1, dilation=2)
+    yield ConvCase((40, 33), 1, (70, 2))  # a single tap for few channels
+
+
 def hand_picked() -> Iterator[ConvCase]:
     """Shapes of known networks at small size, and the corners of every formula."""
     yield ConvCase((31, 29), 7, (3, 17), stride=2, padding=3)
@@ -257,6 +296,8 @@ CASES = unique(
         long_reductions(),
         phases(),
         depthwise(),
+        planes_in_lanes(),
+        fully_connected(),
         algorithm_edges(),
         map(covering_case, all_pairs(FACTORS, seed=20)),
     )

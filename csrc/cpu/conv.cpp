@@ -79,17 +79,47 @@ void run_direct(ConvOperator op, const ConvProblem& p, ScalarType type, const Co
   });
 }
 
-void run(ConvOperator op, const ConvProblem& p, ScalarType type, const ConvOperands& operands) {
+// Whether the taps (or pixels) of each channel are dense and the channels follow each other.
+bool is_dense(const Strides& s, const ConvAxis (&axis)[kSpatialAxes], int64_t channels) {
+  int64_t distance = 1;
+  for (int i = kSpatialAxes; i-- > 0; distance *= axis[i].kernel)
+    if (axis[i].kernel > 1 && s.axis[i] != distance) return false;
+  return channels == 1 || s.channel == distance;
+}
+
+// Turns a problem whose kernel is the image into one of single pixels, where the operands' layouts allow it.
+void merge_taps(ConvOperator op, ConvProblem& p, ConvOperands& operands) {
+  if (!kernel_is_image(p)) return;
+  Operand& image = op == ConvOperator::kDgrad ? operands.result : operands.image;
+  Operand& weight = op == ConvOperator::kWgrad ? operands.result : operands.weight;
+  if (!is_dense(image.strides, p.axis, p.groups * p.in_channels)) return;
+  if (!is_dense(weight.strides, p.axis, p.in_channels)) return;
+  if (op == ConvOperator::kDgrad) operands.bias_repeats = kernel_taps(p);
+  p = taps_as_channels(p);
+  for (Operand* o : {&image, &weight}) o->strides = {o->strides.outer, 1, {}};
+}
+
+void run(ConvOperator op, const ConvProblem& whole, ScalarType type, const ConvOperands& given) {
   const std::optional<FloatType> packed = float_type(type);
-  if (!packed) return run_direct(op, p, type, operands);
+  if (!packed) return run_direct(op, whole, type, given);
+  ConvProblem p = whole;
+  ConvOperands operands = given;
+  merge_taps(op, p, operands);
   const Engine& engine = active_engine();
   PlanRequest request = make_request(op, p, engine, *packed, torch::stable::get_num_threads());
-  const auto channels_last = [](const Operand& o) { return o.strides.channel == 1 && o.strides.axis[2] != 1; };
-  request.source_channels_last = channels_last(operands.image);
-  request.result_channels_last = channels_last(operands.result);
-  request.grad_channels_last = channels_last(operands.weight);
+  // Images of one pixel are channels_last whatever their strides say.
+  const auto channels_last = [](const Operand& o, int64_t pixels) {
+    return o.strides.channel == 1 && (o.strides.axis[2] != 1 || pixels == 1);
+  };
+  const bool dgrad = op == ConvOperator::kDgrad;
+  const int64_t inputs = input_pixels(p), outputs = output_pixels(p);
+  request.source_channels_last = channels_last(operands.image, dgrad ? outputs : inputs);
+  request.result_channels_last = channels_last(operands.result, dgrad                        ? inputs
+                                                                : op == ConvOperator::kFprop ? outputs
+                                                                                             : kernel_taps(p));
+  request.grad_channels_last = op == ConvOperator::kWgrad && channels_last(operands.weight, outputs);
   const ConvPlan plan = plan_conv(request);
-  if (plan.algorithm == Algorithm::kDirect) return run_direct(op, p, type, operands);
+  if (plan.algorithm == Algorithm::kDirect) return run_direct(op, whole, type, given);
   run_plan(request, plan, engine.of(*packed), operands);
 }
 

@@ -28,7 +28,7 @@ struct KernelsOf {
     A* to = static_cast<A*>(job.packed_bias);
     for (int64_t group = 0; group < job.problem->groups; ++group)
       for (int64_t i = 0; i < padded; ++i)
-        to[group * padded + i] = i < job.rows ? widen(from[group * job.rows + i]) : A{0};
+        to[group * padded + i] = i < job.rows ? widen(from[(group * job.rows + i) / job.bias_repeats]) : A{0};
   }
   static void pack_weight(const ConvJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) WeightPacker<T, A>{job}.pack(i);

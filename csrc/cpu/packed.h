@@ -123,6 +123,7 @@ struct ConvJob {
   const void* weight = nullptr;
   int64_t weight_group = 0, weight_row = 0, weight_depth = 0, weight_tap[kSpatialAxes] = {0, 0, 0};
   const void* bias = nullptr;
+  int64_t bias_repeats = 1;  // result channels in a row that share an element of it
   void* result = nullptr;
   Strides result_strides;
   // Shared workspace: the bias widened and padded to whole tiles, and the packed weight of the current wave.

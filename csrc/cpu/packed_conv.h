@@ -45,18 +45,19 @@ struct WeightPacker {
                     block.channel * job.weight_depth;
     const int64_t rows = std::min(width, job.rows - start);
     int64_t offset[kReductionBlock];  // of each tap in the weight
-    bool contiguous = job.weight_depth == block.taps && !r.reduction.channels_inner;
+    // The channels of a single tap are in order either way.
+    bool contiguous = job.weight_depth == block.taps && (!r.reduction.channels_inner || block.taps == 1);
     for (int64_t t = 0; t < block.taps; ++t) {
       const Tap tap = tap_at(*r.region, block.tap + t);
       offset[t] = 0;
       for (int i = 0; i < kSpatialAxes; ++i)
         offset[t] += (r.region->axis[i].tap0 + tap.t[i] * r.region->axis[i].tap_step) * job.weight_tap[i];
-      contiguous = contiguous && offset[t] == t;
+      contiguous = contiguous && offset[t] == offset[0] + t;
     }
     if constexpr (std::is_same_v<T, A>) {
       if (contiguous && rows == width) {  // fprop's contiguous weight: each row is one run of the block
         const A* row[kTileColumns<A>];
-        for (int64_t i = 0; i < rows; ++i) row[i] = from + i * job.weight_row;
+        for (int64_t i = 0; i < rows; ++i) row[i] = from + offset[0] + i * job.weight_row;
         return transpose_rows(row, static_cast<int>(width), block.length(), to);
       }
       if (block.taps == 1 && job.weight_row == 1 && rows == width) {  // dgrad's 1x1 weight has the panel's layout

@@ -15,6 +15,8 @@ constexpr int64_t kOwnWeightBytes = 512 << 10;
 constexpr int64_t kMostCorrelated = 16, kMostCorrelatedInputs = 8;
 // Result channels of a group up to which reading the stage in place beats packing it.
 constexpr int64_t kMostBandedRows = 64;
+// The same for a single tap, which is staged to read whole rows of many channels rather than a panel's width of each.
+constexpr int64_t kMostRowsOfOneTap = 8;
 // Output channels of a group up to which a filter at a time beats a matrix product.
 constexpr int64_t kMostMultiplier = 4;
 // Below this many multiply-adds a second thread costs more to wake than it saves.
@@ -212,7 +214,7 @@ std::string banded_refusal(const PlanRequest& r) {
   if (region_count(r) > kMostRegions) return too_many_regions(r);
   if (rows > kMostBandedRows)
     return std::to_string(rows) + " result channels repay packed panels, more than " + std::to_string(kMostBandedRows);
-  if (kernel_taps(p) == 1) return "a single tap has no panels to save";
+  if (kernel_taps(p) == 1 && rows > kMostRowsOfOneTap) return "a single tap has no panels to save";
   for (const Region& region : regions_of(r)) {
     if (region.taps() > kReductionBlock)
       return "the kernel has " + std::to_string(region.taps()) + " taps, more than " + std::to_string(kReductionBlock);

@@ -65,6 +65,7 @@ ConvJob make_job(const PlanRequest& request, const ConvPlan& plan, const ConvOpe
   job.weight_depth = dgrad ? weight.outer : weight.channel;
   std::copy_n(weight.axis, kSpatialAxes, job.weight_tap);
   job.bias = operands.bias;
+  job.bias_repeats = operands.bias_repeats;
   job.result = operands.result.data;
   job.result_strides = operands.result.strides;
   return job;

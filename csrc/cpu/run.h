@@ -20,6 +20,7 @@ struct Operand {
 struct ConvOperands {
   Operand image, weight, result;
   const void* bias = nullptr;
+  int64_t bias_repeats = 1;  // result channels in a row that share an element of the bias
 };
 
 PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engine& engine, FloatType type,
