@@ -158,7 +158,7 @@ class LaneStager {
         if (column_[x] >= 0) store(to + column_[x], v);
         if (++x == columns_) {
           x = 0;
-          to = stage + row_place_[++row];  // one beyond the last is read, and not used
+          if (++row < last_row) to = stage + row_place_[row];
         }
       });
   }
