@@ -12,27 +12,6 @@
 inline constexpr int kPixels = 4;
 inline constexpr int kChannelVectors = 2;
 
-template <class A, class T>
-inline Vector<A> load_widened(const T* from) {
-  if constexpr (std::is_same_v<T, A>) {
-    return load(from);
-  } else {
-    A wide[kLanes<A>];
-    for (int i = 0; i < kLanes<A>; ++i) wide[i] = widen(from[i]);
-    return load(wide);
-  }
-}
-template <class T, class A>
-inline void store_narrowed(T* to, Vector<A> v) {
-  if constexpr (std::is_same_v<T, A>) {
-    store(to, v);
-  } else {
-    A wide[kLanes<A>];
-    store(wide, v);
-    for (int i = 0; i < kLanes<A>; ++i) to[i] = Narrow<T>::from(wide[i]);
-  }
-}
-
 // Visits channels [0, channels) in vectors: visit.template operator()<kCount>(first channel). The last vector overlaps
 // the one before it, which recomputes the same values; the plan sends fewer channels than a vector elsewhere.
 template <class A, class Visit>

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -14,3 +15,4 @@
 #include "band.h"
 #include "engine.h"
 #include "packed.h"
+#include "pool_job.h"
