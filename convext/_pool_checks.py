@@ -32,24 +32,24 @@ FLOATS = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16}
 INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
 
-def check_image(name: str, input: Any, rank: int, dtypes: frozenset[torch.dtype]) -> None:
+def check_image(name: str, input: Any, rank: int, dtypes: frozenset[torch.dtype], empty_channels: bool = False) -> None:
     """Type, rank, layout, element type and sizes of the image: (N, C, *spatial) or (C, *spatial), of which N may be 0.
 
     Raises:
         TypeError: not a tensor.
-        RuntimeError: another rank, an axis beside the batch without elements, or not strided.
-        NotImplementedError: an element type that no kernel takes.
+        RuntimeError: another rank, or an axis beside the batch (with `empty_channels` also C) without elements.
+        NotImplementedError: not strided, or an element type that no kernel takes.
     """
     if not isinstance(input, Tensor):
         raise TypeError(f"{name}: expected input to be a Tensor, got {type(input).__name__}")
     if input.layout is not torch.strided:
-        raise RuntimeError(f"{name}: expected input of layout torch.strided, got {input.layout}")
+        raise NotImplementedError(f"{name}: expected input of layout torch.strided, got {input.layout}")
     if input.dim() not in (rank + 1, rank + 2):
         raise RuntimeError(
             f"{name}: expected input of {rank + 1} (unbatched) or {rank + 2} dimensions, "
             f"got one of size {list(input.shape)}"
         )
-    if 0 in input.shape[-rank - 1 :]:
+    if 0 in input.shape[-rank if empty_channels else -rank - 1 :]:
         raise RuntimeError(
             f"{name}: expected input of 1 or more elements on each axis but the batch, "
             f"got one of size {list(input.shape)}"
@@ -155,7 +155,8 @@ def pool_configuration(
 
 
 def adaptive_sizes(name: str, sizes: Sequence[int], output_size: Any) -> Ints:
-    """The sizes of an adaptive pooling's result: one int for all axes, or one for each, None for the input's own.
+    """The sizes of an adaptive pooling's result: one int for all axes, or one for each. Of two or three, None is
+    the input's own.
 
     Raises:
         TypeError: an entry of another type.
@@ -165,9 +166,10 @@ def adaptive_sizes(name: str, sizes: Sequence[int], output_size: Any) -> Ints:
     entries = output_size if isinstance(output_size, (list, tuple)) else (output_size,) * rank
     if len(entries) != rank:
         raise RuntimeError(f"{name}: expected output_size of {rank} elements, one for each axis, got {output_size!r}")
+    own = rank > 1 and isinstance(output_size, (list, tuple))  # where torch takes None
     output = tuple(
         [
-            size if entry is None else _padding.plain_int(f"{name}: output_size", entry)
+            size if own and entry is None else _padding.plain_int(f"{name}: output_size", entry)
             for size, entry in zip(sizes, entries, strict=True)
         ]
     )

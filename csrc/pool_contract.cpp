@@ -117,11 +117,12 @@ IntList with_spatial(const Tensor& image, const IntList& spatial) {
   return sizes;
 }
 
-torch::headeronly::MemoryFormat pool_format(const Tensor& image, bool average) {
+torch::headeronly::MemoryFormat pool_format(const Tensor& image, const IntList& spatial, bool adaptive, bool average) {
   using torch::headeronly::MemoryFormat;
   if (!suggests_channels_last(image)) return MemoryFormat::Contiguous;
   if (image.dim() == 4) return MemoryFormat::ChannelsLast;
-  return average ? MemoryFormat::Contiguous : MemoryFormat::ChannelsLast3d;
+  const bool mean = adaptive && average && spatial == IntList{1, 1, 1};
+  return (adaptive || average) && !mean ? MemoryFormat::Contiguous : MemoryFormat::ChannelsLast3d;
 }
 
 }  // namespace convext

@@ -31,7 +31,8 @@ void check_offsets(const Tensor& offsets, const Tensor& images, const PoolProble
 // The image's sizes with these spatial ones.
 IntList with_spatial(const Tensor& image, const IntList& spatial);
 
-// The memory format of a result beside an image; of five axes, averages are contiguous, as torch's are.
-torch::headeronly::MemoryFormat pool_format(const Tensor& image, bool average);
+// The memory format of a result of these spatial sizes beside an image. Of five axes torch has averages and adaptive
+// pooling contiguous, but for the mean of a whole image.
+torch::headeronly::MemoryFormat pool_format(const Tensor& image, const IntList& spatial, bool adaptive, bool average);
 
 }  // namespace convext

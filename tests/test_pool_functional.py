@@ -75,7 +75,9 @@ def test_opinfo_samples(name: str, dtype: torch.dtype) -> None:
             torchs = getattr(F, name)(*args, **kwargs)
         except NotImplementedError:  # a type that torch lists and this build of it has no kernel for
             continue
-        wanted = getattr(F, name)(sample.input.double() if dtype.is_floating_point else sample.input, *args[1:], **kwargs)
+        wanted = getattr(F, name)(
+            sample.input.double() if dtype.is_floating_point else sample.input, *args[1:], **kwargs
+        )
         same(getattr(CF, name)(*args, **kwargs), torchs, wanted)
         count += 1
     assert count > 0
@@ -112,7 +114,6 @@ def test_opinfo_error_inputs(name: str, i: int, e: Any) -> None:
 
 X = torch.randn(2, 3, 6, 6)
 WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
-    "input of two axes": ((X[0, 0], 2), {}),
     "input of five axes": ((X[None], 2), {}),
     "input a list": ((X.tolist(), 2), {}),
     "sparse input": ((X.to_sparse(), 2), {}),
@@ -147,10 +148,6 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 }
 
 
-def taken(function: Callable[..., Any], what: str) -> bool:
-    return "dilation" not in what or "max" in function.__name__
-
-
 @pytest.mark.parametrize("what", WRONG)
 @pytest.mark.parametrize("name", ("max_pool2d", "avg_pool2d"))
 def test_raises_as_torch_raises(name: str, what: str) -> None:
@@ -172,6 +169,7 @@ ADAPTIVE_WRONG: dict[str, tuple[Any, ...]] = {
     "size 0": (X, 0),
     "no batch": (X[:0], 2),
     "None": (X, None),
+    "no channels": (X[:, :0], 2),
     "None and 3": (X, (None, 3)),
 }
 
@@ -219,8 +217,15 @@ def test_nan_propagates_as_in_torch(dtype: torch.dtype, last: bool, isa: str) ->
     x[torch.rand(x.shape) < 0.2] = float("nan")
     x[torch.rand(x.shape) < 0.2] = float("-inf")
     x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    for settings in ({"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": 2}, {"kernel_size": 3, "stride": 1}):
-        ours, torchs = CF.max_pool2d(x, **settings, return_indices=True), F.max_pool2d(x, **settings, return_indices=True)
+    for settings in (
+        {"kernel_size": 3, "stride": 2, "padding": 1},
+        {"kernel_size": 2},
+        {"kernel_size": 3, "stride": 1},
+    ):
+        ours, torchs = (
+            CF.max_pool2d(x, **settings, return_indices=True),
+            F.max_pool2d(x, **settings, return_indices=True),
+        )
         assert torch.equal(ours[1], torchs[1])
         torch.testing.assert_close(ours[0], torchs[0], rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(CF.max_pool2d(x, **settings), torchs[0], rtol=0, atol=0, equal_nan=True)

@@ -1,4 +1,4 @@
-"""Max, min and average pooling against a reference in float64, at every instruction-set level; exact where it can be."""
+"""Max, min and average pooling against a reference in float64, at every level; exact where it can be."""
 
 from __future__ import annotations
 

@@ -1,13 +1,5 @@
 """torch.nn.functional's names on convext's operators, one module a family."""
 
-from convext.functional.conv import (
-    conv1d,
-    conv2d,
-    conv3d,
-    conv_transpose1d,
-    conv_transpose2d,
-    conv_transpose3d,
-)
 from convext.functional.adaptive_pool import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -17,6 +9,14 @@ from convext.functional.adaptive_pool import (
     adaptive_max_pool3d,
 )
 from convext.functional.avg_pool import avg_pool1d, avg_pool2d, avg_pool3d
+from convext.functional.conv import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from convext.functional.pool import (
     max_pool1d,
     max_pool2d,

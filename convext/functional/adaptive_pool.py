@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
@@ -26,8 +25,15 @@ OutputSize = int | None | Sequence[int | None]
 _ADAPTIVE: tuple[tuple[int, ...], ...] = ((), (), (), ())
 
 
-def _adaptive_sizes(name: str, rank: int, input: Tensor, output_size: OutputSize, dtypes: Any) -> tuple[int, ...]:
-    _pool_checks.check_image(name, input, rank, dtypes)
+def _adaptive_sizes(name: str, rank: int, input: Tensor, output_size: OutputSize) -> tuple[int, ...]:
+    listed = rank > 1 and isinstance(output_size, (list, tuple)) and isinstance(input, Tensor)
+    if listed and input.dim() <= len(output_size):  # type: ignore[arg-type]
+        # torch looks at this first, and with another type of exception
+        raise ValueError(
+            f"{name}: expected input of more dimensions than output_size {output_size}, "
+            f"got one of size {list(input.shape)}"
+        )
+    _pool_checks.check_image(name, input, rank, _pool_checks.FLOATS, empty_channels="avg" in name)
     return _pool_checks.adaptive_sizes(name, input.shape[-rank:], output_size)
 
 
@@ -37,7 +43,7 @@ def _adaptive_max_pool(
     if has_torch_function_unary(input):
         overridden: Values = handle_torch_function(function, (input,), input, output_size, return_indices)
         return overridden
-    sizes = _adaptive_sizes(function.__name__, rank, input, output_size, _pool_checks.FLOATS)
+    sizes = _adaptive_sizes(function.__name__, rank, input, output_size)
     some = tuple([size or 1 for size in sizes])  # the operators take no axis of size 0
     y = max_of(input, rank, _ADAPTIVE, some, False, bool(return_indices))
     if some == sizes:
@@ -56,7 +62,7 @@ def _adaptive_avg_pool(function: Callable[..., Tensor], rank: int, input: Tensor
     if has_torch_function_unary(input):
         overridden: Tensor = handle_torch_function(function, (input,), input, output_size)
         return overridden
-    sizes = _adaptive_sizes(function.__name__, rank, input, output_size, _pool_checks.FLOATS)
+    sizes = _adaptive_sizes(function.__name__, rank, input, output_size)
     some = tuple([size or 1 for size in sizes])
     y = unbatched(ops.avg_pool(batched(input, rank), *_ADAPTIVE, some, False, 0), input, rank)
     return y if some == sizes else _nothing(y, sizes)

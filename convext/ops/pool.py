@@ -36,9 +36,14 @@ _AVG_ADJOINT = torch.ops.convext.avg_pool_adjoint.default
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
 
-def _empty(x: Tensor, spatial: Sequence[int], dtype: torch.dtype | None = None, average: bool = False) -> Tensor:
+def _empty(
+    x: Tensor, spatial: Sequence[int], kernel_size: Any, dtype: torch.dtype | None = None, average: bool = False
+) -> Tensor:
     """A result in the memory format that torch gives it; csrc/pool_contract.cpp states the same rule."""
-    memory_format = torch.contiguous_format if average and x.dim() == 5 else suggest_memory_format(x)
+    memory_format = suggest_memory_format(x)
+    adaptive = len(kernel_size) == 0
+    if x.dim() == 5 and (adaptive or average) and not (adaptive and average and tuple(spatial) == (1, 1, 1)):
+        memory_format = torch.contiguous_format
     size = (*x.shape[:2], *spatial)
     return torch.empty(size, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
 
@@ -52,37 +57,37 @@ def _offset_type(sizes: Sequence[int], output: Sequence[int], kernel_size: Seque
 
 @torch.library.register_fake("convext::max_pool")  # type: ignore[untyped-decorator]
 def _max_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[int], minimum: bool) -> Tensor:
-    return _empty(x, output_size)
+    return _empty(x, output_size, k)
 
 
 @torch.library.register_fake("convext::max_pool_with_offsets")  # type: ignore[untyped-decorator]
 def _max_with_offsets_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Any, minimum: bool) -> Any:
-    return _empty(x, output_size), _empty(x, output_size, _offset_type(x.shape[2:], output_size, k))
+    return _empty(x, output_size, k), _empty(x, output_size, k, _offset_type(x.shape[2:], output_size, k))
 
 
 @torch.library.register_fake("convext::max_pool_gather")  # type: ignore[untyped-decorator]
-def _gather_shape(x: Tensor, offsets: Tensor, *geometry: Any) -> Tensor:
-    return _empty(x, offsets.shape[2:])
+def _gather_shape(x: Tensor, offsets: Tensor, k: Any, *_: Any) -> Tensor:
+    return _empty(x, offsets.shape[2:], k)
 
 
 @torch.library.register_fake("convext::max_pool_scatter")  # type: ignore[untyped-decorator]
 def _scatter_shape(g: Tensor, offsets: Tensor, k: Any, s: Any, p: Any, d: Any, input_size: Sequence[int]) -> Tensor:
-    return _empty(offsets, input_size, g.dtype)
+    return _empty(offsets, input_size, k, g.dtype)
 
 
 @torch.library.register_fake("convext::max_pool_indices")  # type: ignore[untyped-decorator]
-def _indices_shape(offsets: Tensor, *_: Any) -> Tensor:
-    return _empty(offsets, offsets.shape[2:], torch.int64)
+def _indices_shape(offsets: Tensor, k: Any, *_: Any) -> Tensor:
+    return _empty(offsets, offsets.shape[2:], k, torch.int64)
 
 
 @torch.library.register_fake("convext::avg_pool")  # type: ignore[untyped-decorator]
 def _avg_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[int], *_: Any) -> Tensor:
-    return _empty(x, output_size, average=True)
+    return _empty(x, output_size, k, average=True)
 
 
 @torch.library.register_fake("convext::avg_pool_adjoint")  # type: ignore[untyped-decorator]
 def _avg_adjoint_shape(g: Tensor, k: Any, s: Any, p: Any, d: Any, input_size: Sequence[int], *_: Any) -> Tensor:
-    return _empty(g, input_size, average=True)
+    return _empty(g, input_size, k, average=True)
 
 
 # --- derivatives -----------------------------------------------------------------------------------------------------

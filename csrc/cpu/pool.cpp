@@ -31,10 +31,10 @@ PoolType pool_type(ScalarType type) {
 
 bool is_float(ScalarType type) { return pool_type(type) <= PoolType::kHalf; }
 
-Tensor empty_like(const Tensor& image, const IntList& spatial, bool average,
+Tensor empty_like(const Tensor& image, const IntList& spatial, const IntList& kernel_size, bool average,
                   std::optional<ScalarType> type = std::nullopt) {
   return torch::stable::empty(with_spatial(image, spatial), type.value_or(image.scalar_type()), std::nullopt,
-                              image.device(), std::nullopt, pool_format(image, average));
+                              image.device(), std::nullopt, pool_format(image, spatial, kernel_size.empty(), average));
 }
 
 int64_t work_of(const PoolProblem& p) { return p.planes() * (p.input_pixels() + p.output_pixels()); }
@@ -79,7 +79,7 @@ PoolJob forward_job(const PoolProblem& problem, PoolKind kind, const Tensor& inp
 Tensor max_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
                 IntList output_size, bool minimum) {
   const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
-  Tensor output = empty_like(input, output_size, false);
+  Tensor output = empty_like(input, output_size, kernel_size, false);
   PoolJob job = forward_job(p, PoolKind::kMax, input, output);
   job.minimum = minimum;
   run_forward(job, input.scalar_type());
@@ -89,8 +89,8 @@ Tensor max_pool(const Tensor& input, IntList kernel_size, IntList stride, IntLis
 std::tuple<Tensor, Tensor> max_pool_with_offsets(const Tensor& input, IntList kernel_size, IntList stride,
                                                  IntList padding, IntList dilation, IntList output_size, bool minimum) {
   const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
-  Tensor output = empty_like(input, output_size, false);
-  Tensor offsets = empty_like(input, output_size, false, offset_type(p));
+  Tensor output = empty_like(input, output_size, kernel_size, false);
+  Tensor offsets = empty_like(input, output_size, kernel_size, false, offset_type(p));
   PoolJob job = forward_job(p, PoolKind::kMaxWithOffsets, input, output);
   job.minimum = minimum;
   job.offsets = offsets.mutable_data_ptr();
@@ -107,7 +107,7 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& offsets, IntList kerne
   check_offsets(offsets, input, p);
   pool_type(input.scalar_type());
   const Tensor dense = torch::stable::contiguous(input);
-  Tensor output = empty_like(input, output_size, false);
+  Tensor output = empty_like(input, output_size, kernel_size, false);
   const Winners winners{p, offsets.const_data_ptr(), offset_bytes(p), strides_of(offsets)};
   gather_winners(winners, dense.const_data_ptr(), static_cast<int>(input.element_size()), output.mutable_data_ptr(),
                  strides_of(output));
@@ -129,7 +129,7 @@ Tensor max_pool_scatter(const Tensor& grad_output, const Tensor& offsets, IntLis
   const ScalarType type = grad_output.scalar_type();
   STD_TORCH_CHECK(is_float(type), "convext: expected a gradient of a floating type, got ",
                   torch::headeronly::toString(type));
-  Tensor result = empty_like(offsets, input_size, false, type);
+  Tensor result = empty_like(offsets, input_size, kernel_size, false, type);
   if (!gather_pays(p)) {
     const Winners winners{p, offsets.const_data_ptr(), offset_bytes(p), strides_of(offsets)};
     const PoolImage grad{const_cast<void*>(grad_output.const_data_ptr()), strides_of(grad_output)};
@@ -149,7 +149,7 @@ Tensor max_pool_indices(const Tensor& offsets, IntList kernel_size, IntList stri
   const PoolProblem p = pool_adjoint_problem(offsets, {kernel_size, stride, padding, dilation}, input_size);
   check_offsets(offsets, offsets, p);
   const IntList output_size(offsets.sizes().begin() + 2, offsets.sizes().end());
-  Tensor indices = empty_like(offsets, output_size, false, ScalarType::Long);
+  Tensor indices = empty_like(offsets, output_size, kernel_size, false, ScalarType::Long);
   const Winners winners{p, offsets.const_data_ptr(), offset_bytes(p), strides_of(offsets)};
   winner_indices(winners, indices.mutable_data_ptr<int64_t>(), strides_of(indices));
   return indices;
@@ -161,7 +161,7 @@ Tensor avg_pool(const Tensor& input, IntList kernel_size, IntList stride, IntLis
   const ScalarType type = input.scalar_type();
   STD_TORCH_CHECK(is_float(type) || type == ScalarType::Long, "convext: average pooling is not implemented for ",
                   torch::headeronly::toString(type));
-  Tensor output = empty_like(input, output_size, true);
+  Tensor output = empty_like(input, output_size, kernel_size, true);
   PoolJob job = forward_job(p, PoolKind::kSum, input, output);
   job.include_pad = count_include_pad;
   job.divisor = divisor;
@@ -175,7 +175,7 @@ Tensor avg_pool_adjoint(const Tensor& grad_output, IntList kernel_size, IntList 
   const ScalarType type = grad_output.scalar_type();
   STD_TORCH_CHECK(is_float(type), "convext: expected a gradient of a floating type, got ",
                   torch::headeronly::toString(type));
-  Tensor result = empty_like(grad_output, input_size, true);
+  Tensor result = empty_like(grad_output, input_size, kernel_size, true);
   PoolJob job = forward_job(p, PoolKind::kSum, grad_output, result);
   job.include_pad = count_include_pad;
   job.divisor = divisor;
