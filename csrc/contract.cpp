@@ -87,26 +87,6 @@ void check_axes(const ConvProblem& p) {
   }
 }
 
-// True where torch's suggest_memory_format would answer channels_last (rank 4) or channels_last_3d (rank 5).
-bool suggests_channels_last(const Tensor& t) {
-  const auto sizes = t.sizes();
-  const auto strides = t.strides();
-  const int rank = static_cast<int>(t.dim());
-  if (rank < 4) return false;
-  if (strides[1] == 0) return false;
-  int64_t least = 0;
-  const auto ordered = [&](int d) {
-    if (sizes[d] == 0 || strides[d] < least) return false;
-    if (d == 0 && least == strides[1]) return false;  // N111: the strides say nothing, torch says contiguous
-    least = sizes[d] > 1 ? strides[d] * sizes[d] : strides[d];
-    return true;
-  };
-  if (!ordered(1)) return false;
-  for (int d = rank - 1; d >= 2; --d)
-    if (!ordered(d)) return false;
-  return ordered(0);
-}
-
 }  // namespace
 
 ConvProblem fprop_problem(const Tensor& input, const Tensor& weight, const ConvGeometry& geometry) {
@@ -190,6 +170,25 @@ Strides strides_of(const Tensor& t) {
   s.channel = strides[1];
   for (int i = 0; i < rank; ++i) s.axis[kSpatialAxes - rank + i] = strides[2 + i];
   return s;
+}
+
+bool suggests_channels_last(const Tensor& t) {
+  const auto sizes = t.sizes();
+  const auto strides = t.strides();
+  const int rank = static_cast<int>(t.dim());
+  if (rank < 4) return false;
+  if (strides[1] == 0) return false;
+  int64_t least = 0;
+  const auto ordered = [&](int d) {
+    if (sizes[d] == 0 || strides[d] < least) return false;
+    if (d == 0 && least == strides[1]) return false;  // N111: the strides say nothing, torch says contiguous
+    least = sizes[d] > 1 ? strides[d] * sizes[d] : strides[d];
+    return true;
+  };
+  if (!ordered(1)) return false;
+  for (int d = rank - 1; d >= 2; --d)
+    if (!ordered(d)) return false;
+  return ordered(0);
 }
 
 torch::headeronly::MemoryFormat result_format(const Tensor& a, const Tensor& b) {

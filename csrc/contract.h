@@ -39,6 +39,9 @@ std::optional<Tensor> dense_bias(const std::optional<Tensor>& bias, const Tensor
 // Strides of an image or a weight, with leading axes of size one where it has fewer than three.
 Strides strides_of(const Tensor& t);
 
+// True where torch's suggest_memory_format would answer channels_last (rank 4) or channels_last_3d (rank 5).
+bool suggests_channels_last(const Tensor& t);
+
 // The memory format torch gives the result of a convolution of these two operands; convext/ops/conv.py states the same
 // rule for fake tensors.
 torch::headeronly::MemoryFormat result_format(const Tensor& a, const Tensor& b);

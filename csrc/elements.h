@@ -46,8 +46,20 @@ inline float widen(Half x) {
 inline float widen(float x) { return x; }
 inline double widen(double x) { return x; }
 
+// Integers are compared in 32 bits, or in their own 64.
+inline int32_t widen(uint8_t x) { return x; }
+inline int32_t widen(int8_t x) { return x; }
+inline int32_t widen(int16_t x) { return x; }
+inline int32_t widen(int32_t x) { return x; }
+inline int64_t widen(int64_t x) { return x; }
+
 template <class T>
-struct Narrow;
+struct Narrow {  // of the integers
+  template <class A>
+  static T from(A x) {
+    return static_cast<T>(x);
+  }
+};
 template <>
 struct Narrow<float> {
   static float from(float x) { return x; }

@@ -17,4 +17,30 @@ STABLE_TORCH_LIBRARY(convext, m) {
   m.def(
       "conv_wgrad(Tensor grad_output, Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
       "SymInt[] dilation, SymInt groups, int padding_mode) -> Tensor");
+
+  // Pooling. Kernel size, stride, dilation and the (before, after) padding of each axis are all empty where the windows
+  // are adaptive; the size of the result is always given. `offsets` hold each window's winner as the index of its tap,
+  // (td * KH + th) * KW + tw: uint8, or int16 or int32 where the window needs it; -1 (255) where a window is empty.
+  m.def(
+      "max_pool(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+      "SymInt[] output_size, bool minimum) -> Tensor");
+  m.def(
+      "max_pool_with_offsets(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
+      "SymInt[] dilation, SymInt[] output_size, bool minimum) -> (Tensor, Tensor)");
+  m.def(
+      "max_pool_gather(Tensor input, Tensor offsets, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
+      "SymInt[] dilation) -> Tensor");
+  m.def(
+      "max_pool_scatter(Tensor grad_output, Tensor offsets, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
+      "SymInt[] dilation, SymInt[] input_size) -> Tensor");
+  m.def(
+      "max_pool_indices(Tensor offsets, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+      "SymInt[] input_size) -> Tensor");
+  // divisor 0: each sum is divided by the count of its window.
+  m.def(
+      "avg_pool(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+      "SymInt[] output_size, bool count_include_pad, SymInt divisor) -> Tensor");
+  m.def(
+      "avg_pool_adjoint(Tensor grad_output, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
+      "SymInt[] dilation, SymInt[] input_size, bool count_include_pad, SymInt divisor) -> Tensor");
 }

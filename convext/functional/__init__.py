@@ -1,5 +1,14 @@
 """torch.nn.functional's names on convext's operators, one module a family."""
 
+from convext.functional.adaptive_pool import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+)
+from convext.functional.avg_pool import avg_pool1d, avg_pool2d, avg_pool3d
 from convext.functional.conv import (
     conv1d,
     conv2d,
@@ -8,5 +17,35 @@ from convext.functional.conv import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from convext.functional.pool import (
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+    min_pool1d,
+    min_pool2d,
+    min_pool3d,
+)
 
-__all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
+__all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "min_pool1d",
+    "min_pool2d",
+    "min_pool3d",
+]

@@ -27,7 +27,7 @@ from torch._C._functorch import (
 from torch.autograd.function import _SingleLevelFunction
 from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ["Rule", "differentiable", "register_autocast", "register_flops", "register_vmap"]
+__all__ = ["Rule", "differentiable", "register_autocast", "register_flops", "register_vmap", "without_record"]
 
 _library: Any = torch.library.Library("convext", "FRAGMENT")  # type: ignore[no-untyped-call]
 
@@ -49,7 +49,10 @@ class Rule:
 
     @staticmethod
     def save(ctx: Any, *args: Any) -> None:
-        """Keeps what the formulas need of the operator's arguments; tensors by save_for_backward, save_for_forward."""
+        """Keeps what the formulas need of the operator's arguments; tensors by save_for_backward, save_for_forward.
+
+        An operator with a record (see `differentiable`) gets it before the arguments.
+        """
         raise NotImplementedError
 
     @staticmethod
@@ -63,8 +66,10 @@ class Rule:
         raise NotImplementedError
 
 
-def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Tensor]:
-    """Registers `rule` for `op`, an overload with one result whose first `tensors` arguments are tensors or None.
+def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Any]:
+    """Registers `rule` for `op`, an overload whose first `tensors` arguments are differentiable tensors or None.
+
+    The operator has one result, or a pair: the result and a record, which has no derivative, of how it came about.
 
     Returns:
         The operator as a function of the same positional arguments. Where no transform is active it goes around the
@@ -84,11 +89,17 @@ def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Ten
         with _AutoDispatchBelowAutograd(), torch.enable_grad(), _set_forward_grad(True):
             return op(*args)
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.set_materialize_grads(False)
-        rule.save(ctx, *inputs)
+    recorded = len(op._schema.returns) == 2
 
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        if recorded:
+            ctx.mark_non_differentiable(output[1])
+            rule.save(ctx, output[1], *inputs)
+        else:
+            rule.save(ctx, *inputs)
+
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * tensors + rest
         if _autocast_enabled():  # gradients keep the types of the forward pass, as torch's do
@@ -96,8 +107,9 @@ def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Ten
                 return rule.backward(ctx, ctx.needs_input_grad, grad) + rest
         return rule.backward(ctx, ctx.needs_input_grad, grad) + rest
 
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        return rule.jvp(ctx, *tangents[:tensors])
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        tangent = rule.jvp(ctx, *tangents[:tensors])
+        return (tangent, None) if recorded else tangent
 
     methods: dict[str, Callable[..., Any]] = {
         "forward": forward,
@@ -143,8 +155,34 @@ def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Ten
     return entry
 
 
-def register_vmap(op: Any, rule: Callable[..., tuple[Tensor, int]]) -> None:
-    """`rule(info, in_dims, *args)` returns the batched result and where its mapped axis is."""
+def without_record(op: Any, recording: Callable[..., Any]) -> Callable[..., Tensor]:
+    """Registers for `op`, which gives the result of `recording` alone, that `recording` is called for a derivative.
+
+    Returns:
+        The operator as a function of the same positional arguments.
+    """
+    raw = op._op
+
+    def kernel(*args: Any) -> Any:
+        if _functorch_active() or forward_ad._current_level >= 0:
+            return recording(*args)[0]
+        if torch.is_grad_enabled() and _any_requires_grad(*args):
+            return recording(*args)[0]
+        with _AutoDispatchBelowAutograd():
+            return raw(*args)
+
+    _library.impl(op, kernel, "Autograd")
+
+    def entry(*args: Any) -> Any:
+        if _is_compiling() or _autocast_enabled() or _key_is_on(_PRE_DISPATCH) or _jit_tracing() is not None:
+            return op(*args)
+        return kernel(*args)
+
+    return entry
+
+
+def register_vmap(op: Any, rule: Callable[..., tuple[Any, Any]]) -> None:
+    """`rule(info, in_dims, *args)` returns the batched result and where its mapped axis is, or a pair of each."""
     torch.library.register_vmap(op.name(), rule, lib=_library)
 
 

@@ -1,9 +1,12 @@
 // What an ISA level offers: tile sizes and the packed kernels, compiled once per level and chosen at run time.
 #pragma once
 
+#include <array>
+
 #include "../elements.h"
 #include "lane_band.h"
 #include "packed.h"
+#include "pool_job.h"
 
 namespace convext {
 
@@ -33,10 +36,26 @@ struct Kernels {
 
 enum class FloatType { kFloat, kDouble, kBFloat16, kHalf };
 
+// One pass of pooling over a range of its units, and the workspace that it needs; none where there is no such kernel.
+struct PoolKernel {
+  void (*run)(const PoolJob&, int64_t begin, int64_t end, void* workspace) = nullptr;
+  int64_t (*workspace_bytes)(const PoolProblem&) = nullptr;
+};
+
+struct PoolKernels {
+  PoolKernel planes, channels, planes_adjoint, channels_adjoint;
+  int64_t (*channel_units)(const PoolProblem&) = nullptr;
+};
+
+enum class PoolType { kFloat, kDouble, kBFloat16, kHalf, kUInt8, kInt8, kInt16, kInt32, kInt64 };
+using PoolTable = std::array<PoolKernels, 9>;  // by PoolType
+
 struct Engine {
   const char* name;
   Kernels kernels[4];  // by FloatType
+  const PoolTable& pool_kernels;
   const Kernels& of(FloatType type) const { return kernels[static_cast<int>(type)]; }
+  const PoolKernels& of(PoolType type) const { return pool_kernels[static_cast<std::size_t>(type)]; }
 };
 
 // The engine of the highest level that this processor has and the user allows (CONVEXT_MAX_ISA, set_max_isa).
@@ -49,11 +68,14 @@ const char* max_isa();
 // is no level.
 void set_max_isa(const char* name);
 
-// One per file engine_<level>.cpp.
+// One per file engine_<level>.cpp, and its pooling kernels per file pool_<level>.cpp.
 extern const Engine kBaselineEngine;
+extern const PoolTable kBaselinePools;
 #if defined(__x86_64__)
 extern const Engine kAvx2Engine;
+extern const PoolTable kAvx2Pools;
 extern const Engine kAvx512Engine;
+extern const PoolTable kAvx512Pools;
 #endif
 
 }  // namespace convext

@@ -103,10 +103,11 @@ struct KernelsOf {
   }
 };
 
-constexpr Engine make_engine(const char* name) {
+constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels) {
   return {name,
           {KernelsOf<float, float>::table(), KernelsOf<double, double>::table(), KernelsOf<BFloat16, float>::table(),
-           KernelsOf<Half, float>::table()}};
+           KernelsOf<Half, float>::table()},
+          pool_kernels};
 }
 
 }  // namespace

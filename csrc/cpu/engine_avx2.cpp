@@ -25,6 +25,6 @@ constexpr int kTileRows = 6;
 #endif
 
 namespace convext {
-const Engine kAvx2Engine = make_engine("avx2");
+const Engine kAvx2Engine = make_engine("avx2", kAvx2Pools);
 }  // namespace convext
 #endif  // __x86_64__

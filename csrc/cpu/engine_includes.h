@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -15,3 +16,4 @@
 #include "engine.h"
 #include "lane_band.h"
 #include "packed.h"
+#include "pool_job.h"

@@ -168,6 +168,28 @@ inline void transpose_rows(const A* const* rows, int width, int64_t len, A* to) 
   }
 }
 
+// A vector of elements, widened to the type they are summed in; and back.
+template <class A, class T>
+inline Vector<A> load_widened(const T* from) {
+  if constexpr (std::is_same_v<T, A>) {
+    return load(from);
+  } else {
+    A wide[kLanes<A>];
+    for (int i = 0; i < kLanes<A>; ++i) wide[i] = widen(from[i]);
+    return load(wide);
+  }
+}
+template <class T, class A>
+inline void store_narrowed(T* to, Vector<A> v) {
+  if constexpr (std::is_same_v<T, A>) {
+    store(to, v);
+  } else {
+    A wide[kLanes<A>];
+    store(wide, v);
+    for (int i = 0; i < kLanes<A>; ++i) to[i] = Narrow<T>::from(wide[i]);
+  }
+}
+
 // Writes n finished sums, narrowed to the element type.
 template <class T, class A>
 inline void store_line(T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {

@@ -1,0 +1,218 @@
+"""Max and average pooling: for each operator, side by side, its shape, its derivatives and its vmap rule.
+
+Max pooling is a gather by recorded offsets, and its adjoint a scatter by the same: each is the derivative of the other.
+Average pooling is linear and its adjoint is its gradient. Tensors are batched, (N, C, *spatial) with one to three
+spatial axes. `geometry` is what every operator takes after its tensors,
+
+    kernel_size, stride, padding (lo0, hi0, lo1, ...), dilation; all empty where the windows are adaptive,
+
+and then the sizes of the result, which ceil_mode and adaptive windows decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+from convext.ops import _autograd
+
+__all__ = ["avg_pool", "avg_pool_adjoint", "max_pool", "max_pool_gather", "max_pool_indices", "max_pool_scatter"]
+__all__ += ["max_pool_with_offsets"]
+
+_MAX = torch.ops.convext.max_pool.default
+_MAX_WITH_OFFSETS = torch.ops.convext.max_pool_with_offsets.default
+_GATHER = torch.ops.convext.max_pool_gather.default
+_SCATTER = torch.ops.convext.max_pool_scatter.default
+_INDICES = torch.ops.convext.max_pool_indices.default
+_AVG = torch.ops.convext.avg_pool.default
+_AVG_ADJOINT = torch.ops.convext.avg_pool_adjoint.default
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def _empty(
+    x: Tensor, spatial: Sequence[int], kernel_size: Any, dtype: torch.dtype | None = None, average: bool = False
+) -> Tensor:
+    """A result in the memory format that torch gives it; csrc/pool_contract.cpp states the same rule."""
+    memory_format = suggest_memory_format(x)
+    adaptive = len(kernel_size) == 0
+    if x.dim() == 5 and (adaptive or average) and not (adaptive and average and tuple(spatial) == (1, 1, 1)):
+        memory_format = torch.contiguous_format
+    size = (*x.shape[:2], *spatial)
+    return torch.empty(size, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
+
+
+def _offset_type(sizes: Sequence[int], output: Sequence[int], kernel_size: Sequence[int]) -> torch.dtype:
+    """The smallest type that holds the number of taps of a window."""
+    longest = [size // out if size % out == 0 else -(-size // out) + 1 for size, out in zip(sizes, output, strict=True)]
+    taps = math.prod(kernel_size or longest)
+    return torch.uint8 if taps < 1 << 8 else torch.int16 if taps < 1 << 15 else torch.int32
+
+
+@torch.library.register_fake("convext::max_pool")  # type: ignore[untyped-decorator]
+def _max_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[int], minimum: bool) -> Tensor:
+    return _empty(x, output_size, k)
+
+
+@torch.library.register_fake("convext::max_pool_with_offsets")  # type: ignore[untyped-decorator]
+def _max_with_offsets_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Any, minimum: bool) -> Any:
+    return _empty(x, output_size, k), _empty(x, output_size, k, _offset_type(x.shape[2:], output_size, k))
+
+
+@torch.library.register_fake("convext::max_pool_gather")  # type: ignore[untyped-decorator]
+def _gather_shape(x: Tensor, offsets: Tensor, k: Any, *_: Any) -> Tensor:
+    return _empty(x, offsets.shape[2:], k)
+
+
+@torch.library.register_fake("convext::max_pool_scatter")  # type: ignore[untyped-decorator]
+def _scatter_shape(g: Tensor, offsets: Tensor, k: Any, s: Any, p: Any, d: Any, input_size: Sequence[int]) -> Tensor:
+    return _empty(offsets, input_size, k, g.dtype)
+
+
+@torch.library.register_fake("convext::max_pool_indices")  # type: ignore[untyped-decorator]
+def _indices_shape(offsets: Tensor, k: Any, *_: Any) -> Tensor:
+    return _empty(offsets, offsets.shape[2:], k, torch.int64)
+
+
+@torch.library.register_fake("convext::avg_pool")  # type: ignore[untyped-decorator]
+def _avg_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[int], *_: Any) -> Tensor:
+    return _empty(x, output_size, k, average=True)
+
+
+@torch.library.register_fake("convext::avg_pool_adjoint")  # type: ignore[untyped-decorator]
+def _avg_adjoint_shape(g: Tensor, k: Any, s: Any, p: Any, d: Any, input_size: Sequence[int], *_: Any) -> Tensor:
+    return _empty(g, input_size, k, average=True)
+
+
+# --- derivatives -----------------------------------------------------------------------------------------------------
+
+
+class _MaxRule(_autograd.Rule):
+    @staticmethod
+    def save(ctx: Any, offsets: Tensor, x: Tensor, *conf: Any) -> None:
+        ctx.geometry, ctx.sizes = conf[:4], x.shape[2:]
+        ctx.save_for_backward(offsets)
+        ctx.save_for_forward(offsets)
+
+    @staticmethod
+    def backward(ctx: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
+        (offsets,) = ctx.saved_tensors
+        return (max_pool_scatter(grad, offsets, *ctx.geometry, ctx.sizes),)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        (offsets,) = ctx.saved_tensors
+        return max_pool_gather(tangents[0], offsets, *ctx.geometry)
+
+
+class _GatherRule(_autograd.Rule):
+    @staticmethod
+    def save(ctx: Any, x: Tensor, offsets: Tensor, *geometry: Any) -> None:
+        _MaxRule.save(ctx, offsets, x, *geometry)
+
+    backward = _MaxRule.backward
+    jvp = _MaxRule.jvp
+
+
+class _ScatterRule(_autograd.Rule):
+    @staticmethod
+    def save(ctx: Any, g: Tensor, offsets: Tensor, *conf: Any) -> None:
+        ctx.conf = conf
+        ctx.save_for_backward(offsets)
+        ctx.save_for_forward(offsets)
+
+    @staticmethod
+    def backward(ctx: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
+        (offsets,) = ctx.saved_tensors
+        return (max_pool_gather(grad, offsets, *ctx.conf[:4]),)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        (offsets,) = ctx.saved_tensors
+        return max_pool_scatter(tangents[0], offsets, *ctx.conf)
+
+
+def _linear(forward: Callable[..., Tensor], adjoint: Callable[..., Tensor]) -> type[_autograd.Rule]:
+    """The rule of an operator (image, *geometry, sizes of the result, ...) that is linear in the image."""
+
+    class Rule(_autograd.Rule):
+        @staticmethod
+        def save(ctx: Any, x: Tensor, *conf: Any) -> None:
+            ctx.conf, ctx.sizes = conf, x.shape[2:]
+
+        @staticmethod
+        def backward(ctx: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
+            return (adjoint(grad, *ctx.conf[:4], ctx.sizes, *ctx.conf[5:]),)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+            return forward(tangents[0], *ctx.conf)
+
+    return Rule
+
+
+# --- vmap: every plane stands for itself, so that the mapped axis joins the batch -------------------------------------
+
+
+def _vmap(entry: Callable[..., Any], tensors: int) -> Callable[..., Any]:
+    """The rule of an operator whose first arguments are so many tensors."""
+
+    def rule(info: Any, in_dims: Any, *args: Any) -> Any:
+        size = info.batch_size
+        folded = [
+            (t.unsqueeze(0).expand(size, *t.shape) if dim is None else t.movedim(dim, 0)).flatten(0, 1)
+            for t, dim in zip(args[:tensors], in_dims[:tensors], strict=True)
+        ]
+        y = entry(*folded, *args[tensors:])
+        batch = folded[0].shape[0] // size
+        if isinstance(y, tuple):
+            return tuple(t.unflatten(0, (size, batch)) for t in y), (0,) * len(y)
+        return y.unflatten(0, (size, batch)), 0
+
+    return rule
+
+
+# --- entries ---------------------------------------------------------------------------------------------------------
+
+_Operator = Callable[..., Tensor]
+
+max_pool_with_offsets = cast(
+    Callable[..., tuple[Tensor, Tensor]], _autograd.differentiable(_MAX_WITH_OFFSETS, _MaxRule, tensors=1)
+)
+max_pool: _Operator = _autograd.without_record(_MAX, max_pool_with_offsets)
+max_pool_gather: _Operator = _autograd.differentiable(_GATHER, _GatherRule, tensors=1)
+max_pool_scatter: _Operator = _autograd.differentiable(_SCATTER, _ScatterRule, tensors=1)
+
+
+def max_pool_indices(offsets: Tensor, *conf: Any) -> Tensor:
+    """The winners' places in their planes, as torch counts them; -1 where a window is empty."""
+    return cast(Tensor, _INDICES(offsets, *conf))
+
+
+def _forward(x: Tensor | None, *conf: Any) -> Tensor:
+    return avg_pool(x, *conf)
+
+
+def _adjoint(g: Tensor | None, *conf: Any) -> Tensor:
+    return avg_pool_adjoint(g, *conf)
+
+
+avg_pool: _Operator = _autograd.differentiable(_AVG, _linear(_forward, _adjoint), tensors=1)
+avg_pool_adjoint: _Operator = _autograd.differentiable(_AVG_ADJOINT, _linear(_adjoint, _forward), tensors=1)
+
+for _op, _entry, _tensors in (
+    (_MAX, max_pool, 1),
+    (_MAX_WITH_OFFSETS, max_pool_with_offsets, 1),
+    (_GATHER, max_pool_gather, 2),
+    (_SCATTER, max_pool_scatter, 2),
+    (_INDICES, max_pool_indices, 1),
+    (_AVG, avg_pool, 1),
+    (_AVG_ADJOINT, avg_pool_adjoint, 1),
+):
+    _autograd.register_vmap(_op, _vmap(_entry, _tensors))

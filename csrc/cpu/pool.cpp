@@ -1,0 +1,197 @@
+// Max and average pooling on CPU: check, allocate, choose between planes and channels, run.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <tuple>
+
+#include "../pool_contract.h"
+#include "engine.h"
+#include "parallel.h"
+#include "pool_scatter.h"
+
+namespace convext {
+namespace {
+
+PoolType pool_type(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return PoolType::kFloat;
+    case ScalarType::Double: return PoolType::kDouble;
+    case ScalarType::BFloat16: return PoolType::kBFloat16;
+    case ScalarType::Half: return PoolType::kHalf;
+    case ScalarType::Byte: return PoolType::kUInt8;
+    case ScalarType::Char: return PoolType::kInt8;
+    case ScalarType::Short: return PoolType::kInt16;
+    case ScalarType::Int: return PoolType::kInt32;
+    case ScalarType::Long: return PoolType::kInt64;
+    default: STD_TORCH_CHECK(false, "convext: pooling is not implemented for ", torch::headeronly::toString(type));
+  }
+}
+
+bool is_float(ScalarType type) { return pool_type(type) <= PoolType::kHalf; }
+
+Tensor empty_like(const Tensor& image, const IntList& spatial, const IntList& kernel_size, bool average,
+                  std::optional<ScalarType> type = std::nullopt) {
+  return torch::stable::empty(with_spatial(image, spatial), type.value_or(image.scalar_type()), std::nullopt,
+                              image.device(), std::nullopt, pool_format(image, spatial, kernel_size.empty(), average));
+}
+
+int64_t work_of(const PoolProblem& p) { return p.planes() * (p.input_pixels() + p.output_pixels()); }
+
+void run_forward(const PoolJob& job, ScalarType type) {
+  const PoolProblem& p = job.problem;
+  if (p.planes() == 0) return;
+  const PoolKernels& kernels = active_engine().of(pool_type(type));
+  const bool channels = job.source_strides.channel == 1 && p.channels > 1 && job.source_strides.axis[2] != 1;
+  const PoolKernel& kernel = channels ? kernels.channels : kernels.planes;
+  const int64_t count = channels ? kernels.channel_units(p)
+                                 : p.planes() * PoolColumns(p.axis[2]).blocks * p.axis[0].output * p.axis[1].output;
+  for_each_part(count, work_of(p), kernel.workspace_bytes ? kernel.workspace_bytes(p) : 0,
+                [&](int64_t begin, int64_t end, void* workspace) { kernel.run(job, begin, end, workspace); });
+}
+
+void run_adjoint(const PoolJob& job, ScalarType type) {
+  const PoolProblem& p = job.problem;
+  if (p.planes() == 0) return;
+  const PoolKernels& kernels = active_engine().of(pool_type(type));
+  const auto side_by_side = [&](const Strides& s) { return s.channel == 1 && s.axis[2] != 1; };
+  const bool channels = p.channels > 1 && side_by_side(job.source_strides) && side_by_side(job.result_strides) &&
+                        (!job.offsets || side_by_side(job.offset_strides));
+  const PoolKernel& kernel = channels ? kernels.channels_adjoint : kernels.planes_adjoint;
+  const int64_t rows = p.axis[0].input * p.axis[1].input;
+  const int64_t count = channels ? p.batch * rows : p.planes() * PoolAdjointColumns(p.axis[2]).blocks * rows;
+  for_each_part(count, work_of(p), kernel.workspace_bytes(p),
+                [&](int64_t begin, int64_t end, void* workspace) { kernel.run(job, begin, end, workspace); });
+}
+
+PoolJob forward_job(const PoolProblem& problem, PoolKind kind, const Tensor& input, Tensor& output) {
+  PoolJob job;
+  job.problem = problem;
+  job.kind = kind;
+  job.source = input.const_data_ptr();
+  job.source_strides = strides_of(input);
+  job.result = output.mutable_data_ptr();
+  job.result_strides = strides_of(output);
+  return job;
+}
+
+Tensor max_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
+                IntList output_size, bool minimum) {
+  const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
+  Tensor output = empty_like(input, output_size, kernel_size, false);
+  PoolJob job = forward_job(p, PoolKind::kMax, input, output);
+  job.minimum = minimum;
+  run_forward(job, input.scalar_type());
+  return output;
+}
+
+std::tuple<Tensor, Tensor> max_pool_with_offsets(const Tensor& input, IntList kernel_size, IntList stride,
+                                                 IntList padding, IntList dilation, IntList output_size, bool minimum) {
+  const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
+  Tensor output = empty_like(input, output_size, kernel_size, false);
+  Tensor offsets = empty_like(input, output_size, kernel_size, false, offset_type(p));
+  PoolJob job = forward_job(p, PoolKind::kMaxWithOffsets, input, output);
+  job.minimum = minimum;
+  job.offsets = offsets.mutable_data_ptr();
+  job.offset_bytes = offset_bytes(p);
+  job.offset_strides = strides_of(offsets);
+  run_forward(job, input.scalar_type());
+  return {output, offsets};
+}
+
+Tensor max_pool_gather(const Tensor& input, const Tensor& offsets, IntList kernel_size, IntList stride, IntList padding,
+                       IntList dilation) {
+  const IntList output_size(offsets.sizes().begin() + 2, offsets.sizes().end());
+  const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
+  check_offsets(offsets, input, p);
+  pool_type(input.scalar_type());
+  const Tensor dense = torch::stable::contiguous(input);
+  Tensor output = empty_like(input, output_size, kernel_size, false);
+  const Winners winners{p, offsets.const_data_ptr(), offset_bytes(p), strides_of(offsets)};
+  gather_winners(winners, dense.const_data_ptr(), static_cast<int>(input.element_size()), output.mutable_data_ptr(),
+                 strides_of(output));
+  return output;
+}
+
+// Whether the vectorised adjoint, which compares every offset with every tap, costs less than a scatter.
+bool gather_pays(const PoolProblem& p) {
+  constexpr int64_t kTaps = 64;
+  for (const PoolAxis& a : p.axis)
+    if (a.adaptive || a.kernel > kTaps) return false;
+  return p.axis[0].kernel * p.axis[1].kernel * p.axis[2].kernel <= kTaps && PoolAdjointColumns(p.axis[2]).phased;
+}
+
+Tensor max_pool_scatter(const Tensor& grad_output, const Tensor& offsets, IntList kernel_size, IntList stride,
+                        IntList padding, IntList dilation, IntList input_size) {
+  const PoolProblem p = pool_adjoint_problem(grad_output, {kernel_size, stride, padding, dilation}, input_size);
+  check_offsets(offsets, grad_output, p);
+  const ScalarType type = grad_output.scalar_type();
+  STD_TORCH_CHECK(is_float(type), "convext: expected a gradient of a floating type, got ",
+                  torch::headeronly::toString(type));
+  Tensor result = empty_like(offsets, input_size, kernel_size, false, type);
+  if (!gather_pays(p)) {
+    const Winners winners{p, offsets.const_data_ptr(), offset_bytes(p), strides_of(offsets)};
+    const PoolImage grad{const_cast<void*>(grad_output.const_data_ptr()), strides_of(grad_output)};
+    scatter_winners(winners, pool_type(type), grad, {result.mutable_data_ptr(), strides_of(result)});
+    return result;
+  }
+  PoolJob job = forward_job(p, PoolKind::kMax, grad_output, result);
+  job.offsets = const_cast<void*>(offsets.const_data_ptr());
+  job.offset_bytes = offset_bytes(p);
+  job.offset_strides = strides_of(offsets);
+  run_adjoint(job, type);
+  return result;
+}
+
+Tensor max_pool_indices(const Tensor& offsets, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
+                        IntList input_size) {
+  const PoolProblem p = pool_adjoint_problem(offsets, {kernel_size, stride, padding, dilation}, input_size);
+  check_offsets(offsets, offsets, p);
+  const IntList output_size(offsets.sizes().begin() + 2, offsets.sizes().end());
+  Tensor indices = empty_like(offsets, output_size, kernel_size, false, ScalarType::Long);
+  const Winners winners{p, offsets.const_data_ptr(), offset_bytes(p), strides_of(offsets)};
+  winner_indices(winners, indices.mutable_data_ptr<int64_t>(), strides_of(indices));
+  return indices;
+}
+
+Tensor avg_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
+                IntList output_size, bool count_include_pad, int64_t divisor) {
+  const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
+  const ScalarType type = input.scalar_type();
+  STD_TORCH_CHECK(is_float(type) || type == ScalarType::Long, "convext: average pooling is not implemented for ",
+                  torch::headeronly::toString(type));
+  Tensor output = empty_like(input, output_size, kernel_size, true);
+  PoolJob job = forward_job(p, PoolKind::kSum, input, output);
+  job.include_pad = count_include_pad;
+  job.divisor = divisor;
+  run_forward(job, type);
+  return output;
+}
+
+Tensor avg_pool_adjoint(const Tensor& grad_output, IntList kernel_size, IntList stride, IntList padding,
+                        IntList dilation, IntList input_size, bool count_include_pad, int64_t divisor) {
+  const PoolProblem p = pool_adjoint_problem(grad_output, {kernel_size, stride, padding, dilation}, input_size);
+  const ScalarType type = grad_output.scalar_type();
+  STD_TORCH_CHECK(is_float(type), "convext: expected a gradient of a floating type, got ",
+                  torch::headeronly::toString(type));
+  Tensor result = empty_like(grad_output, input_size, kernel_size, true);
+  PoolJob job = forward_job(p, PoolKind::kSum, grad_output, result);
+  job.include_pad = count_include_pad;
+  job.divisor = divisor;
+  run_adjoint(job, type);
+  return result;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(convext, CPU, m) {
+  m.impl("max_pool", TORCH_BOX(&max_pool));
+  m.impl("max_pool_with_offsets", TORCH_BOX(&max_pool_with_offsets));
+  m.impl("max_pool_gather", TORCH_BOX(&max_pool_gather));
+  m.impl("max_pool_scatter", TORCH_BOX(&max_pool_scatter));
+  m.impl("max_pool_indices", TORCH_BOX(&max_pool_indices));
+  m.impl("avg_pool", TORCH_BOX(&avg_pool));
+  m.impl("avg_pool_adjoint", TORCH_BOX(&avg_pool_adjoint));
+}
+
+}  // namespace
+}  // namespace convext

@@ -1,0 +1,128 @@
+#include "pool_contract.h"
+
+#include <torch/headeronly/util/Exception.h>
+
+namespace convext {
+namespace {
+
+constexpr int64_t kLargestSize = int64_t{1} << 40;
+
+void check_range(int64_t value, int64_t least, const char* name) {
+  STD_TORCH_CHECK(value >= least && value <= kLargestSize, "convext: expected ", name, " between ", least,
+                  " and 2^40, got ", value);
+}
+
+void check_length(const IntList& list, int64_t length, const char* name) {
+  STD_TORCH_CHECK(static_cast<int64_t>(list.size()) == length, "convext: expected ", length, " values of ", name,
+                  ", got ", list.size());
+}
+
+void set_regular(PoolAxis& a, const PoolGeometry& g, int i) {
+  a.kernel = g.kernel_size[i];
+  a.stride = g.stride[i];
+  a.dilation = g.dilation[i];
+  a.lo = g.padding[2 * i];
+  a.hi = g.padding[2 * i + 1];
+  check_range(a.kernel, 1, "a kernel size");
+  check_range(a.stride, 1, "stride");
+  check_range(a.dilation, 1, "dilation");
+  check_range(a.lo, -kLargestSize, "padding");
+  check_range(a.hi, -kLargestSize, "padding");
+  STD_TORCH_CHECK(a.kernel <= kLargestSize / a.dilation, "convext: kernel size ", a.kernel, " with dilation ",
+                  a.dilation, " is too large");
+  STD_TORCH_CHECK(a.output <= 2 * kLargestSize / a.stride, "convext: output size ", a.output, " with stride ", a.stride,
+                  " is too large");
+}
+
+// Windows of one length side by side are regular ones, which run faster.
+void set_adaptive(PoolAxis& a) {
+  if (a.input % a.output == 0) {
+    a.kernel = a.stride = a.input / a.output;
+    return;
+  }
+  a.adaptive = true;
+  a.kernel = (a.input + a.output - 1) / a.output + 1;  // no window is longer; the result records places by it
+}
+
+PoolProblem problem_of(const Tensor& image, const PoolGeometry& g, const IntList& other, int64_t PoolAxis::*own_size,
+                       int64_t PoolAxis::*other_size) {
+  const int64_t rank = image.dim() - 2;
+  STD_TORCH_CHECK(rank >= 1 && rank <= kSpatialAxes, "convext: expected an image of 3 to 5 dimensions, got ",
+                  image.dim());
+  check_length(other, rank, "a size");
+  const bool adaptive = g.kernel_size.empty();
+  check_length(g.kernel_size, adaptive ? 0 : rank, "kernel_size");
+  check_length(g.stride, adaptive ? 0 : rank, "stride");
+  check_length(g.padding, adaptive ? 0 : 2 * rank, "padding");
+  check_length(g.dilation, adaptive ? 0 : rank, "dilation");
+  PoolProblem p;
+  p.batch = image.size(0);
+  p.channels = image.size(1);
+  for (int i = 0; i < rank; ++i) {
+    PoolAxis& a = p.axis[kSpatialAxes - rank + i];
+    a.*own_size = image.size(2 + i);
+    a.*other_size = other[i];
+    check_range(a.input, 1, "an input size");
+    check_range(a.output, 1, "an output size");
+    if (adaptive) {
+      set_adaptive(a);
+    } else {
+      set_regular(a, g, i);
+    }
+  }
+  return p;
+}
+
+}  // namespace
+
+PoolProblem pool_problem(const Tensor& input, const PoolGeometry& geometry, const IntList& output_size) {
+  return problem_of(input, geometry, output_size, &PoolAxis::input, &PoolAxis::output);
+}
+
+PoolProblem pool_adjoint_problem(const Tensor& grad_output, const PoolGeometry& geometry, const IntList& input_size) {
+  return problem_of(grad_output, geometry, input_size, &PoolAxis::output, &PoolAxis::input);
+}
+
+int offset_bytes(const PoolProblem& p) {
+  const __int128 taps = static_cast<__int128>(p.axis[0].kernel) * p.axis[1].kernel * p.axis[2].kernel;
+  STD_TORCH_CHECK(taps < (__int128{1} << 31),
+                  "convext: expected windows of fewer than 2^31 elements where the place of "
+                  "the winner is recorded");
+  return taps < 256 ? 1 : taps < 32768 ? 2 : 4;
+}
+
+ScalarType offset_type(const PoolProblem& problem) {
+  const int bytes = offset_bytes(problem);
+  return bytes == 1 ? ScalarType::Byte : bytes == 2 ? ScalarType::Short : ScalarType::Int;
+}
+
+void check_offsets(const Tensor& offsets, const Tensor& images, const PoolProblem& problem) {
+  STD_TORCH_CHECK(offsets.scalar_type() == offset_type(problem), "convext: expected offsets of type ",
+                  torch::headeronly::toString(offset_type(problem)), ", got ",
+                  torch::headeronly::toString(offsets.scalar_type()));
+  STD_TORCH_CHECK(
+      offsets.dim() == images.dim() && offsets.size(0) == problem.batch && offsets.size(1) == problem.channels,
+      "convext: expected offsets of ", problem.batch, " x ", problem.channels, " planes");
+  const int rank = static_cast<int>(offsets.dim()) - 2;
+  for (int i = 0; i < rank; ++i) {
+    const int64_t expected = problem.axis[kSpatialAxes - rank + i].output;
+    STD_TORCH_CHECK(offsets.size(2 + i) == expected, "convext: expected offsets of size ", expected, " on axis ", i,
+                    ", got ", offsets.size(2 + i));
+  }
+}
+
+IntList with_spatial(const Tensor& image, const IntList& spatial) {
+  IntList sizes{image.size(0), image.size(1)};
+  sizes.insert(sizes.end(), spatial.begin(), spatial.end());
+  return sizes;
+}
+
+torch::headeronly::MemoryFormat pool_format(const Tensor& image, const IntList& spatial, bool adaptive, bool average) {
+  using torch::headeronly::MemoryFormat;
+  if (!suggests_channels_last(image)) return MemoryFormat::Contiguous;
+  if (image.dim() == 4) return MemoryFormat::ChannelsLast;
+  const bool mean = adaptive && average && spatial == IntList{1, 1, 1};
+  return (adaptive || average) && !mean ? MemoryFormat::Contiguous : MemoryFormat::ChannelsLast3d;
+}
+
+}  // namespace convext

@@ -1,0 +1,38 @@
+// From the tensors and lists of an operator call to a PoolProblem: the only place where C++ looks at their shapes.
+//
+// Users' mistakes are reported by convext/functional/ in torch's own words; what stands here is the contract of the
+// operators, checked so that no direct call of them can read or write out of bounds.
+#pragma once
+
+#include "contract.h"
+#include "pool_problem.h"
+
+namespace convext {
+
+// The arguments that every pooling operator takes, as it takes them. All four empty: the windows are adaptive.
+struct PoolGeometry {
+  const IntList& kernel_size;
+  const IntList& stride;
+  const IntList& padding;
+  const IntList& dilation;
+};
+
+// From an image and the sizes of the other: the output's of a forward operator, the input's of an adjoint.
+PoolProblem pool_problem(const Tensor& input, const PoolGeometry& geometry, const IntList& output_size);
+PoolProblem pool_adjoint_problem(const Tensor& grad_output, const PoolGeometry& geometry, const IntList& input_size);
+
+// Bytes of one offset of these windows: 1, 2 or 4.
+int offset_bytes(const PoolProblem& problem);
+ScalarType offset_type(const PoolProblem& problem);
+
+// Asserts that offsets fit the problem and belong to images of this shape.
+void check_offsets(const Tensor& offsets, const Tensor& images, const PoolProblem& problem);
+
+// The image's sizes with these spatial ones.
+IntList with_spatial(const Tensor& image, const IntList& spatial);
+
+// The memory format of a result of these spatial sizes beside an image. Of five axes torch has averages and adaptive
+// pooling contiguous, but for the mean of a whole image.
+torch::headeronly::MemoryFormat pool_format(const Tensor& image, const IntList& spatial, bool adaptive, bool average);
+
+}  // namespace convext
