@@ -17,4 +17,9 @@ STABLE_TORCH_LIBRARY(convext, m) {
   m.def(
       "conv_wgrad(Tensor grad_output, Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
       "SymInt[] dilation, SymInt groups, int padding_mode) -> Tensor");
+  // im2col: (N, C, *spatial) to columns (N, C * taps, blocks), and its adjoint, col2im.
+  m.def("unfold(Tensor input, SymInt[] kernel_size, SymInt[] dilation, SymInt[] padding, SymInt[] stride) -> Tensor");
+  m.def(
+      "fold(Tensor input, SymInt[] output_size, SymInt[] kernel_size, SymInt[] dilation, SymInt[] padding, "
+      "SymInt[] stride) -> Tensor");
 }

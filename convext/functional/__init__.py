@@ -8,5 +8,15 @@ from convext.functional.conv import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from convext.functional.unfold import fold, unfold
 
-__all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
+__all__ = [
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "fold",
+    "unfold",
+]

@@ -1,5 +1,6 @@
 """The operators of convext with their derivatives, for batched tensors; arguments are checked by convext.functional."""
 
 from convext.ops.conv import dgrad, fprop, wgrad
+from convext.ops.unfold import fold, unfold
 
-__all__ = ["dgrad", "fprop", "wgrad"]
+__all__ = ["dgrad", "fold", "fprop", "unfold", "wgrad"]

@@ -3,6 +3,7 @@
 
 #include "../elements.h"
 #include "packed.h"
+#include "unfold.h"
 
 namespace convext {
 
@@ -34,6 +35,7 @@ enum class FloatType { kFloat, kDouble, kBFloat16, kHalf };
 struct Engine {
   const char* name;
   Kernels kernels[4];  // by FloatType
+  UnfoldKernels unfold;
   const Kernels& of(FloatType type) const { return kernels[static_cast<int>(type)]; }
 };
 

@@ -15,6 +15,8 @@ namespace {
 #include "depthwise.h"
 #include "depthwise_channels.h"
 #include "banded.h"
+#include "unfold_rows.h"
+#include "fold_bands.h"
 // clang-format on
 
 template <class T, class A>
@@ -95,10 +97,30 @@ struct KernelsOf {
   }
 };
 
+template <class T>
+void run_unfold(const UnfoldJob& job, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) UnfoldRows<T>(job).run(i);
+}
+template <class T>
+void run_fold(const FoldJob& job, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) FoldBands<T>(job).run(i);
+}
+
+// In the order of element sizes and of SumType.
+constexpr UnfoldKernels unfold_kernels() {
+  return {kVectorBytes,
+          {&run_unfold<uint8_t>, &run_unfold<uint16_t>, &run_unfold<float>, &run_unfold<double>,
+           &run_unfold<Complex<double>>},
+          {&run_fold<float>, &run_fold<double>, &run_fold<BFloat16>, &run_fold<Half>, &run_fold<bool>,
+           &run_fold<uint8_t>, &run_fold<uint16_t>, &run_fold<uint32_t>, &run_fold<uint64_t>, &run_fold<Complex<float>>,
+           &run_fold<Complex<double>>}};
+}
+
 constexpr Engine make_engine(const char* name) {
   return {name,
           {KernelsOf<float, float>::table(), KernelsOf<double, double>::table(), KernelsOf<BFloat16, float>::table(),
-           KernelsOf<Half, float>::table()}};
+           KernelsOf<Half, float>::table()},
+          unfold_kernels()};
 }
 
 }  // namespace
