@@ -8,6 +8,7 @@ from convext.functional.conv import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from convext.functional.norm import local_contrast_norm, local_response_norm, locally_connected
 from convext.functional.unfold import fold, unfold
 
 __all__ = [
@@ -18,5 +19,8 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "fold",
+    "local_contrast_norm",
+    "local_response_norm",
+    "locally_connected",
     "unfold",
 ]

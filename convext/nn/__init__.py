@@ -14,6 +14,13 @@ from convext.nn.conv import (
     LazyConvTranspose2d,
     LazyConvTranspose3d,
 )
+from convext.nn.norm import (
+    LocalContrastNorm,
+    LocallyConnected1d,
+    LocallyConnected2d,
+    LocallyConnected3d,
+    LocalResponseNorm,
+)
 from convext.nn.unfold import Fold, Unfold
 
 __all__ = [
@@ -30,5 +37,10 @@ __all__ = [
     "LazyConvTranspose1d",
     "LazyConvTranspose2d",
     "LazyConvTranspose3d",
+    "LocalContrastNorm",
+    "LocalResponseNorm",
+    "LocallyConnected1d",
+    "LocallyConnected2d",
+    "LocallyConnected3d",
     "Unfold",
 ]

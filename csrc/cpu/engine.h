@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../elements.h"
+#include "norm.h"
 #include "packed.h"
 #include "unfold.h"
 
@@ -36,6 +37,8 @@ struct Engine {
   const char* name;
   Kernels kernels[4];  // by FloatType
   UnfoldKernels unfold;
+  ResponseNormKernels response_norm[4];        // by FloatType
+  PositionProductKernels position_product[4];  // by FloatType
   const Kernels& of(FloatType type) const { return kernels[static_cast<int>(type)]; }
 };
 

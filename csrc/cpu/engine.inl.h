@@ -17,6 +17,8 @@ namespace {
 #include "banded.h"
 #include "unfold_rows.h"
 #include "fold_bands.h"
+#include "response_norm.h"
+#include "position_product.h"
 // clang-format on
 
 template <class T, class A>
@@ -116,11 +118,34 @@ constexpr UnfoldKernels unfold_kernels() {
            &run_fold<Complex<double>>}};
 }
 
+template <class T, class A>
+constexpr ResponseNormKernels response_norm_kernels() {
+  return {[](const ResponseNormJob& job, int64_t begin, int64_t end, void* workspace) {
+            ResponseNorm<T, A> norm(job, workspace);
+            for (int64_t i = begin; i < end; ++i) norm.forward(i);
+          },
+          [](const ResponseNormJob& job, int64_t begin, int64_t end, void* workspace) {
+            ResponseNorm<T, A> norm(job, workspace);
+            for (int64_t i = begin; i < end; ++i) norm.backward(i);
+          }};
+}
+template <class T, class A>
+constexpr PositionProductKernels position_product_kernels() {
+  return {[](const PositionProductJob& job, int64_t begin, int64_t end) {
+    PositionProduct<T, A> product(job);
+    for (int64_t i = begin; i < end; ++i) product.run(i);
+  }};
+}
+
 constexpr Engine make_engine(const char* name) {
   return {name,
           {KernelsOf<float, float>::table(), KernelsOf<double, double>::table(), KernelsOf<BFloat16, float>::table(),
            KernelsOf<Half, float>::table()},
-          unfold_kernels()};
+          unfold_kernels(),
+          {response_norm_kernels<float, float>(), response_norm_kernels<double, double>(),
+           response_norm_kernels<BFloat16, float>(), response_norm_kernels<Half, float>()},
+          {position_product_kernels<float, float>(), position_product_kernels<double, double>(),
+           position_product_kernels<BFloat16, float>(), position_product_kernels<Half, float>()}};
 }
 
 }  // namespace
