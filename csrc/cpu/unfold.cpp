@@ -55,7 +55,7 @@ Tensor unfold(const Tensor& input, IntList kernel_size, IntList dilation, IntLis
   job.columns = columns.mutable_data_ptr();
   const UnfoldKernels& kernels = active_engine().unfold;
   if (job.strides.channel == 1 && job.strides.axis[2] != 1)
-    job.channels_at_once = std::max(1L, kernels.vector_bytes / bytes);
+    job.channels_at_once = std::max<int64_t>(1, kernels.vector_bytes / bytes);
   job.channel_blocks = (p.channels + job.channels_at_once - 1) / job.channels_at_once;
   const auto run = kernels.unfold[std::countr_zero(static_cast<uint64_t>(bytes))];
   run_in_parallel(job.units(), [&](int64_t begin, int64_t end) { run(job, begin, end); });
