@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["exact_padding", "output_size", "remainder", "transposed_size"]
+__all__ = ["blocks", "exact_padding", "output_size", "remainder", "transposed_size"]
 
 
 def remainder(size: int, kernel: int, stride: int, lo: int, hi: int, dilation: int) -> int:
@@ -23,6 +23,20 @@ def output_size(size: int, kernel: int, stride: int, lo: int, hi: int, dilation:
 def transposed_size(size: int, kernel: int, stride: int, lo: int, hi: int, dilation: int) -> int:
     """The size of the transposed convolution's result."""
     return (size - 1) * stride + dilation * (kernel - 1) + 1 - lo - hi
+
+
+def blocks(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> list[int]:
+    """How many blocks unfold finds on each axis; the arguments in its order."""
+    return [
+        output_size(size, k, stride[i], padding[2 * i], padding[2 * i + 1], dilation[i])
+        for i, (size, k) in enumerate(zip(sizes, kernel, strict=True))
+    ]
 
 
 def exact_padding(

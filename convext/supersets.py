@@ -113,6 +113,36 @@ SUPERSETS = (
         ValueError,
         "the adjoint of the convolution of that mode",
     ),
+    Superset(
+        "unfold and fold of one and of three axes",
+        "F.unfold(ones(1, 2, 7), (3,))",
+        RuntimeError,
+        "the number of axes is the length of kernel_size; an int means two",
+    ),
+    Superset(
+        "integers in unfold and fold",
+        "F.unfold(ones(1, 2, 7, 7, dtype=torch.int32), 3)",
+        NotImplementedError,
+        "the sums of fold wrap around",
+    ),
+    Superset(
+        "words and pairs in unfold and fold",
+        "F.fold(ones(1, 18, 49), (7, 7), 3, padding='same')",
+        TypeError,
+        "the pixels that a convolution by that kernel would add; fold resolves words from output_size",
+    ),
+    Superset(
+        "words and pairs in their layers",
+        "nn.Unfold(3, padding=((1, 2), 'same'))(ones(1, 2, 7, 7))",
+        TypeError,
+        "as in the functions",
+    ),
+    Superset(
+        "bfloat16 and float16 in local_response_norm",
+        "F.local_response_norm(ones(1, 2, 7, 7, dtype=torch.bfloat16), 3)",
+        NotImplementedError,
+        "computed in float32",
+    ),
 )
 
 DIFFERENCES = (
@@ -145,6 +175,12 @@ DIFFERENCES = (
         "F.conv1d(ones(1, 2, 7), ones(3, 2, 3, device='meta'))",
         RuntimeError,
         "one device for all",
+    ),
+    Difference(
+        "integers in local_response_norm",
+        "F.local_response_norm(ones(1, 2, 7, 7, dtype=torch.int64), 3)",
+        NotImplementedError,
+        "torch rounds the mean of the squares to a whole number",
     ),
 )
 

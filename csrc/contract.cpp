@@ -87,6 +87,41 @@ void check_axes(const ConvProblem& p) {
   }
 }
 
+// The geometry of unfold and fold; the caller fills in the size of the image before the number of blocks is asked for.
+UnfoldProblem with_geometry(const UnfoldGeometry& g, int rank) {
+  STD_TORCH_CHECK(rank >= 1 && rank <= kSpatialAxes, "convext: expected 1 to 3 spatial axes, got ", rank);
+  check_length(g.kernel_size, rank, "kernel_size");
+  check_length(g.dilation, rank, "dilation");
+  check_length(g.padding, 2 * rank, "padding");
+  check_length(g.stride, rank, "stride");
+  UnfoldProblem p;
+  for (int i = 0; i < rank; ++i) {
+    ConvAxis& a = p.axis[kSpatialAxes - rank + i];
+    a.kernel = g.kernel_size[i];
+    a.dilation = g.dilation[i];
+    a.stride = g.stride[i];
+    a.lo = g.padding[2 * i];
+    a.hi = g.padding[2 * i + 1];
+    check_range(a.stride, 1, "stride");
+    check_range(a.dilation, 1, "dilation");
+    check_range(a.lo, -kLargestSize, "padding");
+    check_range(a.hi, -kLargestSize, "padding");
+    check_kernel(a);
+  }
+  return p;
+}
+
+void count_blocks(UnfoldProblem& p) {
+  __int128 taps = 1, blocks = 1;
+  for (ConvAxis& a : p.axis) {
+    check_range(a.input, 1, "an image size");
+    a.output = output_size(a);
+    check_range(a.output, 1, "a number of blocks");
+    taps *= a.kernel, blocks *= a.output;
+    STD_TORCH_CHECK(taps <= kLargestSize && blocks <= kLargestSize, "convext: too many taps or blocks");
+  }
+}
+
 }  // namespace
 
 ConvProblem fprop_problem(const Tensor& input, const Tensor& weight, const ConvGeometry& geometry) {
@@ -150,6 +185,31 @@ ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, const 
                     i, ", got ", a.output);
   }
   check_axes(p);
+  return p;
+}
+
+UnfoldProblem unfold_problem(const Tensor& image, const UnfoldGeometry& geometry) {
+  const int rank = rank_of(image, "input");
+  UnfoldProblem p = with_geometry(geometry, rank);
+  p.batch = image.size(0);
+  p.channels = image.size(1);
+  for (int i = 0; i < rank; ++i) p.axis[kSpatialAxes - rank + i].input = image.size(2 + i);
+  count_blocks(p);
+  return p;
+}
+
+UnfoldProblem fold_problem(const Tensor& columns, const IntList& output_size, const UnfoldGeometry& geometry) {
+  STD_TORCH_CHECK(columns.dim() == 3, "convext: expected columns of 3 dimensions, got ", columns.dim());
+  const int rank = static_cast<int>(output_size.size());
+  UnfoldProblem p = with_geometry(geometry, rank);
+  for (int i = 0; i < rank; ++i) p.axis[kSpatialAxes - rank + i].input = output_size[i];
+  count_blocks(p);
+  STD_TORCH_CHECK(columns.size(1) % unfold_taps(p) == 0, "convext: expected a multiple of ", unfold_taps(p),
+                  " rows of columns, got ", columns.size(1));
+  STD_TORCH_CHECK(columns.size(2) == unfold_blocks(p), "convext: expected ", unfold_blocks(p), " columns, got ",
+                  columns.size(2));
+  p.batch = columns.size(0);
+  p.channels = columns.size(1) / unfold_taps(p);
   return p;
 }
 

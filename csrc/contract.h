@@ -33,6 +33,17 @@ ConvProblem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const
 ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, const IntList& kernel_size,
                           const ConvGeometry& geometry);
 
+// The lists that unfold and fold take.
+struct UnfoldGeometry {
+  const IntList& kernel_size;
+  const IntList& dilation;
+  const IntList& padding;
+  const IntList& stride;
+};
+
+UnfoldProblem unfold_problem(const Tensor& image, const UnfoldGeometry& geometry);
+UnfoldProblem fold_problem(const Tensor& columns, const IntList& output_size, const UnfoldGeometry& geometry);
+
 // The bias, checked and made dense (it has one element a channel); none where there is none.
 std::optional<Tensor> dense_bias(const std::optional<Tensor>& bias, const Tensor& like, int64_t channels);
 

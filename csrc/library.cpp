@@ -43,4 +43,16 @@ STABLE_TORCH_LIBRARY(convext, m) {
   m.def(
       "avg_pool_adjoint(Tensor grad_output, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
       "SymInt[] dilation, SymInt[] input_size, bool count_include_pad, SymInt divisor) -> Tensor");
+  // im2col: (N, C, *spatial) to columns (N, C * taps, blocks), and its adjoint, col2im.
+  m.def("unfold(Tensor input, SymInt[] kernel_size, SymInt[] dilation, SymInt[] padding, SymInt[] stride) -> Tensor");
+  m.def(
+      "fold(Tensor input, SymInt[] output_size, SymInt[] kernel_size, SymInt[] dilation, SymInt[] padding, "
+      "SymInt[] stride) -> Tensor");
+  // Divides by a power of the mean square over a window of channels (axis 1); the backward is to the input.
+  m.def("local_response_norm(Tensor input, int size, float alpha, float beta, float k) -> Tensor");
+  m.def(
+      "local_response_norm_backward(Tensor grad_output, Tensor input, int size, float alpha, float beta, float k) -> "
+      "Tensor");
+  // out[i, j, p] = sum over r of a[i, r, p] * b[j, r, p]: unshared weights, and their gradients.
+  m.def("position_product(Tensor a, Tensor b) -> Tensor");
 }

@@ -34,6 +34,16 @@ struct ConvProblem {
   ConvAxis axis[kSpatialAxes];
 };
 
+// unfold copies window `o` of the padded image, tap by tap, into column `o`; fold, its adjoint, sums them back:
+//
+//   unfold  columns[n, (c, t), o] = image[n, c, o * stride + t * dilation - lo]
+//   fold    image[n, c, i] = sum of columns[n, (c, t), o] over all t and o that unfold would read from i
+struct UnfoldProblem {
+  int64_t batch = 0;
+  int64_t channels = 0;
+  ConvAxis axis[kSpatialAxes];
+};
+
 // Element strides of a tensor seen as (outer, channel, depth, height, width); `outer` is the batch of an image and the
 // output channel of a weight.
 struct Strides {
@@ -57,6 +67,8 @@ inline __int128 transposed_size(const ConvAxis& a) {
 inline int64_t output_pixels(const ConvProblem& p) { return p.axis[0].output * p.axis[1].output * p.axis[2].output; }
 inline int64_t input_pixels(const ConvProblem& p) { return p.axis[0].input * p.axis[1].input * p.axis[2].input; }
 inline int64_t kernel_taps(const ConvProblem& p) { return p.axis[0].kernel * p.axis[1].kernel * p.axis[2].kernel; }
+inline int64_t unfold_blocks(const UnfoldProblem& p) { return p.axis[0].output * p.axis[1].output * p.axis[2].output; }
+inline int64_t unfold_taps(const UnfoldProblem& p) { return p.axis[0].kernel * p.axis[1].kernel * p.axis[2].kernel; }
 inline int64_t weight_elements(const ConvProblem& p) {
   return p.groups * p.out_channels * p.in_channels * kernel_taps(p);
 }

@@ -9,22 +9,10 @@ from convext.functional.adaptive_pool import (
     adaptive_max_pool3d,
 )
 from convext.functional.avg_pool import avg_pool1d, avg_pool2d, avg_pool3d
-from convext.functional.conv import (
-    conv1d,
-    conv2d,
-    conv3d,
-    conv_transpose1d,
-    conv_transpose2d,
-    conv_transpose3d,
-)
-from convext.functional.pool import (
-    max_pool1d,
-    max_pool2d,
-    max_pool3d,
-    min_pool1d,
-    min_pool2d,
-    min_pool3d,
-)
+from convext.functional.conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
+from convext.functional.norm import local_contrast_norm, local_response_norm, locally_connected
+from convext.functional.pool import max_pool1d, max_pool2d, max_pool3d, min_pool1d, min_pool2d, min_pool3d
+from convext.functional.unfold import fold, unfold
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -42,10 +30,15 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "fold",
+    "local_contrast_norm",
+    "local_response_norm",
+    "locally_connected",
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
     "min_pool1d",
     "min_pool2d",
     "min_pool3d",
+    "unfold",
 ]

@@ -14,6 +14,13 @@ from convext.nn.conv import (
     LazyConvTranspose2d,
     LazyConvTranspose3d,
 )
+from convext.nn.norm import (
+    LocalContrastNorm,
+    LocallyConnected1d,
+    LocallyConnected2d,
+    LocallyConnected3d,
+    LocalResponseNorm,
+)
 from convext.nn.pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -31,6 +38,7 @@ from convext.nn.pool import (
     MinPool2d,
     MinPool3d,
 )
+from convext.nn.unfold import Fold, Unfold
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -48,16 +56,23 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "Fold",
     "LazyConv1d",
     "LazyConv2d",
     "LazyConv3d",
     "LazyConvTranspose1d",
     "LazyConvTranspose2d",
     "LazyConvTranspose3d",
+    "LocalContrastNorm",
+    "LocalResponseNorm",
+    "LocallyConnected1d",
+    "LocallyConnected2d",
+    "LocallyConnected3d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
     "MinPool1d",
     "MinPool2d",
     "MinPool3d",
+    "Unfold",
 ]

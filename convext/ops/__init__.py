@@ -2,5 +2,7 @@
 
 from convext.ops import pool
 from convext.ops.conv import dgrad, fprop, wgrad
+from convext.ops.norm import local_response_norm, position_product
+from convext.ops.unfold import fold, unfold
 
-__all__ = ["dgrad", "fprop", "pool", "wgrad"]
+__all__ = ["dgrad", "fold", "fprop", "local_response_norm", "pool", "position_product", "unfold", "wgrad"]

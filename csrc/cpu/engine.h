@@ -5,8 +5,10 @@
 
 #include "../elements.h"
 #include "lane_band.h"
+#include "norm.h"
 #include "packed.h"
 #include "pool_job.h"
+#include "unfold.h"
 
 namespace convext {
 
@@ -53,6 +55,9 @@ using PoolTable = std::array<PoolKernels, 9>;  // by PoolType
 struct Engine {
   const char* name;
   Kernels kernels[4];  // by FloatType
+  UnfoldKernels unfold;
+  ResponseNormKernels response_norm[4];        // by FloatType
+  PositionProductKernels position_product[4];  // by FloatType
   const PoolTable& pool_kernels;
   const Kernels& of(FloatType type) const { return kernels[static_cast<int>(type)]; }
   const PoolKernels& of(PoolType type) const { return pool_kernels[static_cast<std::size_t>(type)]; }

@@ -18,6 +18,10 @@ namespace {
 #include "band_stage.h"
 #include "correlation.h"
 #include "banded.h"
+#include "unfold_rows.h"
+#include "fold_bands.h"
+#include "response_norm.h"
+#include "position_product.h"
 // clang-format on
 
 template <class T, class A>
@@ -103,10 +107,53 @@ struct KernelsOf {
   }
 };
 
+template <class T>
+void run_unfold(const UnfoldJob& job, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) UnfoldRows<T>(job).run(i);
+}
+template <class T>
+void run_fold(const FoldJob& job, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) FoldBands<T>(job).run(i);
+}
+
+// In the order of element sizes and of SumType.
+constexpr UnfoldKernels unfold_kernels() {
+  return {kVectorBytes,
+          {&run_unfold<uint8_t>, &run_unfold<uint16_t>, &run_unfold<float>, &run_unfold<double>,
+           &run_unfold<Complex<double>>},
+          {&run_fold<float>, &run_fold<double>, &run_fold<BFloat16>, &run_fold<Half>, &run_fold<bool>,
+           &run_fold<uint8_t>, &run_fold<uint16_t>, &run_fold<uint32_t>, &run_fold<uint64_t>, &run_fold<Complex<float>>,
+           &run_fold<Complex<double>>}};
+}
+
+template <class T, class A>
+constexpr ResponseNormKernels response_norm_kernels() {
+  return {[](const ResponseNormJob& job, int64_t begin, int64_t end, void* workspace) {
+            ResponseNorm<T, A> norm(job, workspace);
+            for (int64_t i = begin; i < end; ++i) norm.forward(i);
+          },
+          [](const ResponseNormJob& job, int64_t begin, int64_t end, void* workspace) {
+            ResponseNorm<T, A> norm(job, workspace);
+            for (int64_t i = begin; i < end; ++i) norm.backward(i);
+          }};
+}
+template <class T, class A>
+constexpr PositionProductKernels position_product_kernels() {
+  return {[](const PositionProductJob& job, int64_t begin, int64_t end) {
+    PositionProduct<T, A> product(job);
+    for (int64_t i = begin; i < end; ++i) product.run(i);
+  }};
+}
+
 constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels) {
   return {name,
           {KernelsOf<float, float>::table(), KernelsOf<double, double>::table(), KernelsOf<BFloat16, float>::table(),
            KernelsOf<Half, float>::table()},
+          unfold_kernels(),
+          {response_norm_kernels<float, float>(), response_norm_kernels<double, double>(),
+           response_norm_kernels<BFloat16, float>(), response_norm_kernels<Half, float>()},
+          {position_product_kernels<float, float>(), position_product_kernels<double, double>(),
+           position_product_kernels<BFloat16, float>(), position_product_kernels<Half, float>()},
           pool_kernels};
 }
 
