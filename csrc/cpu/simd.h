@@ -24,27 +24,6 @@ inline void store(A* p, Vector<A> v) {
   *reinterpret_cast<typename VectorOf<A>::unaligned*>(p) = v;
 }
 
-template <class A, class T>
-inline Vector<A> load_widened(const T* from) {
-  if constexpr (std::is_same_v<T, A>) {
-    return load(from);
-  } else {
-    A wide[kLanes<A>];
-    for (int i = 0; i < kLanes<A>; ++i) wide[i] = widen(from[i]);
-    return load(wide);
-  }
-}
-template <class T, class A>
-inline void store_narrowed(T* to, Vector<A> v) {
-  if constexpr (std::is_same_v<T, A>) {
-    store(to, v);
-  } else {
-    A wide[kLanes<A>];
-    store(wide, v);
-    for (int i = 0; i < kLanes<A>; ++i) to[i] = Narrow<T>::from(wide[i]);
-  }
-}
-
 // Eight sums in flight hide the latency of an FMA.
 inline constexpr int kMostInFlight = 8;
 
