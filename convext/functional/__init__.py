@@ -17,6 +17,7 @@ from convext.functional.conv import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from convext.functional.lp_pool import lp_pool1d, lp_pool2d, lp_pool3d
 from convext.functional.pool import (
     max_pool1d,
     max_pool2d,
@@ -24,6 +25,14 @@ from convext.functional.pool import (
     min_pool1d,
     min_pool2d,
     min_pool3d,
+)
+from convext.functional.stochastic_pool import maxout, stochastic_pool1d, stochastic_pool2d, stochastic_pool3d
+from convext.functional.unpool import (
+    fractional_max_pool2d,
+    fractional_max_pool3d,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
 )
 
 __all__ = [
@@ -42,10 +51,22 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "fractional_max_pool2d",
+    "fractional_max_pool3d",
+    "lp_pool1d",
+    "lp_pool2d",
+    "lp_pool3d",
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
+    "maxout",
     "min_pool1d",
     "min_pool2d",
     "min_pool3d",
+    "stochastic_pool1d",
+    "stochastic_pool2d",
+    "stochastic_pool3d",
 ]
