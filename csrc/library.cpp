@@ -43,6 +43,20 @@ STABLE_TORCH_LIBRARY(convext, m) {
   m.def(
       "avg_pool_adjoint(Tensor grad_output, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
       "SymInt[] dilation, SymInt[] input_size, bool count_include_pad, SymInt divisor) -> Tensor");
+  // The offset of one element of each window, drawn with a probability proportional to its positive part: the first
+  // at which the running sum exceeds `uniform`, in [0, 1), times the whole sum.
+  m.def(
+      "stochastic_pool_offsets(Tensor input, Tensor uniform, SymInt[] kernel_size, SymInt[] stride, "
+      "SymInt[] padding, SymInt[] dilation) -> Tensor");
+
+  // Places: int64 indices into the planes of an image, as torch's poolings give them. Of equal ones the last is kept by
+  // place_scatter, or all are added up.
+  m.def("place_gather(Tensor input, Tensor places) -> Tensor");
+  m.def("place_scatter(Tensor input, Tensor places, SymInt[] output_size, bool accumulate) -> Tensor");
+  // The places of the largest elements of windows that begin, for each plane, where `begins` says: (N, C, sum of the
+  // output sizes), axis after axis.
+  m.def("fractional_max_places(Tensor input, Tensor begins, SymInt[] kernel_size, SymInt[] output_size) -> Tensor");
+
   // im2col: (N, C, *spatial) to columns (N, C * taps, blocks), and its adjoint, col2im.
   m.def("unfold(Tensor input, SymInt[] kernel_size, SymInt[] dilation, SymInt[] padding, SymInt[] stride) -> Tensor");
   m.def(

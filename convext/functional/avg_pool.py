@@ -17,7 +17,7 @@ __all__ = ["avg_pool1d", "avg_pool2d", "avg_pool3d"]
 _AVG_TYPES = _pool_checks.FLOATS | {torch.int64}
 
 
-def _avg_pool(
+def avg_pool(
     function: Callable[..., Tensor],
     rank: int,
     input: Tensor,
@@ -71,7 +71,7 @@ def avg_pool1d(
         TypeError, RuntimeError, NotImplementedError: as torch's function.
     """
     arguments = (kernel_size, stride, padding, ceil_mode, count_include_pad, None, dilation)
-    return _avg_pool(avg_pool1d, 1, input, *arguments)
+    return avg_pool(avg_pool1d, 1, input, *arguments)
 
 
 def avg_pool2d(
@@ -101,7 +101,7 @@ def avg_pool2d(
         TypeError, RuntimeError, NotImplementedError: as torch's function.
     """
     arguments = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation)
-    return _avg_pool(avg_pool2d, 2, input, *arguments)
+    return avg_pool(avg_pool2d, 2, input, *arguments)
 
 
 def avg_pool3d(
@@ -131,4 +131,4 @@ def avg_pool3d(
         TypeError, RuntimeError, NotImplementedError: as torch's function.
     """
     arguments = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation)
-    return _avg_pool(avg_pool3d, 3, input, *arguments)
+    return avg_pool(avg_pool3d, 3, input, *arguments)

@@ -1,8 +1,8 @@
 """The operators of convext with their derivatives, for batched tensors; arguments are checked by convext.functional."""
 
-from convext.ops import pool
+from convext.ops import places, pool
 from convext.ops.conv import dgrad, fprop, wgrad
 from convext.ops.norm import local_response_norm, position_product
 from convext.ops.unfold import fold, unfold
 
-__all__ = ["dgrad", "fold", "fprop", "local_response_norm", "pool", "position_product", "unfold", "wgrad"]
+__all__ = ["dgrad", "fold", "fprop", "local_response_norm", "places", "pool", "position_product", "unfold", "wgrad"]

@@ -48,7 +48,7 @@ def _empty(
     return torch.empty(size, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
 
 
-def _offset_type(sizes: Sequence[int], output: Sequence[int], kernel_size: Sequence[int]) -> torch.dtype:
+def offset_type(sizes: Sequence[int], output: Sequence[int], kernel_size: Sequence[int]) -> torch.dtype:
     """The smallest type that holds the number of taps of a window."""
     longest = [size // out if size % out == 0 else -(-size // out) + 1 for size, out in zip(sizes, output, strict=True)]
     taps = math.prod(kernel_size or longest)
@@ -62,7 +62,7 @@ def _max_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[
 
 @torch.library.register_fake("convext::max_pool_with_offsets")  # type: ignore[untyped-decorator]
 def _max_with_offsets_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Any, minimum: bool) -> Any:
-    return _empty(x, output_size, k), _empty(x, output_size, k, _offset_type(x.shape[2:], output_size, k))
+    return _empty(x, output_size, k), _empty(x, output_size, k, offset_type(x.shape[2:], output_size, k))
 
 
 @torch.library.register_fake("convext::max_pool_gather")  # type: ignore[untyped-decorator]
@@ -160,7 +160,7 @@ def _linear(forward: Callable[..., Tensor], adjoint: Callable[..., Tensor]) -> t
 # --- vmap: every plane stands for itself, so that the mapped axis joins the batch -------------------------------------
 
 
-def _vmap(entry: Callable[..., Any], tensors: int) -> Callable[..., Any]:
+def vmap_rule(entry: Callable[..., Any], tensors: int) -> Callable[..., Any]:
     """The rule of an operator whose first arguments are so many tensors."""
 
     def rule(info: Any, in_dims: Any, *args: Any) -> Any:
@@ -215,4 +215,4 @@ for _op, _entry, _tensors in (
     (_AVG, avg_pool, 1),
     (_AVG_ADJOINT, avg_pool_adjoint, 1),
 ):
-    _autograd.register_vmap(_op, _vmap(_entry, _tensors))
+    _autograd.register_vmap(_op, vmap_rule(_entry, _tensors))

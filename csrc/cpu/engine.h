@@ -45,7 +45,7 @@ struct PoolKernel {
 };
 
 struct PoolKernels {
-  PoolKernel planes, channels, planes_adjoint, channels_adjoint;
+  PoolKernel planes, channels, whole, planes_adjoint, channels_adjoint, whole_adjoint;
   int64_t (*channel_units)(const PoolProblem&) = nullptr;
 };
 

@@ -39,30 +39,49 @@ Tensor empty_like(const Tensor& image, const IntList& spatial, const IntList& ke
 
 int64_t work_of(const PoolProblem& p) { return p.planes() * (p.input_pixels() + p.output_pixels()); }
 
+void run_kernel(const PoolKernel& kernel, const PoolJob& job, int64_t count) {
+  const int64_t bytes = kernel.workspace_bytes ? kernel.workspace_bytes(job.problem) : 0;
+  for_each_part(count, work_of(job.problem), bytes,
+                [&](int64_t begin, int64_t end, void* workspace) { kernel.run(job, begin, end, workspace); });
+}
+
+// Whether every plane is one run of elements that one window covers.
+bool is_whole(const PoolProblem& p, const Strides& image) {
+  int64_t run = 1;
+  for (int i = kSpatialAxes - 1; i >= 0; --i) {
+    const PoolAxis& a = p.axis[i];
+    if (a.output != 1 || a.kernel != a.input || a.dilation != 1 || a.lo != 0 || a.hi != 0) return false;
+    if (a.input > 1 && image.axis[i] != run) return false;
+    run *= a.input;
+  }
+  return true;
+}
+
 void run_forward(const PoolJob& job, ScalarType type) {
   const PoolProblem& p = job.problem;
   if (p.planes() == 0) return;
   const PoolKernels& kernels = active_engine().of(pool_type(type));
+  if (job.kind != PoolKind::kMaxWithOffsets && is_whole(p, job.source_strides))
+    return run_kernel(kernels.whole, job, p.planes());
   const bool channels = job.source_strides.channel == 1 && p.channels > 1 && job.source_strides.axis[2] != 1;
-  const PoolKernel& kernel = channels ? kernels.channels : kernels.planes;
-  const int64_t count = channels ? kernels.channel_units(p)
-                                 : p.planes() * PoolColumns(p.axis[2]).blocks * p.axis[0].output * p.axis[1].output;
-  for_each_part(count, work_of(p), kernel.workspace_bytes ? kernel.workspace_bytes(p) : 0,
-                [&](int64_t begin, int64_t end, void* workspace) { kernel.run(job, begin, end, workspace); });
+  if (channels) return run_kernel(kernels.channels, job, kernels.channel_units(p));
+  run_kernel(kernels.planes, job, p.planes() * PoolColumns(p.axis[2]).blocks * p.axis[0].output * p.axis[1].output);
 }
 
 void run_adjoint(const PoolJob& job, ScalarType type) {
+  constexpr int64_t kListed = int64_t{1} << 16;  // readers of a row's columns that the kernel for channels lists
   const PoolProblem& p = job.problem;
   if (p.planes() == 0) return;
   const PoolKernels& kernels = active_engine().of(pool_type(type));
   const auto side_by_side = [&](const Strides& s) { return s.channel == 1 && s.axis[2] != 1; };
-  const bool channels = p.channels > 1 && side_by_side(job.source_strides) && side_by_side(job.result_strides) &&
+  if (job.kind == PoolKind::kSum && is_whole(p, job.result_strides))
+    return run_kernel(kernels.whole_adjoint, job, p.planes());
+  const bool channels = p.channels > 1 && p.axis[2].output * p.axis[2].kernel <= kListed &&
+                        side_by_side(job.source_strides) && side_by_side(job.result_strides) &&
                         (!job.offsets || side_by_side(job.offset_strides));
-  const PoolKernel& kernel = channels ? kernels.channels_adjoint : kernels.planes_adjoint;
   const int64_t rows = p.axis[0].input * p.axis[1].input;
-  const int64_t count = channels ? p.batch * rows : p.planes() * PoolAdjointColumns(p.axis[2]).blocks * rows;
-  for_each_part(count, work_of(p), kernel.workspace_bytes(p),
-                [&](int64_t begin, int64_t end, void* workspace) { kernel.run(job, begin, end, workspace); });
+  if (channels) return run_kernel(kernels.channels_adjoint, job, p.batch * rows);
+  run_kernel(kernels.planes_adjoint, job, p.planes() * PoolAdjointColumns(p.axis[2]).blocks * rows);
 }
 
 PoolJob forward_job(const PoolProblem& problem, PoolKind kind, const Tensor& input, Tensor& output) {
@@ -116,7 +135,8 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& offsets, IntList kerne
 
 // Whether the vectorised adjoint, which compares every offset with every tap, costs less than a scatter.
 bool gather_pays(const PoolProblem& p) {
-  constexpr int64_t kTaps = 64;
+  constexpr int64_t kTaps = 64, kColumns = 8;
+  if (p.axis[2].output < kColumns) return false;
   for (const PoolAxis& a : p.axis)
     if (a.adaptive || a.kernel > kTaps) return false;
   return p.axis[0].kernel * p.axis[1].kernel * p.axis[2].kernel <= kTaps && PoolAdjointColumns(p.axis[2]).phased;

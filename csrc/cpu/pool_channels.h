@@ -105,7 +105,7 @@ class ChannelPool {
         }
       }
     }
-    A values[V * W];
+    A values[V * W] = {};
     Lane<A> taps[V * W];
     for (int v = 0; v < V; ++v) {
       if constexpr (K == PoolKind::kSum) best[v] /= divisor;

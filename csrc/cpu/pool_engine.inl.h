@@ -11,6 +11,7 @@ namespace {
 #include "pool_channels.h"
 #include "pool_planes_adjoint.h"
 #include "pool_channels_adjoint.h"
+#include "pool_whole.h"
 // clang-format on
 
 template <class T, class A>
@@ -21,6 +22,10 @@ struct PoolKernelsOf {
   static void run_channels(const PoolJob& job, int64_t begin, int64_t end, void*) {
     ChannelPool<T, A>(job).run(begin, end);
   }
+  static void run_whole(const PoolJob& job, int64_t begin, int64_t end, void*) { WholePool<T, A>(job).run(begin, end); }
+  static void run_whole_adjoint(const PoolJob& job, int64_t begin, int64_t end, void*) {
+    WholePool<T, A>(job).run_adjoint(begin, end);
+  }
   static void run_planes_adjoint(const PoolJob& job, int64_t begin, int64_t end, void* workspace) {
     PlaneAdjoint<T, A>(job, workspace).run(begin, end);
   }
@@ -30,11 +35,14 @@ struct PoolKernelsOf {
   static constexpr PoolKernels table() {
     PoolKernels kernels{.planes = {&run_planes, &PlanePool<T, A>::workspace_bytes},
                         .channels = {&run_channels, nullptr},
+                        .whole = {&run_whole, nullptr},
                         .planes_adjoint = {},
                         .channels_adjoint = {},
+                        .whole_adjoint = {},
                         .channel_units = &ChannelPool<T, A>::units};
     if constexpr (!std::is_integral_v<T>) {
       kernels.planes_adjoint = {&run_planes_adjoint, &PlaneAdjoint<T, A>::workspace_bytes};
+      kernels.whole_adjoint = {&run_whole_adjoint, nullptr};
       kernels.channels_adjoint = {&run_channels_adjoint, &ChannelAdjoint<T, A>::workspace_bytes};
     }
     return kernels;

@@ -6,7 +6,8 @@
 //
 // Rows first and columns of rows after them keeps the order of torch's scan, so that of equal elements the first of a
 // window wins. A sum goes the same two ways; it is never slid along by subtraction. All work is counted in output rows
-// (plane, block of columns, depth, row), of which a worker gets a contiguous range.
+// (block of columns, plane, depth, row), of which a worker gets a contiguous range. Where no two windows share a row,
+// and no place of a winner is asked for, the rows of a window are combined first and their columns once.
 #pragma once
 
 template <class T, class A>
@@ -32,7 +33,11 @@ class PlanePool {
     best_tap_ = room.take<Lane<A>>(width_);
     first_tap_ = room.take<Lane<A>>(width_);
     divisor_ = room.take<A>(width_);
+    begin_ = room.take<int64_t>(columns_.phased ? 0 : width_);
+    taps_ = room.take<int64_t>(columns_.phased ? 0 : width_);
     if (columns_.phased) phases_.set_taps();
+    const auto apart = [](const PoolAxis& a) { return !a.adaptive && a.stride > (a.kernel - 1) * a.dilation; };
+    rows_apart_ = columns_.phased && apart(p_.axis[0]) && apart(p_.axis[1]);
   }
 
   static int64_t workspace_bytes(const PoolProblem& p) {
@@ -40,7 +45,7 @@ class PlanePool {
     const int64_t width = columns.padded_outputs();
     const PoolRowCache cache(p, width);
     const int64_t elements = columns.linear_length + columns.phases * columns.phase_length +
-                             (2 * cache.count() + 4) * width + cache.count() + (columns.phased ? p.axis[2].kernel : 0);
+                             (2 * cache.count() + 6) * width + cache.count() + (columns.phased ? p.axis[2].kernel : 0);
     return elements * 8 + 16 * PoolWorkspace::kAlignment;
   }
 
@@ -63,8 +68,12 @@ class PlanePool {
     const int64_t rows = p_.axis[1].output, depths = p_.axis[0].output;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i % rows, depth = i / rows % depths, cut = i / (rows * depths);
-      set_block(cut / columns_.blocks, cut % columns_.blocks);
-      run_row<K>(depth, row);
+      set_block(cut % p_.planes(), cut / p_.planes());
+      if (K != PoolKind::kMaxWithOffsets && rows_apart_) {
+        run_apart<K>(depth, row);
+      } else {
+        run_row<K>(depth, row);
+      }
     }
   }
 
@@ -83,6 +92,10 @@ class PlanePool {
     for (int64_t i = 0; i < width_; ++i) {
       const PoolWindow w = window_at(p_.axis[2], std::min(first_ + i, p_.axis[2].output - 1));
       first_tap_[i] = w.empty() ? Lane<A>{kNoWinner} : static_cast<Lane<A>>(w.first);
+      if (!columns_.phased) {
+        begin_[i] = w.begin + w.first * p_.axis[2].dilation;
+        taps_[i] = w.last - w.first;
+      }
       divisor_[i] =
           job_.kind == PoolKind::kSum ? count_on(p_.axis[2], std::min(first_ + i, p_.axis[2].output - 1)) : A{1};
     }
@@ -107,6 +120,11 @@ class PlanePool {
     A* stage = p_.axis[2].stride == 1 ? phases_.data : linear_;
     if (inside_ < inside_end_)
       widen_row(row + (phases_.origin + inside_) * step, step, inside_end_ - inside_, flip_, stage + inside_);
+    reduce_phases<K>(to, tap);
+  }
+
+  template <PoolKind K>
+  void reduce_phases(A* to, [[maybe_unused]] Lane<A>* tap) {
     if (p_.axis[2].stride != 1) phases_.split(linear_);
     const int64_t taps = p_.axis[2].kernel;
     A* const* from = phases_.taps;
@@ -139,21 +157,65 @@ class PlanePool {
     const PoolAxis& axis = p_.axis[2];
     const int64_t step = job_.source_strides.axis[2], advance = axis.dilation * step;
     for (int64_t i = 0; i < count_; ++i) {
-      const PoolWindow w = window_at(axis, first_ + i);
-      const T* from = row + (w.begin + w.first * axis.dilation) * step;
+      const T* from = row + begin_[i] * step;
       A best = filler_;
       Lane<A> best_tap = first_tap_[i];
-      for (int64_t t = w.first; t < w.last; ++t, from += advance) {
+      for (int64_t t = 0; t < taps_[i]; ++t, from += advance) {
         const A x = flip_ ? flipped(A{widen(*from)}) : A{widen(*from)};
         if constexpr (K == PoolKind::kSum) {
           best += x;
         } else if (wins(x, best)) {
           best = x;
-          best_tap = static_cast<Lane<A>>(t);
+          best_tap = first_tap_[i] + static_cast<Lane<A>>(t);
         }
       }
       to[i] = best;
       if constexpr (K == PoolKind::kMaxWithOffsets) tap[i] = best_tap;
+    }
+  }
+
+  // One row of outputs whose windows share no row with others.
+  template <PoolKind K>
+  void run_apart(int64_t depth, int64_t row) {
+    const PoolWindow d = window_at(p_.axis[0], depth), h = window_at(p_.axis[1], row);
+    const Strides& s = job_.source_strides;
+    A* stage = (p_.axis[2].stride == 1 ? phases_.data : linear_) + inside_;
+    const int64_t n = inside_end_ - inside_;
+    bool first = true;
+    for (int64_t td = d.first; td < d.last; ++td) {
+      for (int64_t th = h.first; th < h.last; ++th) {
+        const T* from = source_ + (d.begin + td * p_.axis[0].dilation) * s.axis[0] +
+                        (h.begin + th * p_.axis[1].dilation) * s.axis[1] + (phases_.origin + inside_) * s.axis[2];
+        if (n > 0) first ? widen_row(from, s.axis[2], n, flip_, stage) : merge_row<K>(from, s.axis[2], n, stage);
+        first = false;
+      }
+    }
+    if (first) std::fill_n(stage, n, filler_);
+    reduce_phases<K>(best_, nullptr);
+    finish<K>(depth, row);
+  }
+
+  template <PoolKind K>
+  void merge_row(const T* from, int64_t step, int64_t n, A* to) {
+    int64_t i = 0;
+    for (; step == 1 && i + W <= n; i += W) {
+      Vector<A> x = load_widened<A>(from + i);
+      const Vector<A> best = load(to + i);
+      if constexpr (K == PoolKind::kSum) {
+        store(to + i, best + x);
+      } else {
+        if (flip_) x = flipped_lanes<A>(x);
+        store(to + i, wins_lanes<A>(x, best) ? x : best);
+      }
+    }
+    for (; i < n; ++i) {
+      const A wide = widen(from[i * step]);
+      const A x = flip_ ? flipped(wide) : wide;
+      if constexpr (K == PoolKind::kSum) {
+        to[i] += x;
+      } else if (wins(x, to[i])) {
+        to[i] = x;
+      }
     }
   }
 
@@ -255,6 +317,8 @@ class PlanePool {
   A *linear_, *cached_, *best_, *divisor_;
   Lane<A>*cached_tap_, *best_tap_, *first_tap_;
   int64_t* cached_row_;
+  int64_t *begin_, *taps_;  // of windows that are read one by one: the first column inside, and how many
+  bool rows_apart_ = false;
   const A* rows_[kRows];
   const Lane<A>* row_taps_[kRows];
   Lane<A> codes_[kRows];

@@ -5,8 +5,8 @@
 //
 // A gather: each row of the input collects from every row of outputs whose windows reach it, in one fixed order, so
 // that no two threads write to one place. Columns go the way of PlanePool backwards: tap t of all outputs adds to a run
-// of consecutive places of the phases, which are then joined into the row. Work is counted in rows of the input (plane,
-// block of columns, depth, row).
+// of consecutive places of the phases, which are then joined into the row. Work is counted in rows of the input (block
+// of columns, plane, depth, row).
 #pragma once
 
 template <class T, class A>
@@ -22,6 +22,8 @@ class PlaneAdjoint {
     sum_ = room.take<A>(columns_.padded_outputs());
     tap_ = room.take<Lane<A>>(columns_.padded_outputs());
     divisor_ = room.take<A>(columns_.padded_outputs());
+    begin_ = room.take<int64_t>(columns_.phased ? 0 : columns_.padded_outputs());
+    end_ = room.take<int64_t>(columns_.phased ? 0 : columns_.padded_outputs());
     if (columns_.phased) phases_.set_taps();
     std::fill_n(linear_, columns_.linear_length, A{0});
   }
@@ -29,7 +31,7 @@ class PlaneAdjoint {
   static int64_t workspace_bytes(const PoolProblem& p) {
     const PoolAdjointColumns columns(p.axis[2]);
     const int64_t elements = columns.linear_length + columns.phases * columns.phase_length +
-                             4 * columns.padded_outputs() + (columns.phased ? p.axis[2].kernel : 0);
+                             6 * columns.padded_outputs() + (columns.phased ? p.axis[2].kernel : 0);
     return elements * 8 + 16 * PoolWorkspace::kAlignment;
   }
 
@@ -38,7 +40,7 @@ class PlaneAdjoint {
     const int64_t rows = p_.axis[1].input, depths = p_.axis[0].input;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i % rows, depth = i / rows % depths, cut = i / (rows * depths);
-      set_block(cut / columns_.blocks, cut % columns_.blocks);
+      set_block(cut % p_.planes(), cut / p_.planes());
       run_row(depth, row);
     }
   }
@@ -63,7 +65,23 @@ class PlaneAdjoint {
     first_ = outputs.begin;
     count_ = std::max<int64_t>(0, outputs.end - outputs.begin);
     for (int64_t i = 0; i < count_; ++i) divisor_[i] = count_on(axis, first_ + i);
-    if (columns_.phased && count_ > 0) phases_.set_block(first_, count_);
+    if (!columns_.phased) return find_windows();
+    if (count_ > 0) phases_.set_block(first_, count_);
+    // what the taps of these outputs reach, and the lanes of the last vector
+    reach_ = count_ > 0 ? std::min(columns_.phase_length, pool_round_up(phases_.length / axis.stride + 1 + W)) : 0;
+  }
+
+  // The part of each window that lies in the block.
+  void find_windows() {
+    const PoolAxis& axis = p_.axis[2];
+    for (int64_t i = 0; i < count_; ++i) {
+      const PoolWindow w = window_at(axis, first_ + i);
+      const int64_t from = first_input_ - w.begin;
+      const int64_t first = std::max(w.first, divide_up_signed(from, axis.dilation));
+      const int64_t last = std::min(w.last, divide_up_signed(from + inputs_, axis.dilation));
+      begin_[i] = w.begin + first * axis.dilation - first_input_;
+      end_[i] = w.begin + last * axis.dilation - first_input_;
+    }
   }
 
   A count_on(const PoolAxis& axis, int64_t o) const {
@@ -77,11 +95,11 @@ class PlaneAdjoint {
       return write(linear_, 0, inputs_, depth, row);
     }
     if (columns_.phased) {
-      std::fill_n(phases_.data, columns_.phases * columns_.phase_length, A{0});
+      for (int64_t i = 0; i < phases_.count; ++i) std::fill_n(phases_.data + i * columns_.phase_length, reach_, A{0});
     } else {
       std::fill_n(linear_, inputs_, A{0});
     }
-    std::fill_n(sum_, count_, A{0});
+    if (job_.kind == PoolKind::kSum) std::fill_n(sum_, count_, A{0});
     for_each_window(p_.axis[0], depth, [&](int64_t od, int64_t td) {
       for_each_window(p_.axis[1], row, [&](int64_t oh, int64_t th) { collect(od, td, oh, th); });
     });
@@ -131,13 +149,8 @@ class PlaneAdjoint {
   }
 
   void spread_windows() {
-    for (int64_t i = 0; i < count_; ++i) {
-      const PoolWindow w = window_at(p_.axis[2], first_ + i);
-      for (int64_t t = w.first; t < w.last; ++t) {
-        const int64_t x = w.begin + t * p_.axis[2].dilation - first_input_;
-        if (x >= 0 && x < inputs_) linear_[x] += sum_[i];
-      }
-    }
+    for (int64_t i = 0; i < count_; ++i)
+      for (int64_t x = begin_[i]; x < end_[i]; x += p_.axis[2].dilation) linear_[x] += sum_[i];
   }
 
   // Columns [begin, end) of the block from `row`, zeros in the others.
@@ -159,6 +172,8 @@ class PlaneAdjoint {
   int64_t plane_ = -1, block_ = -1;
   const T* source_ = nullptr;
   T* result_ = nullptr;
+  int64_t *begin_, *end_;                 // of windows that are spread one by one: their columns in the block
+  int64_t reach_ = 0;                     // elements of a phase that are used
   int64_t offset_ = 0;                    // of the plane
   int64_t first_input_ = 0, inputs_ = 0;  // columns of the block
   int64_t first_ = 0, count_ = 0;         // outputs whose windows may reach it

@@ -1,0 +1,224 @@
+"""Lp, stochastic, fractional and un-pooling layers, and Maxout, on convext's operators.
+
+Where torch has the layer it is a subclass, with the same constructor, attributes and text. A layer holds what it was
+given; the arithmetic and the checks are convext.functional's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convext import functional
+from convext.nn.pool import Ints, Padding, Values
+
+__all__ = [
+    "FractionalMaxPool2d",
+    "FractionalMaxPool3d",
+    "LPPool1d",
+    "LPPool2d",
+    "LPPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
+    "Maxout",
+    "StochasticPool1d",
+    "StochasticPool2d",
+    "StochasticPool3d",
+]
+
+
+def _beyond(text: str, **settings: tuple[Any, Any]) -> str:
+    """torch's text, and the settings that torch lacks where they differ from what torch does."""
+    return ", ".join([text, *[f"{name}={value}" for name, (value, default) in settings.items() if value != default]])
+
+
+class MaxUnpool1d(torch.nn.MaxUnpool1d):
+    """:class:`torch.nn.MaxUnpool1d`, computed by :func:`convext.functional.max_unpool1d`."""
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        window: Any = (self.kernel_size, self.stride, self.padding)
+        return functional.max_unpool1d(input, indices, *window, output_size)
+
+
+class MaxUnpool2d(torch.nn.MaxUnpool2d):
+    """:class:`torch.nn.MaxUnpool2d`, computed by :func:`convext.functional.max_unpool2d`."""
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        window: Any = (self.kernel_size, self.stride, self.padding)
+        return functional.max_unpool2d(input, indices, *window, output_size)
+
+
+class MaxUnpool3d(torch.nn.MaxUnpool3d):
+    """:class:`torch.nn.MaxUnpool3d`, computed by :func:`convext.functional.max_unpool3d`."""
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        window: Any = (self.kernel_size, self.stride, self.padding)
+        return functional.max_unpool3d(input, indices, *window, output_size)
+
+
+class FractionalMaxPool2d(torch.nn.FractionalMaxPool2d):
+    """:class:`torch.nn.FractionalMaxPool2d`, computed by :func:`convext.functional.fractional_max_pool2d`."""
+
+    def forward(self, input: Tensor) -> Values:
+        window: Any = (self.kernel_size, self.output_size, self.output_ratio, self.return_indices)
+        return functional.fractional_max_pool2d(input, *window, self._random_samples)
+
+
+class FractionalMaxPool3d(torch.nn.FractionalMaxPool3d):
+    """:class:`torch.nn.FractionalMaxPool3d`, computed by :func:`convext.functional.fractional_max_pool3d`."""
+
+    def forward(self, input: Tensor) -> Values:
+        window: Any = (self.kernel_size, self.output_size, self.output_ratio, self.return_indices)
+        return functional.fractional_max_pool3d(input, *window, self._random_samples)
+
+
+class LPPool1d(torch.nn.LPPool1d):
+    """:class:`torch.nn.LPPool1d`, computed by :func:`convext.functional.lp_pool1d`, with its three keywords more."""
+
+    def __init__(
+        self,
+        norm_type: float,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        ceil_mode: bool = False,
+        padding: Padding = 0,
+        dilation: Ints = 1,
+        abs: bool = False,
+    ) -> None:
+        arguments: Any = (norm_type, kernel_size, stride, ceil_mode)
+        super().__init__(*arguments)
+        self.padding, self.dilation, self.abs = padding, dilation, abs
+
+    def extra_repr(self) -> str:
+        return _beyond(
+            super().extra_repr(), padding=(self.padding, 0), dilation=(self.dilation, 1), abs=(self.abs, False)
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        window: Any = (self.kernel_size, self.stride, self.ceil_mode, self.padding, self.dilation)
+        return functional.lp_pool1d(input, float(self.norm_type), *window, self.abs)
+
+
+class LPPool2d(torch.nn.LPPool2d):
+    """:class:`torch.nn.LPPool2d`, computed by :func:`convext.functional.lp_pool2d`, with its three keywords more."""
+
+    def __init__(
+        self,
+        norm_type: float,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        ceil_mode: bool = False,
+        padding: Padding = 0,
+        dilation: Ints = 1,
+        abs: bool = False,
+    ) -> None:
+        arguments: Any = (norm_type, kernel_size, stride, ceil_mode)
+        super().__init__(*arguments)
+        self.padding, self.dilation, self.abs = padding, dilation, abs
+
+    def extra_repr(self) -> str:
+        return _beyond(
+            super().extra_repr(), padding=(self.padding, 0), dilation=(self.dilation, 1), abs=(self.abs, False)
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        window: Any = (self.kernel_size, self.stride, self.ceil_mode, self.padding, self.dilation)
+        return functional.lp_pool2d(input, float(self.norm_type), *window, self.abs)
+
+
+class LPPool3d(torch.nn.LPPool3d):
+    """:class:`torch.nn.LPPool3d`, computed by :func:`convext.functional.lp_pool3d`, with its three keywords more."""
+
+    def __init__(
+        self,
+        norm_type: float,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        ceil_mode: bool = False,
+        padding: Padding = 0,
+        dilation: Ints = 1,
+        abs: bool = False,
+    ) -> None:
+        arguments: Any = (norm_type, kernel_size, stride, ceil_mode)
+        super().__init__(*arguments)
+        self.padding, self.dilation, self.abs = padding, dilation, abs
+
+    def extra_repr(self) -> str:
+        return _beyond(
+            super().extra_repr(), padding=(self.padding, 0), dilation=(self.dilation, 1), abs=(self.abs, False)
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        window: Any = (self.kernel_size, self.stride, self.ceil_mode, self.padding, self.dilation)
+        return functional.lp_pool3d(input, float(self.norm_type), *window, self.abs)
+
+
+class _StochasticPool(torch.nn.Module):
+    """What the stochastic poolings of every rank share: draws in training, the mean under the same odds in eval."""
+
+    def __init__(
+        self,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        padding: Padding = 0,
+        dilation: Ints = 1,
+        ceil_mode: bool = False,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+        self.dilation = dilation
+        self.ceil_mode = ceil_mode
+
+    def extra_repr(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
+            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
+        )
+
+    def _window(self) -> Any:
+        return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+
+
+class StochasticPool1d(_StochasticPool):
+    """Stochastic pooling (Zeiler & Fergus 2013), computed by :func:`convext.functional.stochastic_pool1d`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.stochastic_pool1d(input, *self._window(), self.training)
+
+
+class StochasticPool2d(_StochasticPool):
+    """Stochastic pooling (Zeiler & Fergus 2013), computed by :func:`convext.functional.stochastic_pool2d`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.stochastic_pool2d(input, *self._window(), self.training)
+
+
+class StochasticPool3d(_StochasticPool):
+    """Stochastic pooling (Zeiler & Fergus 2013), computed by :func:`convext.functional.stochastic_pool3d`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.stochastic_pool3d(input, *self._window(), self.training)
+
+
+class Maxout(torch.nn.Module):
+    """Maxout (Goodfellow et al. 2013), or max pooling across channels: the largest of each `pieces` along `dim`.
+
+    Shape: (N, C, *) to (N, C / pieces, *). See :func:`convext.functional.maxout`.
+    """
+
+    def __init__(self, pieces: int, dim: int = 1) -> None:
+        super().__init__()
+        self.pieces = pieces
+        self.dim = dim
+
+    def extra_repr(self) -> str:
+        return f"pieces={self.pieces}, dim={self.dim}"
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.maxout(input, self.pieces, self.dim)
