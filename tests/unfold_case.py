@@ -125,6 +125,8 @@ def _cases() -> Iterator[UnfoldCase]:
     # padding beyond the kernel, cropping, a kernel as large as the image, strides that leave pixels without a block
     yield UnfoldCase((4, 5), (2, 2), padding=((4, 5), (6, 3)))
     yield UnfoldCase((4, 5), (2, 2), padding=((4, 5), (6, 3)), stride=(5, 7))
+    yield UnfoldCase((6, 9), (3, 3), padding=((-1, 3), (4, -2)))
+    yield UnfoldCase((3, 4, 5), (3, 3, 1), padding=((2, 2), (4, 0), (0, 0)), dilation=(2, 2, 1))
     yield UnfoldCase((9, 12), (3, 3), padding=((-2, -1), (-3, 1)), stride=(1, 2))
     yield UnfoldCase((7, 5), (7, 5))
     yield UnfoldCase((1, 1), (3, 3), padding=one)

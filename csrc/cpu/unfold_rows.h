@@ -58,16 +58,44 @@ class UnfoldRows {
     const UnfoldSpan in_d(d, tap / w.kernel / h.kernel), in_h(h, tap / w.kernel % h.kernel), in_w(w, tap % w.kernel);
     const T* image = static_cast<const T*>(job_.image) + n * job_.strides.outer + c0 * job_.strides.channel;
     T* to = static_cast<T*>(job_.columns) + ((n * p_.channels + c0) * taps + tap) * unfold_blocks(p_);
-    for (int64_t od = 0; od < d.output; ++od)
-      for (int64_t oh = 0; oh < h.output; ++oh, to += w.output) {
-        const bool inside = in_d.holds(od) && in_h.holds(oh);
-        const T* from = image + (in_d.first_source + od * d.stride) * job_.strides.axis[0] +
-                        (in_h.first_source + oh * h.stride) * job_.strides.axis[1];
-        rows(to, from, channels, taps, inside ? in_w : UnfoldSpan() /* a row of zeros */);
+    const bool shifts = shifts_planes();
+    for (int64_t od = 0; od < d.output; ++od) {
+      const T* plane = image + (in_d.first_source + od * d.stride) * job_.strides.axis[0];
+      const UnfoldSpan in_rows = in_d.holds(od) ? in_h : UnfoldSpan();
+      if (shifts) {
+        shift_plane(to, plane, in_rows, in_w);
+        to += h.output * w.output;
+        continue;
       }
+      for (int64_t oh = 0; oh < h.output; ++oh, to += w.output) {
+        const T* from = plane + (in_h.first_source + oh * h.stride) * job_.strides.axis[1];
+        rows(to, from, channels, taps, in_rows.holds(oh) ? in_w : UnfoldSpan() /* a row of zeros */);
+      }
+    }
   }
 
  private:
+  // Whether the columns of a plane are the plane itself, shifted as one line: a "same" convolution of stride one.
+  bool shifts_planes() const {
+    const ConvAxis &h = p_.axis[1], &w = p_.axis[2];
+    return h.stride == 1 && w.stride == 1 && w.output == w.input && job_.strides.axis[2] == 1 &&
+           job_.strides.axis[1] == w.input && job_.channels_at_once == 1;
+  }
+
+  // One copy for all rows; what it carries over the ends of the rows is then zeroed.
+  void shift_plane(T* to, const T* plane, const UnfoldSpan& in_h, const UnfoldSpan& in_w) const {
+    const int64_t width = p_.axis[2].output, height = p_.axis[1].output;
+    if (in_h.begin >= in_h.end || in_w.begin >= in_w.end) return fill_zero(to, height * width);
+    const int64_t first = in_h.begin * width + in_w.begin, last = (in_h.end - 1) * width + in_w.end;
+    fill_zero(to, first);
+    copy_strided(to + first, plane + in_h.first_source * width + in_w.first_source + first, 1, last - first);
+    fill_zero(to + last, height * width - last);
+    for (int64_t oh = in_h.begin; oh < in_h.end; ++oh) {
+      std::fill_n(to + oh * width, in_w.begin, T{});
+      std::fill_n(to + oh * width + in_w.end, width - in_w.end, T{});
+    }
+  }
+
   // One row of blocks, of each channel.
   void rows(T* to, const T* from, int64_t channels, int64_t taps, const UnfoldSpan& in_w) const {
     const ConvAxis& w = p_.axis[2];
