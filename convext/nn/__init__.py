@@ -1,9 +1,61 @@
 """torch.nn's layers on convext's operators, one module a family."""
 
-from convext.nn.conv import (Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, LazyConv1d, LazyConv2d, LazyConv3d, LazyConvTranspose1d, LazyConvTranspose2d, LazyConvTranspose3d)
-from convext.nn.norm import (FractionalMaxPool3d, LPPool1d, LPPool2d, LPPool3d, LocalContrastNorm, LocalResponseNorm, LocallyConnected1d, LocallyConnected2d, LocallyConnected3d, MaxUnpool1d, MaxUnpool2d, MaxUnpool3d, Maxout, StochasticPool1d, StochasticPool2d, StochasticPool3d, from convext.nn.other_pools import (     FractionalMaxPool2d)
-from convext.nn.pool import (AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d, AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d, AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d, MinPool1d, MinPool2d, MinPool3d)
-from convext.nn.unfold import (Fold, Unfold)
+from convext.nn.conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    LazyConv1d,
+    LazyConv2d,
+    LazyConv3d,
+    LazyConvTranspose1d,
+    LazyConvTranspose2d,
+    LazyConvTranspose3d,
+)
+from convext.nn.norm import (
+    LocalContrastNorm,
+    LocallyConnected1d,
+    LocallyConnected2d,
+    LocallyConnected3d,
+    LocalResponseNorm,
+)
+from convext.nn.other_pools import (
+    FractionalMaxPool2d,
+    FractionalMaxPool3d,
+    LPPool1d,
+    LPPool2d,
+    LPPool3d,
+    Maxout,
+    MaxUnpool1d,
+    MaxUnpool2d,
+    MaxUnpool3d,
+    StochasticPool1d,
+    StochasticPool2d,
+    StochasticPool3d,
+)
+from convext.nn.pool import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+    MinPool1d,
+    MinPool2d,
+    MinPool3d,
+)
+from convext.nn.unfold import (
+    Fold,
+    Unfold,
+)
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -22,6 +74,7 @@ __all__ = [
     "ConvTranspose2d",
     "ConvTranspose3d",
     "Fold",
+    "FractionalMaxPool2d",
     "FractionalMaxPool3d",
     "LPPool1d",
     "LPPool2d",
@@ -51,5 +104,4 @@ __all__ = [
     "StochasticPool2d",
     "StochasticPool3d",
     "Unfold",
-    "from convext.nn.other_pools import (     FractionalMaxPool2d",
 ]
