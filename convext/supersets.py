@@ -143,6 +143,47 @@ SUPERSETS = (
         NotImplementedError,
         "computed in float32",
     ),
+        "a word in a pooling",
+        "F.max_pool1d(ones(1, 2, 7), 3, stride=2, padding='same')",
+        TypeError,
+        "as in the convolutions; the padding holds nothing, or an average's zeros",
+    ),
+    Superset(
+        "a pair in a pooling",
+        "F.avg_pool2d(ones(1, 2, 7, 7), 3, padding=((2, 0), (-1, 1)))",
+        TypeError,
+        "both sides by themselves, each up to the window less one",
+    ),
+    Superset(
+        "a dilation in an average",
+        "F.avg_pool2d(ones(1, 2, 7, 7), 3, dilation=2)",
+        TypeError,
+        "as in max pooling",
+    ),
+    Superset(
+        "padding, dilation and abs in Lp pooling",
+        "F.lp_pool2d(ones(1, 2, 7, 7), 3, 2, padding='same', abs=True)",
+        TypeError,
+        "padding holds zeros; abs takes powers of magnitudes",
+    ),
+    Superset(
+        "integers in max_pool1d without indices",
+        "F.max_pool1d(ones(1, 2, 7, dtype=torch.int8), 2)",
+        NotImplementedError,
+        "as with indices",
+    ),
+    Superset(
+        "bfloat16 and float16 in avg_pool3d and lp_pool3d",
+        "F.avg_pool3d(ones(1, 2, 4, 4, 4, dtype=torch.bfloat16), 2)",
+        NotImplementedError,
+        "summed in float32",
+    ),
+    Superset(
+        "a word in a pooling layer",
+        "nn.MaxPool2d(3, 2, 'same')(ones(1, 2, 7, 7))",
+        TypeError,
+        "as in the functions",
+    ),
 )
 
 DIFFERENCES = (

@@ -15,7 +15,7 @@ from convext.ops import places as ops
 
 __all__ = ["fractional_max_pool2d", "fractional_max_pool3d", "max_unpool1d", "max_unpool2d", "max_unpool3d"]
 
-_TYPES = _pool_checks.FLOATS | _pool_checks.INTEGERS
+_TYPES = _pool_checks.FLOATS
 
 
 def _unpooled_size(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convext import functional
-from convext.nn.pool import Ints, Padding, Values
+from convext.nn.pool import Ints, Padding, Values, WindowPool
 
 __all__ = [
     "FractionalMaxPool2d",
@@ -40,40 +40,42 @@ class MaxUnpool1d(torch.nn.MaxUnpool1d):
     """:class:`torch.nn.MaxUnpool1d`, computed by :func:`convext.functional.max_unpool1d`."""
 
     def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        window: Any = (self.kernel_size, self.stride, self.padding)
-        return functional.max_unpool1d(input, indices, *window, output_size)
+        arguments: Any = (self.kernel_size, self.stride, self.padding, output_size)
+        return functional.max_unpool1d(input, indices, *arguments)
 
 
 class MaxUnpool2d(torch.nn.MaxUnpool2d):
     """:class:`torch.nn.MaxUnpool2d`, computed by :func:`convext.functional.max_unpool2d`."""
 
     def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        window: Any = (self.kernel_size, self.stride, self.padding)
-        return functional.max_unpool2d(input, indices, *window, output_size)
+        arguments: Any = (self.kernel_size, self.stride, self.padding, output_size)
+        return functional.max_unpool2d(input, indices, *arguments)
 
 
 class MaxUnpool3d(torch.nn.MaxUnpool3d):
     """:class:`torch.nn.MaxUnpool3d`, computed by :func:`convext.functional.max_unpool3d`."""
 
     def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        window: Any = (self.kernel_size, self.stride, self.padding)
-        return functional.max_unpool3d(input, indices, *window, output_size)
+        arguments: Any = (self.kernel_size, self.stride, self.padding, output_size)
+        return functional.max_unpool3d(input, indices, *arguments)
 
 
 class FractionalMaxPool2d(torch.nn.FractionalMaxPool2d):
     """:class:`torch.nn.FractionalMaxPool2d`, computed by :func:`convext.functional.fractional_max_pool2d`."""
 
     def forward(self, input: Tensor) -> Values:
-        window: Any = (self.kernel_size, self.output_size, self.output_ratio, self.return_indices)
-        return functional.fractional_max_pool2d(input, *window, self._random_samples)
+        window: Any = (self.kernel_size, self.output_size, self.output_ratio)
+        arguments: Any = (*window, self.return_indices, self._random_samples)
+        return functional.fractional_max_pool2d(input, *arguments)
 
 
 class FractionalMaxPool3d(torch.nn.FractionalMaxPool3d):
     """:class:`torch.nn.FractionalMaxPool3d`, computed by :func:`convext.functional.fractional_max_pool3d`."""
 
     def forward(self, input: Tensor) -> Values:
-        window: Any = (self.kernel_size, self.output_size, self.output_ratio, self.return_indices)
-        return functional.fractional_max_pool3d(input, *window, self._random_samples)
+        window: Any = (self.kernel_size, self.output_size, self.output_ratio)
+        arguments: Any = (*window, self.return_indices, self._random_samples)
+        return functional.fractional_max_pool3d(input, *arguments)
 
 
 class LPPool1d(torch.nn.LPPool1d):
@@ -100,7 +102,8 @@ class LPPool1d(torch.nn.LPPool1d):
 
     def forward(self, input: Tensor) -> Tensor:
         window: Any = (self.kernel_size, self.stride, self.ceil_mode, self.padding, self.dilation)
-        return functional.lp_pool1d(input, float(self.norm_type), *window, self.abs)
+        arguments: Any = (float(self.norm_type), *window, self.abs)
+        return functional.lp_pool1d(input, *arguments)
 
 
 class LPPool2d(torch.nn.LPPool2d):
@@ -127,7 +130,8 @@ class LPPool2d(torch.nn.LPPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         window: Any = (self.kernel_size, self.stride, self.ceil_mode, self.padding, self.dilation)
-        return functional.lp_pool2d(input, float(self.norm_type), *window, self.abs)
+        arguments: Any = (float(self.norm_type), *window, self.abs)
+        return functional.lp_pool2d(input, *arguments)
 
 
 class LPPool3d(torch.nn.LPPool3d):
@@ -154,10 +158,11 @@ class LPPool3d(torch.nn.LPPool3d):
 
     def forward(self, input: Tensor) -> Tensor:
         window: Any = (self.kernel_size, self.stride, self.ceil_mode, self.padding, self.dilation)
-        return functional.lp_pool3d(input, float(self.norm_type), *window, self.abs)
+        arguments: Any = (float(self.norm_type), *window, self.abs)
+        return functional.lp_pool3d(input, *arguments)
 
 
-class _StochasticPool(torch.nn.Module):
+class _StochasticPool(WindowPool):
     """What the stochastic poolings of every rank share: draws in training, the mean under the same odds in eval."""
 
     def __init__(
@@ -168,42 +173,31 @@ class _StochasticPool(torch.nn.Module):
         dilation: Ints = 1,
         ceil_mode: bool = False,
     ) -> None:
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding = padding
-        self.dilation = dilation
-        self.ceil_mode = ceil_mode
+        super().__init__(kernel_size, stride, padding, dilation, ceil_mode=ceil_mode)
 
-    def extra_repr(self) -> str:
-        return (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
-            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
-        )
-
-    def _window(self) -> Any:
-        return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+    def _arguments(self) -> Any:
+        return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.training
 
 
 class StochasticPool1d(_StochasticPool):
     """Stochastic pooling (Zeiler & Fergus 2013), computed by :func:`convext.functional.stochastic_pool1d`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.stochastic_pool1d(input, *self._window(), self.training)
+        return functional.stochastic_pool1d(input, *self._arguments())
 
 
 class StochasticPool2d(_StochasticPool):
     """Stochastic pooling (Zeiler & Fergus 2013), computed by :func:`convext.functional.stochastic_pool2d`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.stochastic_pool2d(input, *self._window(), self.training)
+        return functional.stochastic_pool2d(input, *self._arguments())
 
 
 class StochasticPool3d(_StochasticPool):
     """Stochastic pooling (Zeiler & Fergus 2013), computed by :func:`convext.functional.stochastic_pool3d`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.stochastic_pool3d(input, *self._window(), self.training)
+        return functional.stochastic_pool3d(input, *self._arguments())
 
 
 class Maxout(torch.nn.Module):

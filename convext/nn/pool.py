@@ -67,21 +67,48 @@ class MaxPool3d(torch.nn.MaxPool3d):
         return functional.max_pool3d(input, *_max_arguments(self))
 
 
-class MinPool1d(torch.nn.modules.pooling._MaxPoolNd):
+class WindowPool(torch.nn.Module):
+    """What the poolings that torch lacks hold: the attributes of its max pooling, and their text."""
+
+    def __init__(
+        self,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        padding: Padding = 0,
+        dilation: Ints = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+        self.dilation = dilation
+        self.return_indices = return_indices
+        self.ceil_mode = ceil_mode
+
+    def extra_repr(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
+            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
+        )
+
+
+class MinPool1d(WindowPool):
     """The smallest element of each window; all else as :class:`MaxPool1d`."""
 
     def forward(self, input: Tensor) -> Values:
         return functional.min_pool1d(input, *_max_arguments(self))
 
 
-class MinPool2d(torch.nn.modules.pooling._MaxPoolNd):
+class MinPool2d(WindowPool):
     """The smallest element of each window; all else as :class:`MaxPool2d`."""
 
     def forward(self, input: Tensor) -> Values:
         return functional.min_pool2d(input, *_max_arguments(self))
 
 
-class MinPool3d(torch.nn.modules.pooling._MaxPoolNd):
+class MinPool3d(WindowPool):
     """The smallest element of each window; all else as :class:`MaxPool3d`."""
 
     def forward(self, input: Tensor) -> Values:
@@ -110,8 +137,9 @@ class AvgPool1d(torch.nn.AvgPool1d):
         return _average_text(self, super().extra_repr())
 
     def forward(self, input: Tensor) -> Tensor:
-        arguments: Any = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
-        return functional.avg_pool1d(input, *arguments, self.dilation)
+        window: Any = (self.kernel_size, self.stride, self.padding)
+        arguments: Any = (*window, self.ceil_mode, self.count_include_pad, self.dilation)
+        return functional.avg_pool1d(input, *arguments)
 
 
 class AvgPool2d(torch.nn.AvgPool2d):
@@ -136,8 +164,8 @@ class AvgPool2d(torch.nn.AvgPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         window: Any = (self.kernel_size, self.stride, self.padding)
-        counts: Any = (self.ceil_mode, self.count_include_pad, self.divisor_override)
-        return functional.avg_pool2d(input, *window, *counts, self.dilation)
+        arguments: Any = (*window, self.ceil_mode, self.count_include_pad, self.divisor_override, self.dilation)
+        return functional.avg_pool2d(input, *arguments)
 
 
 class AvgPool3d(torch.nn.AvgPool3d):
@@ -162,8 +190,8 @@ class AvgPool3d(torch.nn.AvgPool3d):
 
     def forward(self, input: Tensor) -> Tensor:
         window: Any = (self.kernel_size, self.stride, self.padding)
-        counts: Any = (self.ceil_mode, self.count_include_pad, self.divisor_override)
-        return functional.avg_pool3d(input, *window, *counts, self.dilation)
+        arguments: Any = (*window, self.ceil_mode, self.count_include_pad, self.divisor_override, self.dilation)
+        return functional.avg_pool3d(input, *arguments)
 
 
 class AdaptiveMaxPool1d(torch.nn.AdaptiveMaxPool1d):

@@ -157,7 +157,7 @@ class ChannelAdjoint {
   template <class Offset>
   static Vector<Lane<A>> load_taps(const Offset* from) {
     typedef Offset Packed __attribute__((vector_size(W * sizeof(Offset)), aligned(alignof(Offset)), may_alias));
-    return __builtin_convertvector(*reinterpret_cast<const Packed*>(from), Vector<Lane<A>>);
+    return widen_lanes<Lane<A>, W, Offset>(*reinterpret_cast<const Packed*>(from));
   }
 
   template <class B, class From>

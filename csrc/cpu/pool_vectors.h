@@ -91,6 +91,20 @@ inline void widen_offsets(const void* from, int bytes, int64_t at, int64_t step,
   read(static_cast<const int32_t*>(from));
 }
 
+// N integers of one width to another, doubling it at each step: GCC 12 takes a wider step element by element.
+template <class To, int N, class From, class Packed>
+inline auto widen_lanes(Packed from) {
+  if constexpr (sizeof(From) == sizeof(To)) {
+    typedef To Wide __attribute__((vector_size(N * sizeof(To))));
+    return static_cast<Wide>(from);
+  } else {
+    using Next =
+        std::conditional_t<sizeof(From) == 1, int16_t, std::conditional_t<sizeof(From) == 2, int32_t, int64_t>>;
+    typedef Next Wider __attribute__((vector_size(N * sizeof(Next))));
+    return widen_lanes<To, N, Next>(__builtin_convertvector(from, Wider));
+  }
+}
+
 template <class A>
 inline Vector<A> odd_lanes(Vector<A> a, Vector<A> b) {
   constexpr auto index = [](std::size_t i) { return 2 * i + 1; };
