@@ -143,6 +143,7 @@ SUPERSETS = (
         NotImplementedError,
         "computed in float32",
     ),
+    Superset(
         "a word in a pooling",
         "F.max_pool1d(ones(1, 2, 7), 3, stride=2, padding='same')",
         TypeError,

@@ -1,4 +1,4 @@
-"""Trains LeNet-5 on scikit-learn's handwritten digits, once with convext's convolutions and once with torch.nn's.
+"""Trains LeNet-5 on scikit-learn's handwritten digits, once with convext's layers and once with torch.nn's.
 
 Both networks start from the same seed and see the same batches, so that they must learn the same thing. The demo says
 how well they read digits they have not seen, how far their losses are apart, and which of them was faster; it saves
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from digits_pictures import save_feature_maps, save_filters
@@ -34,12 +35,12 @@ BATCH = 64
 class LeNet5(nn.Module):
     """LeCun et al. 1998, with max pooling and ReLU: (N, 1, 32, 32) images to (N, 10) scores."""
 
-    def __init__(self, conv: type[nn.Conv2d]) -> None:
+    def __init__(self, layers: ModuleType) -> None:
         super().__init__()
-        self.conv1 = conv(1, 6, kernel_size=5)
-        self.conv2 = conv(6, 16, kernel_size=5)
-        self.conv3 = conv(16, 120, kernel_size=5)
-        self.pool = nn.MaxPool2d(2)
+        self.conv1 = layers.Conv2d(1, 6, kernel_size=5)
+        self.conv2 = layers.Conv2d(6, 16, kernel_size=5)
+        self.conv3 = layers.Conv2d(16, 120, kernel_size=5)
+        self.pool = layers.MaxPool2d(2)
         self.fc1 = nn.Linear(120, 84)
         self.fc2 = nn.Linear(84, 10)
 
@@ -76,10 +77,10 @@ class Digits:
 class Learner:
     """A network with its optimizer, its losses so far and the seconds that each epoch took."""
 
-    def __init__(self, name: str, conv: type[nn.Conv2d], dtype: torch.dtype, steps: int) -> None:
+    def __init__(self, name: str, layers: ModuleType, dtype: torch.dtype, steps: int) -> None:
         torch.manual_seed(1)
         self.name = name
-        self.net = LeNet5(conv).to(dtype)
+        self.net = LeNet5(layers).to(dtype)
         self.optimizer = torch.optim.Adam(self.net.parameters())
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, max_lr=4e-3, total_steps=steps)
         self.losses: list[float] = []
@@ -111,8 +112,8 @@ class Learner:
 def train_both(digits: Digits, epochs: int, dtype: torch.dtype) -> tuple[Learner, Learner]:
     """Trains both networks, epoch by epoch in turn, so that whatever else the machine does falls on both alike."""
     steps = epochs * -(-len(digits.train) // BATCH)
-    ours = Learner("convext", convext.nn.Conv2d, dtype, steps)
-    theirs = Learner("torch.nn", nn.Conv2d, dtype, steps)
+    ours = Learner("convext", convext.nn, dtype, steps)
+    theirs = Learner("torch.nn", nn, dtype, steps)
     for learner in (ours, theirs):
         learner.warm_up(digits.batches(0, dtype)[0])
     interval = 0.1 if sys.stderr.isatty() else 10.0  # in a log every update would be a line
