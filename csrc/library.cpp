@@ -43,6 +43,10 @@ STABLE_TORCH_LIBRARY(convext, m) {
   m.def(
       "avg_pool_adjoint(Tensor grad_output, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
       "SymInt[] dilation, SymInt[] input_size, bool count_include_pad, SymInt divisor) -> Tensor");
+  // The square root of: the kernel's taps times the average of the squares.
+  m.def(
+      "l2_pool(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+      "SymInt[] output_size) -> Tensor");
   // The offset of one element of each window, drawn with a probability proportional to its positive part: the first
   // at which the running sum exceeds `uniform`, in [0, 1), times the whole sum.
   m.def(

@@ -35,6 +35,8 @@ struct PoolProblem {
   int64_t output_pixels() const { return axis[0].output * axis[1].output * axis[2].output; }
 };
 
+inline int64_t kernel_taps(const PoolProblem& p) { return p.axis[0].kernel * p.axis[1].kernel * p.axis[2].kernel; }
+
 // Taps [first, last) of the window are inside of the input; none where first == last.
 struct PoolWindow {
   int64_t begin, first, last;

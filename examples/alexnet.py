@@ -23,7 +23,12 @@ TOLERANCE = 1e-5  # ||scores - torch's|| / ||torch's||, float32
 
 def alexnet(layers: ModuleType, classes: int = 1000) -> nn.Sequential:
     """(N, 3, 227, 227) images to (N, classes) scores. `layers`: convext.nn or torch.nn."""
-    response = {"size": 5, "alpha": 5e-4, "beta": 0.75, "k": 2.0}  # the paper's alpha, 1e-4, multiplies a sum, not a mean
+    response = {
+        "size": 5,
+        "alpha": 5e-4,
+        "beta": 0.75,
+        "k": 2.0,
+    }  # the paper's alpha, 1e-4, multiplies a sum, not a mean
     return nn.Sequential(
         layers.Conv2d(3, 96, 11, stride=4),
         nn.ReLU(),

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from convext import _padding
+from convext import _padding, _pool_checks
 from convext.functional import pool
 from convext.functional.avg_pool import avg_pool
-from convext.functional.pool import Ints, Padding
+from convext.functional.pool import Ints, Padding, batched, unbatched
+from convext.ops import pool as ops
 
 __all__ = ["lp_pool1d", "lp_pool2d", "lp_pool3d"]
 
@@ -50,6 +51,8 @@ def _lp_pool(
         pooled = getattr(pool, f"{'max' if norm_type > 0 else 'min'}_pool{rank}d")
         extreme: Tensor = pooled(input.abs(), kernel_size, stride, **window)
         return extreme
+    if norm_type == 2 and input.is_floating_point():
+        return _l2_pool(name, rank, input, kernel_size, stride, ceil_mode, padding, dilation)
     # sums of low-precision types stay float32 to the end
     wide = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
     powers = _power(wide.abs() if abs else wide, norm_type)
@@ -57,6 +60,27 @@ def _lp_pool(
     sizes = _padding.on_each_axis(name, "kernel_size", _padding.int_or_ints(name, "kernel_size", kernel_size), rank)
     y = _power(mean * math.prod(sizes), 1.0 / norm_type)
     return y if wide is input or torch.is_autocast_enabled(input.device.type) else y.to(input.dtype)
+
+
+def _l2_pool(
+    name: str,
+    rank: int,
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None,
+    ceil_mode: bool,
+    padding: Padding,
+    dilation: Ints,
+) -> Tensor:
+    """The norm that networks use, in one pass."""
+    _pool_checks.check_image(name, input, rank, _pool_checks.FLOATS)
+    *geometry, output_size = _pool_checks.pool_configuration(
+        name, input.shape[-rank:], kernel_size, stride, padding, dilation, ceil_mode
+    )
+    x = batched(input, rank)
+    if torch.is_autocast_enabled(x.device.type) and x.dtype in (torch.bfloat16, torch.float16):
+        x = x.float()  # powers are among what autocast computes in float32
+    return unbatched(ops.l2_pool(x, *geometry, output_size), input, rank)
 
 
 def lp_pool1d(

@@ -47,6 +47,8 @@ _AUTOCAST_KEYS = torch._C.DispatchKeySet(_Key.AutocastCPU) | torch._C.DispatchKe
 class Rule:
     """The derivatives of one operator. They call differentiable entries, so that they can be derived again."""
 
+    keeps_result = False  # whether `save` gets the result before the arguments
+
     @staticmethod
     def save(ctx: Any, *args: Any) -> None:
         """Keeps what the formulas need of the operator's arguments; tensors by save_for_backward, save_for_forward.
@@ -96,6 +98,8 @@ def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Any
         if recorded:
             ctx.mark_non_differentiable(output[1])
             rule.save(ctx, output[1], *inputs)
+        elif rule.keeps_result:
+            rule.save(ctx, output, *inputs)
         else:
             rule.save(ctx, *inputs)
 

@@ -141,7 +141,7 @@ class _NormBackwardRule(_autograd.Rule):
         by_x = _gradient_tangent(g, x, tangents[1], ctx.window) if tangents[1] is not None else None
         if by_g is None or by_x is None:
             return cast(Tensor, by_x if by_g is None else by_g)
-        return by_g + by_x
+        return cast(Tensor, by_g + by_x)
 
 
 # --- the product at each position -------------------------------------------------------------------------------------

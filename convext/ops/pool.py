@@ -21,7 +21,15 @@ from torch._prims_common import suggest_memory_format
 
 from convext.ops import _autograd
 
-__all__ = ["avg_pool", "avg_pool_adjoint", "max_pool", "max_pool_gather", "max_pool_indices", "max_pool_scatter"]
+__all__ = [
+    "avg_pool",
+    "avg_pool_adjoint",
+    "l2_pool",
+    "max_pool",
+    "max_pool_gather",
+    "max_pool_indices",
+    "max_pool_scatter",
+]
 __all__ += ["max_pool_with_offsets"]
 
 _MAX = torch.ops.convext.max_pool.default
@@ -30,6 +38,7 @@ _GATHER = torch.ops.convext.max_pool_gather.default
 _SCATTER = torch.ops.convext.max_pool_scatter.default
 _INDICES = torch.ops.convext.max_pool_indices.default
 _AVG = torch.ops.convext.avg_pool.default
+_L2 = torch.ops.convext.l2_pool.default
 _AVG_ADJOINT = torch.ops.convext.avg_pool_adjoint.default
 
 
@@ -82,6 +91,11 @@ def _indices_shape(offsets: Tensor, k: Any, *_: Any) -> Tensor:
 
 @torch.library.register_fake("convext::avg_pool")  # type: ignore[untyped-decorator]
 def _avg_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[int], *_: Any) -> Tensor:
+    return _empty(x, output_size, k, average=True)
+
+
+@torch.library.register_fake("convext::l2_pool")  # type: ignore[untyped-decorator]
+def _l2_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[int]) -> Tensor:
     return _empty(x, output_size, k, average=True)
 
 
@@ -157,6 +171,40 @@ def _linear(forward: Callable[..., Tensor], adjoint: Callable[..., Tensor]) -> t
     return Rule
 
 
+class _L2Rule(_autograd.Rule):
+    """y = sqrt(taps * average(x * x)); where it is 0, its derivative is taken as 0. Half types in float32."""
+
+    keeps_result = True
+
+    @staticmethod
+    def save(ctx: Any, y: Tensor, x: Tensor, *conf: Any) -> None:
+        ctx.conf = conf
+        ctx.save_for_backward(y, x)
+        ctx.save_for_forward(y, x)
+
+    @staticmethod
+    def _quotient(ctx: Any, t: Tensor, y: Tensor) -> Tensor:
+        """taps * t / y, and 0 where y is."""
+        zero = y == 0
+        return torch.where(zero, 0, t * math.prod(ctx.conf[0]) / torch.where(zero, 1, y))
+
+    @staticmethod
+    def backward(ctx: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
+        y, x = ctx.saved_tensors
+        through = avg_pool_adjoint(_L2Rule._quotient(ctx, _wide(grad), _wide(y)), *ctx.conf[:4], x.shape[2:], True, 0)
+        return ((_wide(x) * through).to(x.dtype),)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        y, x = ctx.saved_tensors
+        moved = avg_pool(_wide(x) * _wide(cast(Tensor, tangents[0])), *ctx.conf, True, 0)
+        return _L2Rule._quotient(ctx, moved, _wide(y)).to(x.dtype)
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
+
+
 # --- vmap: every plane stands for itself, so that the mapped axis joins the batch -------------------------------------
 
 
@@ -206,6 +254,8 @@ def _adjoint(g: Tensor | None, *conf: Any) -> Tensor:
 avg_pool: _Operator = _autograd.differentiable(_AVG, _linear(_forward, _adjoint), tensors=1)
 avg_pool_adjoint: _Operator = _autograd.differentiable(_AVG_ADJOINT, _linear(_adjoint, _forward), tensors=1)
 
+l2_pool: _Operator = _autograd.differentiable(_L2, _L2Rule, tensors=1)
+
 for _op, _entry, _tensors in (
     (_MAX, max_pool, 1),
     (_MAX_WITH_OFFSETS, max_pool_with_offsets, 1),
@@ -213,6 +263,7 @@ for _op, _entry, _tensors in (
     (_SCATTER, max_pool_scatter, 2),
     (_INDICES, max_pool_indices, 1),
     (_AVG, avg_pool, 1),
+    (_L2, l2_pool, 1),
     (_AVG_ADJOINT, avg_pool_adjoint, 1),
 ):
     _autograd.register_vmap(_op, vmap_rule(_entry, _tensors))

@@ -61,7 +61,7 @@ void run_forward(const PoolJob& job, ScalarType type) {
   const PoolProblem& p = job.problem;
   if (p.planes() == 0) return;
   const PoolKernels& kernels = active_engine().of(pool_type(type));
-  if (job.kind != PoolKind::kMaxWithOffsets && is_whole(p, job.source_strides))
+  if ((job.kind == PoolKind::kMax || job.kind == PoolKind::kSum) && is_whole(p, job.source_strides))
     return run_kernel(kernels.whole, job, p.planes());
   const bool channels = job.source_strides.channel == 1 && p.channels > 1 && job.source_strides.axis[2] != 1;
   if (channels) return run_kernel(kernels.channels, job, kernels.channel_units(p));
@@ -189,6 +189,17 @@ Tensor avg_pool(const Tensor& input, IntList kernel_size, IntList stride, IntLis
   return output;
 }
 
+Tensor l2_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
+               IntList output_size) {
+  const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
+  STD_TORCH_CHECK(is_float(input.scalar_type()), "convext: expected an input of a floating type, got ",
+                  torch::headeronly::toString(input.scalar_type()));
+  STD_TORCH_CHECK(!kernel_size.empty(), "convext: expected a kernel_size");
+  Tensor output = empty_like(input, output_size, kernel_size, true);
+  run_forward(forward_job(p, PoolKind::kRoot, input, output), input.scalar_type());
+  return output;
+}
+
 Tensor avg_pool_adjoint(const Tensor& grad_output, IntList kernel_size, IntList stride, IntList padding,
                         IntList dilation, IntList input_size, bool count_include_pad, int64_t divisor) {
   const PoolProblem p = pool_adjoint_problem(grad_output, {kernel_size, stride, padding, dilation}, input_size);
@@ -210,6 +221,7 @@ STABLE_TORCH_LIBRARY_IMPL(convext, CPU, m) {
   m.impl("max_pool_scatter", TORCH_BOX(&max_pool_scatter));
   m.impl("max_pool_indices", TORCH_BOX(&max_pool_indices));
   m.impl("avg_pool", TORCH_BOX(&avg_pool));
+  m.impl("l2_pool", TORCH_BOX(&l2_pool));
   m.impl("avg_pool_adjoint", TORCH_BOX(&avg_pool_adjoint));
 }
 

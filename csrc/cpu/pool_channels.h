@@ -24,6 +24,9 @@ class ChannelPool {
       case PoolKind::kMaxWithOffsets: return run_units<PoolKind::kMaxWithOffsets>(begin, end);
       case PoolKind::kSum:
         if constexpr (kSums<T>) run_units<PoolKind::kSum>(begin, end);
+        return;
+      case PoolKind::kRoot:
+        if constexpr (!std::is_integral_v<T>) run_units<PoolKind::kRoot>(begin, end);
     }
   }
 
@@ -38,10 +41,10 @@ class ChannelPool {
       image_ = row / (p_.axis[1].output * p_.axis[0].output);
       d_ = window_at(p_.axis[0], d);
       h_ = window_at(p_.axis[1], h);
-      const A rows = K == PoolKind::kSum ? divisor_of_rows(d, h) : A{1};
+      const A rows = is_sum(K) ? divisor_of_rows(d, h) : A{1};
       for (int64_t w = 0; w < p_.axis[2].output; ++w) {
         w_ = window_at(p_.axis[2], w);
-        const A divisor = K == PoolKind::kSum ? rows * count_on(2, w) : A{1};
+        const A divisor = is_sum(K) ? rows * count_on(2, w) : A{1};
         const auto at = [&](const Strides& s) {
           return image_ * s.outer + channel_ * s.channel + d * s.axis[0] + h * s.axis[1] + w * s.axis[2];
         };
@@ -92,8 +95,8 @@ class ChannelPool {
 #pragma GCC unroll 4
           for (int v = 0; v < V; ++v) {
             Vector<A> x = kWhole ? load_widened<A>(pixel + v * W) : load_few(pixel, n);
-            if constexpr (K == PoolKind::kSum) {
-              best[v] += x;
+            if constexpr (is_sum(K)) {
+              best[v] += summand<K>(x);
             } else {
               if (flip_) x = flipped_lanes<A>(x);
               const auto wins = wins_lanes<A>(x, best[v]);
@@ -108,9 +111,13 @@ class ChannelPool {
     A values[V * W] = {};
     Lane<A> taps[V * W];
     for (int v = 0; v < V; ++v) {
-      if constexpr (K == PoolKind::kSum) best[v] /= divisor;
-      store(values + v * W, K != PoolKind::kSum && flip_ ? flipped_lanes<A>(best[v]) : best[v]);
+      if constexpr (is_sum(K)) best[v] /= divisor;
+      store(values + v * W, !is_sum(K) && flip_ ? flipped_lanes<A>(best[v]) : best[v]);
       store(taps + v * W, best_tap[v]);
+    }
+    if constexpr (K == PoolKind::kRoot) {
+      const A taps = static_cast<A>(kernel_taps(p_));
+      for (A& value : values) value = std::sqrt(value * taps);
     }
     const int64_t written = kWhole ? V * W : n;
     store_line(static_cast<T*>(job_.result) + result, job_.result_strides.channel, values, 1, written);

@@ -9,7 +9,10 @@
 namespace convext {
 
 // max: the largest element, or the smallest. sum: of the window, divided by a count where an average is asked for.
-enum class PoolKind { kMax, kMaxWithOffsets, kSum };
+// root: the square root of the mean of the squares, times that of the kernel's taps.
+enum class PoolKind { kMax, kMaxWithOffsets, kSum, kRoot };
+
+inline constexpr bool is_sum(PoolKind kind) { return kind == PoolKind::kSum || kind == PoolKind::kRoot; }
 
 // Where a window that reads nothing has its winner.
 inline constexpr int32_t kNoWinner = -1;  // as an unsigned byte: 255

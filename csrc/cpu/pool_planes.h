@@ -56,6 +56,9 @@ class PlanePool {
       case PoolKind::kMaxWithOffsets: return run_rows<PoolKind::kMaxWithOffsets>(begin, end);
       case PoolKind::kSum:
         if constexpr (kSums<T>) run_rows<PoolKind::kSum>(begin, end);
+        return;
+      case PoolKind::kRoot:
+        if constexpr (!std::is_integral_v<T>) run_rows<PoolKind::kRoot>(begin, end);
     }
   }
 
@@ -96,8 +99,7 @@ class PlanePool {
         begin_[i] = w.begin + w.first * p_.axis[2].dilation;
         taps_[i] = w.last - w.first;
       }
-      divisor_[i] =
-          job_.kind == PoolKind::kSum ? count_on(p_.axis[2], std::min(first_ + i, p_.axis[2].output - 1)) : A{1};
+      divisor_[i] = is_sum(job_.kind) ? count_on(p_.axis[2], std::min(first_ + i, p_.axis[2].output - 1)) : A{1};
     }
     if (!columns_.phased) return;
     phases_.set_block(first_, count_);
@@ -119,8 +121,15 @@ class PlanePool {
     if (!columns_.phased) return reduce_windows<K>(row, to, tap);
     A* stage = p_.axis[2].stride == 1 ? phases_.data : linear_;
     if (inside_ < inside_end_)
-      widen_row(row + (phases_.origin + inside_) * step, step, inside_end_ - inside_, flip_, stage + inside_);
+      load_row<K>(row + (phases_.origin + inside_) * step, step, inside_end_ - inside_, stage + inside_);
     reduce_phases<K>(to, tap);
+  }
+
+  template <PoolKind K>
+  void load_row(const T* from, int64_t step, int64_t n, A* to) {
+    widen_row(from, step, n, flip_, to);
+    if constexpr (K == PoolKind::kRoot)
+      for (int64_t i = 0; i < n; ++i) to[i] *= to[i];
   }
 
   template <PoolKind K>
@@ -130,7 +139,7 @@ class PlanePool {
     A* const* from = phases_.taps;
     for (int64_t i = 0; i < count_; i += W) {
       Vector<A> best = load(from[0] + i);
-      if constexpr (K == PoolKind::kSum) {
+      if constexpr (is_sum(K)) {
         for (int64_t t = 1; t < taps; ++t) best += load(from[t] + i);
       } else if constexpr (K == PoolKind::kMax) {
         for (int64_t t = 1; t < taps; ++t) {
@@ -162,8 +171,8 @@ class PlanePool {
       Lane<A> best_tap = first_tap_[i];
       for (int64_t t = 0; t < taps_[i]; ++t, from += advance) {
         const A x = flip_ ? flipped(A{widen(*from)}) : A{widen(*from)};
-        if constexpr (K == PoolKind::kSum) {
-          best += x;
+        if constexpr (is_sum(K)) {
+          best += summand<K>(x);
         } else if (wins(x, best)) {
           best = x;
           best_tap = first_tap_[i] + static_cast<Lane<A>>(t);
@@ -186,7 +195,7 @@ class PlanePool {
       for (int64_t th = h.first; th < h.last; ++th) {
         const T* from = source_ + (d.begin + td * p_.axis[0].dilation) * s.axis[0] +
                         (h.begin + th * p_.axis[1].dilation) * s.axis[1] + (phases_.origin + inside_) * s.axis[2];
-        if (n > 0) first ? widen_row(from, s.axis[2], n, flip_, stage) : merge_row<K>(from, s.axis[2], n, stage);
+        if (n > 0) first ? load_row<K>(from, s.axis[2], n, stage) : merge_row<K>(from, s.axis[2], n, stage);
         first = false;
       }
     }
@@ -201,8 +210,8 @@ class PlanePool {
     for (; step == 1 && i + W <= n; i += W) {
       Vector<A> x = load_widened<A>(from + i);
       const Vector<A> best = load(to + i);
-      if constexpr (K == PoolKind::kSum) {
-        store(to + i, best + x);
+      if constexpr (is_sum(K)) {
+        store(to + i, best + summand<K>(x));
       } else {
         if (flip_) x = flipped_lanes<A>(x);
         store(to + i, wins_lanes<A>(x, best) ? x : best);
@@ -211,8 +220,8 @@ class PlanePool {
     for (; i < n; ++i) {
       const A wide = widen(from[i * step]);
       const A x = flip_ ? flipped(wide) : wide;
-      if constexpr (K == PoolKind::kSum) {
-        to[i] += x;
+      if constexpr (is_sum(K)) {
+        to[i] += summand<K>(x);
       } else if (wins(x, to[i])) {
         to[i] = x;
       }
@@ -269,7 +278,7 @@ class PlanePool {
   void combine(int rows) {
     for (int64_t i = 0; i < count_; i += W) {
       Vector<A> best = load(best_ + i);
-      if constexpr (K == PoolKind::kSum) {
+      if constexpr (is_sum(K)) {
         for (int r = 0; r < rows; ++r) best += load(rows_[r] + i);
       } else if constexpr (K == PoolKind::kMax) {
         for (int r = 0; r < rows; ++r) {
@@ -292,10 +301,14 @@ class PlanePool {
 
   template <PoolKind K>
   void finish(int64_t depth, int64_t row) {
-    if constexpr (K == PoolKind::kSum) {
+    if constexpr (is_sum(K)) {
       const A rest =
           job_.divisor != 0 ? static_cast<A>(job_.divisor) : count_on(p_.axis[0], depth) * count_on(p_.axis[1], row);
       for (int64_t i = 0; i < count_; ++i) best_[i] /= rest * divisor_[i];
+      if constexpr (K == PoolKind::kRoot) {
+        const A taps = static_cast<A>(kernel_taps(p_));
+        for (int64_t i = 0; i < count_; ++i) best_[i] = std::sqrt(best_[i] * taps);
+      }
     } else if (flip_) {
       for (int64_t i = 0; i < count_; ++i) best_[i] = flipped(best_[i]);
     }

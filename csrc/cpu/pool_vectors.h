@@ -31,7 +31,7 @@ inline Vector<A> flipped_lanes(Vector<A> x) {
 // What padding holds: nothing is smaller. A window of nothing else keeps it, so it is the least of the stored type.
 template <class T, class A>
 inline A pool_filler(PoolKind kind, bool minimum) {
-  if (kind == PoolKind::kSum) return A{0};
+  if (is_sum(kind)) return A{0};
   if constexpr (std::is_integral_v<A>) {
     return minimum ? flipped<A>(std::numeric_limits<T>::max()) : A{std::numeric_limits<T>::min()};
   } else {
@@ -47,6 +47,12 @@ inline bool wins(A x, A best) {
 template <class A>
 inline auto wins_lanes(Vector<A> x, Vector<A> best) {
   return (x > best) | (x != x);
+}
+
+// What is added up: elements, or their squares.
+template <PoolKind K, class X>
+inline X summand(X x) {
+  return K == PoolKind::kRoot ? x * x : x;
 }
 
 template <class T, class A>
