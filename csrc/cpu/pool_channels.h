@@ -112,7 +112,7 @@ class ChannelPool {
       store(values + v * W, K != PoolKind::kSum && flip_ ? flipped_lanes<A>(best[v]) : best[v]);
       store(taps + v * W, best_tap[v]);
     }
-    const int64_t written = kWhole ? V * W : n;
+    const int64_t written = kWhole ? V * W : std::min<int64_t>(n, W);
     store_line(static_cast<T*>(job_.result) + result, job_.result_strides.channel, values, 1, written);
     if constexpr (K == PoolKind::kMaxWithOffsets)
       narrow_offsets<A>(taps, written, job_.offsets, job_.offset_bytes, offset, job_.offset_strides.channel);
