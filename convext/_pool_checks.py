@@ -6,6 +6,7 @@ convext/ops/pool.py.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "adaptive_sizes",
     "check_flag",
     "check_image",
+    "configuration",
     "divisor_of",
     "pool_configuration",
 ]
@@ -152,6 +154,30 @@ def pool_configuration(
             f"{list(sizes)} with padding {list(entries)}, whose result would have size {list(output)}"
         )
     return kernel, stride, tuple([side for pair in pairs for side in pair]), dilation, output
+
+
+# A network asks for the same few configurations at every step.
+_remembered = functools.lru_cache(4096)(pool_configuration)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether equal values mean the same: 1, True and 1.0 are equal, and a traced size is a tensor."""
+    if type(value) is tuple:
+        return all(type(v) is int or type(v) is str or (type(v) is tuple and _is_plain(v)) for v in value)
+    return type(value) is int or type(value) is str or value is None
+
+
+def configuration(name: str, sizes: Sequence[int], *arguments: Any) -> Configuration:
+    """`pool_configuration` of the same arguments, remembered where it may be."""
+    *window, ceil_mode = arguments
+    if (
+        type(ceil_mode) is bool
+        and not torch.compiler.is_compiling()
+        and all(type(size) is int for size in sizes)
+        and all(map(_is_plain, window))
+    ):
+        return _remembered(name, tuple(sizes), *arguments)
+    return pool_configuration(name, sizes, *arguments)
 
 
 def adaptive_sizes(name: str, sizes: Sequence[int], output_size: Any) -> Ints:

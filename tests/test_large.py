@@ -71,3 +71,25 @@ def test_gradient_of_the_weight(image: Tensor) -> None:
     out = torch.ops.convext.conv_wgrad(g, image, [1, 1], [1, 1], [0] * 4, [1, 1], 1, 0)
     wanted = sum(image[0, 0, top : top + 512].double().square().sum() for top in range(0, SIDE, 512))
     assert abs(out.item() - float(wanted)) < TOLERANCE[torch.bfloat16] * float(wanted)
+
+
+@pytest.mark.slow
+def test_max_pool_of_bytes() -> None:
+    """2 GiB of uint8: values, the int64 places of the winners, and the smallest elements, of bands of rows."""
+    if free_memory() < 12 * GIB:
+        pytest.skip("needs 12 GiB of free memory")
+    columns, rows = torch.arange(SIDE) * 37 % 127, torch.arange(SIDE) * 53 % 113
+    x = torch.empty(1, 1, SIDE, SIDE, dtype=torch.uint8)
+    torch.add(rows[:, None].to(torch.uint8), columns[None, :].to(torch.uint8), out=x[0, 0])
+    values, places = CF.max_pool2d(x, 4, return_indices=True)
+    smallest = CF.min_pool2d(x, 4)
+    side = SIDE // 4
+    assert values.shape == (1, 1, side, side)
+    for start in (0, 5_000, 2**31 // SIDE // 4 - 1, side - 2):
+        band = x[0, 0, 4 * start : 4 * start + 8, : 4 * side].reshape(2, 4, side, 4).transpose(1, 2).flatten(2).int()
+        assert torch.equal(values[0, 0, start : start + 2].int(), band.amax(-1))
+        assert torch.equal(smallest[0, 0, start : start + 2].int(), band.amin(-1))
+        at = places[0, 0, start : start + 2]
+        assert torch.equal(x.flatten()[at], values[0, 0, start : start + 2])
+        assert torch.equal(at // SIDE // 4, torch.arange(start, start + 2)[:, None].expand(2, side))
+        assert torch.equal(at % SIDE // 4, torch.arange(side).expand(2, side))

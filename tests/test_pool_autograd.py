@@ -192,3 +192,33 @@ def test_an_infinite_gradient_stays_where_it_belongs() -> None:
     g = torch.tensor([[[[float("inf"), 1.0], [1.0, float("nan")]]]])
     (to_x,) = torch.autograd.grad(CF.max_pool2d(x, 2), x, g)
     assert to_x.isfinite().sum() == 14 and to_x[0, 0, 1, 1] == float("inf") and to_x[0, 0, 3, 3].isnan()
+
+
+DYNAMIC: dict[str, Callable[[Tensor], Tensor]] = {
+    "max": lambda x: CF.max_pool2d(x, 3, 2, 1),
+    "same": lambda x: CF.max_pool2d(x, 3, 2, "same", return_indices=True)[0],
+    "ceil": lambda x: CF.max_pool2d(x, 2, ceil_mode=True),
+    "adaptive": lambda x: CF.adaptive_max_pool2d(x, (3, None)) + CF.adaptive_avg_pool2d(x, 1),
+    "lp": lambda x: CF.lp_pool2d(x, 2, 2),
+}
+
+
+@pytest.mark.parametrize("function", DYNAMIC.values(), ids=DYNAMIC)
+def test_symbolic_sizes_and_export(function: Callable[[Tensor], Tensor]) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
+    for shape in ((2, 3, 8, 9), (4, 3, 11, 10), (3, 3, 17, 16)):
+        x = torch.rand(shape, requires_grad=True)
+        y, wanted = compiled(x), function(x)
+        assert torch.equal(y, wanted)
+        g = torch.rand_like(y)
+        assert torch.equal(torch.autograd.grad(y, x, g)[0], torch.autograd.grad(wanted, x, g)[0])
+
+    class Module(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    batch = {0: torch.export.Dim("batch")}
+    exported = torch.export.export(Module(), (torch.rand(2, 3, 8, 9),), dynamic_shapes=(batch,)).module()
+    x = torch.rand(5, 3, 8, 9)
+    assert torch.equal(exported(x), function(x))

@@ -37,7 +37,7 @@ def avg_pool(
         return overridden
     name = function.__name__
     _pool_checks.check_image(name, input, rank, _AVG_TYPES)
-    *geometry, output_size = _pool_checks.pool_configuration(
+    *geometry, output_size = _pool_checks.configuration(
         name, input.shape[-rank:], kernel_size, stride, padding, dilation, ceil_mode
     )
     count_include_pad = _pool_checks.check_flag(name, "count_include_pad", count_include_pad)

@@ -56,9 +56,13 @@ def _lp_pool(
     # sums of low-precision types stay float32 to the end
     wide = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
     powers = _power(wide.abs() if abs else wide, norm_type)
-    mean = avg_pool(function, rank, powers, kernel_size, stride, padding, ceil_mode, True, None, dilation)
-    sizes = _padding.on_each_axis(name, "kernel_size", _padding.int_or_ints(name, "kernel_size", kernel_size), rank)
-    y = _power(mean * math.prod(sizes), 1.0 / norm_type)
+    # a window that ceil_mode lets reach beyond the padding counts by its mean; any other is a plain sum
+    divisor = None if ceil_mode or not powers.is_floating_point() else 1
+    total = avg_pool(function, rank, powers, kernel_size, stride, padding, ceil_mode, True, divisor, dilation)
+    if divisor is None:
+        kernel = _padding.int_or_ints(name, "kernel_size", kernel_size)
+        total = total * math.prod(_padding.on_each_axis(name, "kernel_size", kernel, rank))
+    y = _power(total, 1.0 / norm_type)
     return y if wide is input or torch.is_autocast_enabled(input.device.type) else y.to(input.dtype)
 
 

@@ -28,7 +28,7 @@ def _stochastic_pool(
     generator: torch.Generator | None,
 ) -> Tensor:
     _pool_checks.check_image(name, input, rank, _pool_checks.FLOATS)
-    *geometry, output_size = _pool_checks.pool_configuration(
+    *geometry, output_size = _pool_checks.configuration(
         name, input.shape[-rank:], kernel_size, stride, padding, dilation, ceil_mode
     )
     x = batched(input, rank)

@@ -116,10 +116,10 @@ class ChannelPool {
       store(taps + v * W, best_tap[v]);
     }
     if constexpr (K == PoolKind::kRoot) {
-      const A taps = static_cast<A>(kernel_taps(p_));
-      for (A& value : values) value = std::sqrt(value * taps);
+      const A count = static_cast<A>(kernel_taps(p_));
+      for (A& value : values) value = std::sqrt(value * count);
     }
-    const int64_t written = kWhole ? V * W : n;
+    const int64_t written = kWhole ? V * W : std::min<int64_t>(n, W);
     store_line(static_cast<T*>(job_.result) + result, job_.result_strides.channel, values, 1, written);
     if constexpr (K == PoolKind::kMaxWithOffsets)
       narrow_offsets<A>(taps, written, job_.offsets, job_.offset_bytes, offset, job_.offset_strides.channel);

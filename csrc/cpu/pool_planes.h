@@ -244,7 +244,7 @@ class PlanePool {
   template <PoolKind K>
   void run_row(int64_t depth, int64_t row) {
     const PoolWindow d = window_at(p_.axis[0], depth), h = window_at(p_.axis[1], row);
-    start<K>(d, h);
+    bool first = true;
     const int limit = cache_.count() == 1 ? 1 : kRows;
     int waiting = 0;
     for (int64_t td = d.first; td < d.last; ++td) {
@@ -254,30 +254,21 @@ class PlanePool {
         row_taps_[waiting] = cached_tap_ + place * width_;
         codes_[waiting] = static_cast<Lane<A>>((td * job_.kernel_rows() + th) * job_.kernel_columns());
         if (++waiting < limit) continue;
-        combine<K>(waiting);
+        combine<K>(waiting, first);
+        first = false;
         waiting = 0;
       }
     }
-    if (waiting > 0) combine<K>(waiting);
+    if (waiting > 0 || first) combine<K>(waiting, first);
     finish<K>(depth, row);
   }
 
+  // Takes `rows` reduced rows into the output row; the first ones begin it, and may be none.
   template <PoolKind K>
-  void start(const PoolWindow& d, const PoolWindow& h) {
-    std::fill_n(best_, width_, filler_);
-    if constexpr (K == PoolKind::kMaxWithOffsets) {
-      const bool none = d.empty() || h.empty();
-      const Lane<A> code = static_cast<Lane<A>>((d.first * job_.kernel_rows() + h.first) * job_.kernel_columns());
-      for (int64_t i = 0; i < count_; ++i)
-        best_tap_[i] = none || first_tap_[i] < 0 ? Lane<A>{kNoWinner} : code + first_tap_[i];
-    }
-  }
-
-  // Takes `rows` reduced rows into the output row.
-  template <PoolKind K>
-  void combine(int rows) {
+  void combine(int rows, bool begin) {
+    [[maybe_unused]] const Lane<A> code = rows > 0 ? codes_[0] : Lane<A>{0};
     for (int64_t i = 0; i < count_; i += W) {
-      Vector<A> best = load(best_ + i);
+      Vector<A> best = begin ? Vector<A>{} + filler_ : load(best_ + i);
       if constexpr (is_sum(K)) {
         for (int r = 0; r < rows; ++r) best += load(rows_[r] + i);
       } else if constexpr (K == PoolKind::kMax) {
@@ -286,7 +277,9 @@ class PlanePool {
           best = wins_lanes<A>(x, best) ? x : best;
         }
       } else {
-        Vector<Lane<A>> best_tap = load(best_tap_ + i);
+        // until something wins, the first element inside has: all may be as small as what padding holds
+        const Vector<Lane<A>> none = Vector<Lane<A>>{} + Lane<A>{kNoWinner}, first = load(first_tap_ + i);
+        Vector<Lane<A>> best_tap = !begin ? load(best_tap_ + i) : rows == 0 ? none : first < 0 ? none : first + code;
         for (int r = 0; r < rows; ++r) {
           const Vector<A> x = load(rows_[r] + i);
           const auto wins = wins_lanes<A>(x, best);
