@@ -99,10 +99,9 @@ def _pairs(
     """The padding of each axis; ints keep torch's rule, pairs and words reach as far as the window."""
     pairs = _padding.conv_pairs(name, entries, sizes, kernel, stride, dilation)
     for entry, (lo, hi), k, d in zip(entries, pairs, kernel, dilation, strict=True):
-        extent = d * (k - 1)
-        most = extent if isinstance(entry, (tuple, str)) else (extent + 1) // 2
+        most = d * (k - 1) if isinstance(entry, (tuple, str)) else k // 2
         if lo > most or hi > most:
-            rule = "the window less one" if isinstance(entry, (tuple, str)) else "half of the window"
+            rule = "the window less one" if isinstance(entry, (tuple, str)) else "half of kernel_size"
             raise RuntimeError(f"{name}: expected padding of at most {rule}, {most}, got {(lo, hi)} of {list(entries)}")
     return pairs
 

@@ -111,6 +111,12 @@ void check_offsets(const Tensor& offsets, const Tensor& images, const PoolProble
   }
 }
 
+IntList spatial_sizes(const Tensor& image) {
+  STD_TORCH_CHECK(image.dim() >= 3 && image.dim() <= 2 + kSpatialAxes,
+                  "convext: expected a batch of images of 1 to 3 spatial axes, got ", image.dim(), " dimensions");
+  return IntList(image.sizes().begin() + 2, image.sizes().end());
+}
+
 IntList with_spatial(const Tensor& image, const IntList& spatial) {
   IntList sizes{image.size(0), image.size(1)};
   sizes.insert(sizes.end(), spatial.begin(), spatial.end());

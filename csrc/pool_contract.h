@@ -29,6 +29,7 @@ ScalarType offset_type(const PoolProblem& problem);
 void check_offsets(const Tensor& offsets, const Tensor& images, const PoolProblem& problem);
 
 // The image's sizes with these spatial ones.
+IntList spatial_sizes(const Tensor& image);
 IntList with_spatial(const Tensor& image, const IntList& spatial);
 
 // The memory format of a result of these spatial sizes beside an image. Of five axes torch has averages and adaptive

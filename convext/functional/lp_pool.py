@@ -13,7 +13,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from convext import _padding, _pool_checks
 from convext.functional import pool
 from convext.functional.avg_pool import avg_pool
-from convext.functional.pool import Ints, Padding, batched, unbatched
+from convext.functional.pool import Ints, Padding, batched, in_float32, unbatched
 from convext.ops import pool as ops
 
 __all__ = ["lp_pool1d", "lp_pool2d", "lp_pool3d"]
@@ -21,7 +21,7 @@ __all__ = ["lp_pool1d", "lp_pool2d", "lp_pool3d"]
 
 def _power(x: Tensor, exponent: float) -> Tensor:
     """x ** exponent with the gradient 0 at 0, where an exponent below 1 would make it infinite."""
-    if exponent >= 1 or not x.is_floating_point():
+    if not 0 < exponent < 1 or not x.is_floating_point():
         return x.pow(exponent)
     zero = x == 0
     return torch.where(zero, torch.zeros_like(x), torch.where(zero, torch.ones_like(x), x).pow(exponent))
@@ -40,7 +40,7 @@ def _lp_pool(
     abs: bool,
 ) -> Tensor:
     if has_torch_function_unary(input):
-        arguments = (norm_type, kernel_size, stride, ceil_mode)
+        arguments = (norm_type, kernel_size, stride, ceil_mode, padding, dilation, abs)
         overridden: Tensor = handle_torch_function(function, (input,), input, *arguments)
         return overridden
     name = function.__name__
@@ -63,7 +63,7 @@ def _lp_pool(
         kernel = _padding.int_or_ints(name, "kernel_size", kernel_size)
         total = total * math.prod(_padding.on_each_axis(name, "kernel_size", kernel, rank))
     y = _power(total, 1.0 / norm_type)
-    return y if wide is input or torch.is_autocast_enabled(input.device.type) else y.to(input.dtype)
+    return y if wide is input or (rank == 3 and in_float32(input) is not input) else y.to(input.dtype)
 
 
 def _l2_pool(
@@ -82,8 +82,6 @@ def _l2_pool(
         name, input.shape[-rank:], kernel_size, stride, padding, dilation, ceil_mode
     )
     x = batched(input, rank)
-    if torch.is_autocast_enabled(x.device.type) and x.dtype in (torch.bfloat16, torch.float16):
-        x = x.float()  # powers are among what autocast computes in float32
     return unbatched(ops.l2_pool(x, *geometry, output_size), input, rank)
 
 

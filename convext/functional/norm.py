@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
-from convext import _padding, ops
+from convext import _checks, _padding, _sizes, ops
 from convext.functional.conv import conv1d, conv2d, conv3d
+from convext.functional.pool import in_float32
 from convext.functional.unfold import unfold
 
 __all__ = ["local_contrast_norm", "local_response_norm", "locally_connected"]
@@ -68,7 +69,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
         raise NotImplementedError(f"{name}: expected input of a floating type, got {input.dtype}")
     if size < 1 and input.numel() != 0:
         raise RuntimeError(f"{name}: expected size to be 1 or more, got {size}")
-    return ops.local_response_norm(input, max(size, 1), *window)
+    return ops.local_response_norm(in_float32(input), max(size, 1), *window)
 
 
 def _gaussian(kernel: Sequence[int], sigma: float, like: Tensor) -> Tensor:
@@ -213,11 +214,14 @@ def locally_connected(
     kernel, output = tuple(weight.shape[2 : 2 + rank]), weight.shape[2 + rank :]
     if input.shape[1] != channels:
         raise RuntimeError(f"{name}: expected input of {channels} channels, got {input.shape[1]}")
+    steps, pads, dilations, *_ = _checks.conv_configuration(
+        name, rank, input.shape, (out_channels, channels, *kernel), None, stride, padding, dilation, 1, "zeros"
+    )
+    axes = zip(input.shape[2:], kernel, steps, pads[::2], pads[1::2], dilations, strict=True)
+    pixels = [_sizes.output_size(*axis) for axis in axes]
+    if pixels != list(output):
+        raise RuntimeError(f"{name}: expected input with {list(output)} output pixels, as weight has, got {pixels}")
     columns = unfold(input, kernel, dilation, padding, stride)
-    if columns.shape[2] != math.prod(output):
-        raise RuntimeError(
-            f"{name}: expected input with {list(output)} output pixels, as weight has, got {columns.shape[2]} in all"
-        )
     if bias is not None and bias.shape != (out_channels, *output):
         raise RuntimeError(f"{name}: expected bias of size {[out_channels, *output]}, got {list(bias.shape)}")
     flat = weight.reshape(out_channels, columns.shape[1], columns.shape[2])

@@ -34,10 +34,16 @@ _MAX_TYPES = _pool_checks.FLOATS | _pool_checks.INTEGERS
 _LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
-def batched(input: Tensor, rank: int) -> Tensor:
+def in_float32(input: Tensor) -> Tensor:
+    """What torch's autocast on CPU makes of the input of a function that it computes in float32."""
+    low = input.dtype in _LOW_PRECISION and input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return input.float() if low else input
+
+
+def batched(input: Tensor, rank: int, keeps_type: bool = False) -> Tensor:
     """(N, C, *spatial), in the precision that torch's autocast asks for: on CPU float32 for three axes."""
-    if rank == 3 and input.dtype in _LOW_PRECISION and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        input = input.float()
+    if rank == 3 and not keeps_type:
+        input = in_float32(input)
     if input.dim() == rank + 2:
         return input
     batch = input.unsqueeze(0)
@@ -50,7 +56,7 @@ def unbatched(y: Tensor, input: Tensor, rank: int) -> Tensor:
 
 
 def max_of(input: Tensor, rank: int, geometry: Any, output_size: Any, minimum: bool, return_indices: bool) -> Values:
-    x = batched(input, rank)
+    x = batched(input, rank, keeps_type=return_indices)
     if not return_indices:
         return unbatched(ops.max_pool(x, *geometry, output_size, minimum), input, rank)
     values, offsets = ops.max_pool_with_offsets(x, *geometry, output_size, minimum)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
 from convext import _padding, _pool_checks
-from convext.functional.pool import Ints, Values
+from convext.functional.pool import Ints, Values, in_float32
 from convext.ops import places as ops
 
 __all__ = ["fractional_max_pool2d", "fractional_max_pool3d", "max_unpool1d", "max_unpool2d", "max_unpool3d"]
@@ -70,6 +70,7 @@ def _max_unpool(
         raise RuntimeError(f"{name}: expected indices of type torch.int64, got {indices.dtype}")
     if indices.shape != input.shape:
         raise RuntimeError(f"{name}: expected indices of input's size {list(input.shape)}, got {list(indices.shape)}")
+    input = in_float32(input)
     if input.dim() == rank + 2:
         return ops.place_scatter(input, indices, size, False)
     return ops.place_scatter(input.unsqueeze(0), indices.unsqueeze(0), size, False).squeeze(0)
@@ -139,6 +140,7 @@ def _fractional_max_pool(
         )
     if samples.dtype is not x.dtype:
         raise RuntimeError(f"{name}: expected _random_samples of type {x.dtype}, as input, got {samples.dtype}")
+    x, samples = in_float32(x), in_float32(samples)
     order = (1, 0) if rank == 2 else (0, 1, 2)  # torch's first number is for the columns of an image
     begins = [_window_begins(samples[: x.shape[0], :, order[i]], sizes[i], output[i], kernel[i]) for i in range(rank)]
     places = ops.fractional_max_places(x, torch.cat(begins, -1), kernel, output)

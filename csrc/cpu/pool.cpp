@@ -121,7 +121,7 @@ std::tuple<Tensor, Tensor> max_pool_with_offsets(const Tensor& input, IntList ke
 
 Tensor max_pool_gather(const Tensor& input, const Tensor& offsets, IntList kernel_size, IntList stride, IntList padding,
                        IntList dilation) {
-  const IntList output_size(offsets.sizes().begin() + 2, offsets.sizes().end());
+  const IntList output_size = spatial_sizes(offsets);
   const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
   check_offsets(offsets, input, p);
   pool_type(input.scalar_type());
@@ -168,7 +168,7 @@ Tensor max_pool_indices(const Tensor& offsets, IntList kernel_size, IntList stri
                         IntList input_size) {
   const PoolProblem p = pool_adjoint_problem(offsets, {kernel_size, stride, padding, dilation}, input_size);
   check_offsets(offsets, offsets, p);
-  const IntList output_size(offsets.sizes().begin() + 2, offsets.sizes().end());
+  const IntList output_size = spatial_sizes(offsets);
   Tensor indices = empty_like(offsets, output_size, kernel_size, false, ScalarType::Long);
   const Winners winners{p, offsets.const_data_ptr(), offset_bytes(p), strides_of(offsets)};
   winner_indices(winners, indices.mutable_data_ptr<int64_t>(), strides_of(indices));

@@ -31,8 +31,6 @@ void with_type(ScalarType type, Visit visit) {
   }
 }
 
-IntList spatial_sizes(const Tensor& image) { return IntList(image.sizes().begin() + 2, image.sizes().end()); }
-
 int64_t product(const IntList& sizes) {
   int64_t n = 1;
   for (const int64_t size : sizes) n *= size;
