@@ -166,6 +166,13 @@ def _is_plain(value: Any) -> bool:
     return type(value) is int or type(value) is str or value is None
 
 
+def pixels_of(image: Tensor, rank: int) -> Sequence[int]:
+    """The spatial sizes; plain ints also for torch.jit.trace, whose sizes are tensors and no operator's argument."""
+    sizes = image.shape[-rank:]
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tuple([int(size) for size in sizes]) if traced else sizes
+
+
 def configuration(name: str, sizes: Sequence[int], *arguments: Any) -> Configuration:
     """`pool_configuration` of the same arguments, remembered where it may be."""
     *window, ceil_mode = arguments

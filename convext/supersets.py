@@ -180,6 +180,12 @@ SUPERSETS = (
         "summed in float32",
     ),
     Superset(
+        "avg_pool3d of an image smaller than the window, with its padding",
+        "F.avg_pool3d(ones(1, 2, 2, 2, 2), 3, padding=1)",
+        RuntimeError,
+        "as avg_pool2d",
+    ),
+    Superset(
         "a word in a pooling layer",
         "nn.MaxPool2d(3, 2, 'same')(ones(1, 2, 7, 7))",
         TypeError,

@@ -34,7 +34,7 @@ def _adaptive_sizes(name: str, rank: int, input: Tensor, output_size: OutputSize
             f"got one of size {list(input.shape)}"
         )
     _pool_checks.check_image(name, input, rank, _pool_checks.FLOATS, empty_channels="avg" in name)
-    return _pool_checks.adaptive_sizes(name, input.shape[-rank:], output_size)
+    return _pool_checks.adaptive_sizes(name, _pool_checks.pixels_of(input, rank), output_size)
 
 
 def _adaptive_max_pool(

@@ -38,7 +38,7 @@ def avg_pool(
     name = function.__name__
     _pool_checks.check_image(name, input, rank, _AVG_TYPES)
     *geometry, output_size = _pool_checks.configuration(
-        name, input.shape[-rank:], kernel_size, stride, padding, dilation, ceil_mode
+        name, _pool_checks.pixels_of(input, rank), kernel_size, stride, padding, dilation, ceil_mode
     )
     count_include_pad = _pool_checks.check_flag(name, "count_include_pad", count_include_pad)
     divisor = _pool_checks.divisor_of(name, divisor_override)

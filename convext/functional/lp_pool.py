@@ -79,7 +79,7 @@ def _l2_pool(
     """The norm that networks use, in one pass."""
     _pool_checks.check_image(name, input, rank, _pool_checks.FLOATS)
     *geometry, output_size = _pool_checks.pool_configuration(
-        name, input.shape[-rank:], kernel_size, stride, padding, dilation, ceil_mode
+        name, _pool_checks.pixels_of(input, rank), kernel_size, stride, padding, dilation, ceil_mode
     )
     x = batched(input, rank)
     return unbatched(ops.l2_pool(x, *geometry, output_size), input, rank)

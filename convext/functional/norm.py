@@ -131,20 +131,23 @@ def local_contrast_norm(input: Tensor, kernel_size: Ints = 9, sigma: float | Non
         raise NotImplementedError(f"{name}: expected input of a floating type, got {input.dtype}")
     if input.numel() == 0:
         return torch.empty_like(input)
-    conv = _CONV[rank]
-    channels, pixels = input.shape[1], input.shape[2:]
-    wide = input if input.dtype in (torch.float32, torch.float64) else input.float()
-    gaussian = _gaussian(kernel, sigma, wide)
+    with torch.autocast(input.device.type, enabled=False):  # a difference of near values bears no half types
+        return _contrast(input.float() if input.dtype.itemsize == 2 else input, kernel, sigma, eps).to(input.dtype)
+
+
+def _contrast(x: Tensor, kernel: Sequence[int], sigma: float, eps: float) -> Tensor:
+    conv = _CONV[len(kernel)]
+    channels, pixels = x.shape[1], x.shape[2:]
+    gaussian = _gaussian(kernel, sigma, x)
     weight = (gaussian / channels).expand(1, channels, *kernel)
     # the part of the window that lies in the image: at the border the rest of it is scaled up to one
-    inside = conv(wide.new_ones((1, 1, *pixels)), gaussian.expand(1, 1, *kernel), padding="same")
-    centred = wide - conv(wide, weight, padding="same") / inside
+    inside = conv(x.new_ones((1, 1, *pixels)), gaussian.expand(1, 1, *kernel), padding="same")
+    centred = x - conv(x, weight, padding="same") / inside
     variance = conv(centred * centred, weight, padding="same") / inside
     deviation = _root(variance)
     # a mean by convolution: torch cuts a sum to one number among its threads, which then enter its bits
-    mean = conv(deviation, wide.new_full((1, 1, *pixels), 1 / math.prod(pixels)))
-    result = centred / torch.maximum(deviation, mean).clamp(min=eps)
-    return result.to(input.dtype)
+    mean = conv(deviation, x.new_full((1, 1, *pixels), 1 / math.prod(pixels)))
+    return centred / torch.maximum(deviation, mean).clamp(min=eps)
 
 
 def _root(t: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def _max_pool(
     name = function.__name__
     _pool_checks.check_image(name, input, rank, _MAX_TYPES)
     *geometry, output_size = _pool_checks.configuration(
-        name, input.shape[-rank:], kernel_size, stride, padding, dilation, ceil_mode
+        name, _pool_checks.pixels_of(input, rank), kernel_size, stride, padding, dilation, ceil_mode
     )
     return max_of(input, rank, geometry, output_size, minimum, bool(return_indices))
 

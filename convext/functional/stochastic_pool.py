@@ -29,11 +29,12 @@ def _stochastic_pool(
 ) -> Tensor:
     _pool_checks.check_image(name, input, rank, _pool_checks.FLOATS)
     *geometry, output_size = _pool_checks.configuration(
-        name, input.shape[-rank:], kernel_size, stride, padding, dilation, ceil_mode
+        name, _pool_checks.pixels_of(input, rank), kernel_size, stride, padding, dilation, ceil_mode
     )
     x = batched(input, rank)
     if training:
-        uniform = torch.rand((*x.shape[:2], *output_size), dtype=torch.float64, device=x.device, generator=generator)
+        drawn: Any = {} if generator is None else {"generator": generator}  # symbolic sizes know no generator
+        uniform = torch.rand((*x.shape[:2], *output_size), dtype=torch.float64, device=x.device, **drawn)
         offsets = places.stochastic_pool_offsets(x, uniform, *geometry)
         return unbatched(pool.max_pool_gather(x, offsets, *geometry), input, rank)
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

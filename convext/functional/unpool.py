@@ -62,7 +62,7 @@ def _max_unpool(
         overridden: Tensor = handle_torch_function(function, (input,), input, indices, *arguments)
         return overridden
     name = function.__name__
-    size = _unpooled_size(name, input.shape[-rank:], kernel_size, stride, padding, output_size)
+    size = _unpooled_size(name, _pool_checks.pixels_of(input, rank), kernel_size, stride, padding, output_size)
     if not isinstance(indices, Tensor):
         raise TypeError(f"{name}: expected indices to be a Tensor, got {type(indices).__name__}")
     _pool_checks.check_image(name, input, rank, _TYPES)
@@ -122,7 +122,7 @@ def _fractional_max_pool(
         )
         return overridden
     name = function.__name__
-    sizes = input.shape[-rank:]
+    sizes = _pool_checks.pixels_of(input, rank)
     output = _fractional_size(name, sizes, output_size, output_ratio)
     _pool_checks.check_image(name, input, rank, _pool_checks.FLOATS)
     kernel = _padding.on_each_axis(name, "kernel_size", _padding.int_or_ints(name, "kernel_size", kernel_size), rank)

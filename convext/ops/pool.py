@@ -213,12 +213,12 @@ def vmap_rule(entry: Callable[..., Any], tensors: int) -> Callable[..., Any]:
 
     def rule(info: Any, in_dims: Any, *args: Any) -> Any:
         size = info.batch_size
-        folded = [
-            (t.unsqueeze(0).expand(size, *t.shape) if dim is None else t.movedim(dim, 0)).flatten(0, 1)
+        mapped = [
+            t.unsqueeze(0).expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
             for t, dim in zip(args[:tensors], in_dims[:tensors], strict=True)
         ]
-        y = entry(*folded, *args[tensors:])
-        batch = folded[0].shape[0] // size
+        y = entry(*[t.flatten(0, 1) for t in mapped], *args[tensors:])
+        batch = mapped[0].shape[1]
         if isinstance(y, tuple):
             return tuple(t.unflatten(0, (size, batch)) for t in y), (0,) * len(y)
         return y.unflatten(0, (size, batch)), 0

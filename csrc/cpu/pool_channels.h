@@ -86,27 +86,36 @@ class ChannelPool {
     const Lane<A> first = none ? Lane<A>{kNoWinner} : code(d_.first, h_.first) + static_cast<Lane<A>>(w_.first);
     for (int v = 0; v < V; ++v) best[v] = Vector<A>{} + filler_, best_tap[v] = Vector<Lane<A>>{} + first;
     for (int64_t td = d_.first; td < d_.last; ++td) {
+      Vector<A> slice[V] = {};
       for (int64_t th = h_.first; th < h_.last; ++th) {
         const T* pixel = channels + (d_.begin + td * axis[0].dilation) * s.axis[0] +
                          (h_.begin + th * axis[1].dilation) * s.axis[1] +
                          (w_.begin + w_.first * axis[2].dilation) * s.axis[2];
-        const Lane<A> row = code(td, th);
-        for (int64_t tw = w_.first; tw < w_.last; ++tw, pixel += axis[2].dilation * s.axis[2]) {
+        [[maybe_unused]] const Lane<A> row = code(td, th);
+        for (int64_t piece = w_.first; piece < w_.last; piece += kPoolChain) {
+          Vector<A> sum[V] = {};
+          for (int64_t tw = piece; tw < std::min(w_.last, piece + kPoolChain);
+               ++tw, pixel += axis[2].dilation * s.axis[2]) {
 #pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) {
-            Vector<A> x = kWhole ? load_widened<A>(pixel + v * W) : load_few(pixel, n);
-            if constexpr (is_sum(K)) {
-              best[v] += summand<K>(x);
-            } else {
-              if (flip_) x = flipped_lanes<A>(x);
-              const auto wins = wins_lanes<A>(x, best[v]);
-              best[v] = wins ? x : best[v];
-              if constexpr (K == PoolKind::kMaxWithOffsets)
-                best_tap[v] = wins ? Vector<Lane<A>>{} + (row + static_cast<Lane<A>>(tw)) : best_tap[v];
+            for (int v = 0; v < V; ++v) {
+              Vector<A> x = kWhole ? load_widened<A>(pixel + v * W) : load_few(pixel, n);
+              if constexpr (is_sum(K)) {
+                sum[v] += summand<K>(x);
+              } else {
+                if (flip_) x = flipped_lanes<A>(x);
+                const auto wins = wins_lanes<A>(x, best[v]);
+                best[v] = wins ? x : best[v];
+                if constexpr (K == PoolKind::kMaxWithOffsets)
+                  best_tap[v] = wins ? Vector<Lane<A>>{} + (row + static_cast<Lane<A>>(tw)) : best_tap[v];
+              }
             }
           }
+          if constexpr (is_sum(K))
+            for (int v = 0; v < V; ++v) slice[v] += sum[v];
         }
       }
+      if constexpr (is_sum(K))
+        for (int v = 0; v < V; ++v) best[v] += slice[v];
     }
     A values[V * W] = {};
     Lane<A> taps[V * W];

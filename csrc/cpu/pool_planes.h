@@ -169,11 +169,17 @@ class PlanePool {
       const T* from = row + begin_[i] * step;
       A best = filler_;
       Lane<A> best_tap = first_tap_[i];
-      for (int64_t t = 0; t < taps_[i]; ++t, from += advance) {
-        const A x = flip_ ? flipped(A{widen(*from)}) : A{widen(*from)};
-        if constexpr (is_sum(K)) {
-          best += summand<K>(x);
-        } else if (wins(x, best)) {
+      if constexpr (is_sum(K)) {
+        for (int64_t piece = 0; piece < taps_[i]; piece += kPoolChain) {
+          A sum{0};
+          for (int64_t t = piece; t < std::min(taps_[i], piece + kPoolChain); ++t, from += advance)
+            sum += summand<K>(A{widen(*from)});
+          best += sum;
+        }
+      } else {
+        for (int64_t t = 0; t < taps_[i]; ++t, from += advance) {
+          const A x = flip_ ? flipped(A{widen(*from)}) : A{widen(*from)};
+          if (!wins(x, best)) continue;
           best = x;
           best_tap = first_tap_[i] + static_cast<Lane<A>>(t);
         }

@@ -49,6 +49,9 @@ inline auto wins_lanes(Vector<A> x, Vector<A> best) {
   return (x > best) | (x != x);
 }
 
+// Elements added one after the other before their sum is added to others': rounding errors grow with the chain.
+inline constexpr int64_t kPoolChain = 256;
+
 // What is added up: elements, or their squares.
 template <PoolKind K, class X>
 inline X summand(X x) {
