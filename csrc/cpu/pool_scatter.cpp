@@ -131,7 +131,13 @@ class ScatterPart {
     for (int64_t i = begin_; i < end_;) {
       const int64_t w = i % columns, n = std::min(columns - w, end_ - i);
       T* row = to + at(p_, to_.strides, plane, i / columns / rows, i / columns % rows, w);
-      for (int64_t j = 0; j < n; ++j) row[j * to_.strides.axis[2]] = Narrow<T>::from(sums_[i - begin_ + j]);
+      const A* from = sums_ + (i - begin_);
+      const int64_t step = to_.strides.axis[2];
+      if (step == 1) {
+        for (int64_t j = 0; j < n; ++j) row[j] = Narrow<T>::from(from[j]);
+      } else {
+        for (int64_t j = 0; j < n; ++j) row[j * step] = Narrow<T>::from(from[j]);
+      }
       i += n;
     }
   }
