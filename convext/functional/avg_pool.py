@@ -43,6 +43,8 @@ def avg_pool(
     count_include_pad = _pool_checks.check_flag(name, "count_include_pad", count_include_pad)
     divisor = _pool_checks.divisor_of(name, divisor_override)
     x = batched(input, rank)
+    if divisor == -1 and not x.is_floating_point():  # which the operator refuses: the least integer has no quotient
+        return unbatched(-ops.avg_pool(x, *geometry, output_size, count_include_pad, 1), input, rank)
     return unbatched(ops.avg_pool(x, *geometry, output_size, count_include_pad, divisor), input, rank)
 
 

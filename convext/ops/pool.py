@@ -158,13 +158,14 @@ def _linear(forward: Callable[..., Tensor], adjoint: Callable[..., Tensor]) -> t
     class Rule(_autograd.Rule):
         @staticmethod
         def save(ctx: Any, x: Tensor, *conf: Any) -> None:
-            ctx.conf, ctx.sizes, ctx.memory_format = conf, x.shape[2:], suggest_memory_format(x)
+            ctx.conf, ctx.sizes = conf, x.shape[2:]
+            ctx.channels_last = suggest_memory_format(x) is not torch.contiguous_format
 
         @staticmethod
         def backward(ctx: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
             # the operator gives its argument's memory format; as in torch the gradient has that of the image
-            if ctx.memory_format is not torch.contiguous_format and math.prod(grad.shape[2:]) != 1:
-                grad = grad.contiguous(memory_format=ctx.memory_format)
+            if ctx.channels_last and math.prod(grad.shape[2:]) != 1:
+                grad = grad.movedim(1, -1).contiguous().movedim(-1, 1)  # vmap knows no other way
             return (adjoint(grad, *ctx.conf[:4], ctx.sizes, *ctx.conf[5:]),)
 
         @staticmethod

@@ -181,6 +181,8 @@ Tensor avg_pool(const Tensor& input, IntList kernel_size, IntList stride, IntLis
   const ScalarType type = input.scalar_type();
   STD_TORCH_CHECK(is_float(type) || type == ScalarType::Long, "convext: average pooling is not implemented for ",
                   torch::headeronly::toString(type));
+  // the quotient of the least integer by -1 does not exist, and dividing would end the process
+  STD_TORCH_CHECK(is_float(type) || divisor != -1, "convext: expected a divisor of integers other than -1");
   Tensor output = empty_like(input, output_size, kernel_size, true);
   PoolJob job = forward_job(p, PoolKind::kSum, input, output);
   job.include_pad = count_include_pad;

@@ -1,4 +1,4 @@
-"""L2 pooling has an operator of its own; and what poolings owe to traces, modes and gradients' layouts."""
+"""L2 pooling, which has an operator of its own, and what poolings owe to traces, modes, layouts and extremes."""
 
 from __future__ import annotations
 
@@ -81,6 +81,17 @@ def test_jit_trace(name: str) -> None:
     x = torch.rand(1, 1, 4, 4)
     traced = torch.jit.trace(lambda t: getattr(CF, name)(t, *arguments), (x,))
     assert torch.equal(traced(x), getattr(CF, name)(x, *arguments))
+
+
+def test_the_least_integer_by_minus_one() -> None:
+    least = torch.iinfo(torch.int64).min
+    x = torch.tensor([[[[least, 0], [0, 0]]]])
+    assert CF.avg_pool2d(x, 2, divisor_override=-1).item() == least  # wraps, as -least does
+    y = torch.tensor([[[[3, -5], [7, 1]]]])
+    assert CF.avg_pool2d(y, 2, divisor_override=-1).item() == F.avg_pool2d(y, 2, divisor_override=-1).item() == -6
+    ones = (1, 1)
+    with pytest.raises(RuntimeError, match="divisor"):
+        torch.ops.convext.avg_pool(x, ones, ones, (0,) * 4, ones, (2, 2), True, -1)
 
 
 def test_vmap_over_nothing() -> None:
