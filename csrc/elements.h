@@ -5,8 +5,8 @@
 // vectorises them at every ISA level.
 #pragma once
 
+#include <bit>
 #include <cstdint>
-#include <cstring>
 
 namespace convext {
 
@@ -21,20 +21,13 @@ struct Complex {
   T re, im;
 };
 
-inline uint32_t float_bits(float x) {
-  uint32_t u;
-  std::memcpy(&u, &x, sizeof u);
-  return u;
-}
-inline float bits_float(uint32_t u) {
-  float x;
-  std::memcpy(&x, &u, sizeof x);
-  return x;
-}
+// All of them constexpr, so that CUDA kernels may call them too.
+constexpr uint32_t float_bits(float x) { return std::bit_cast<uint32_t>(x); }
+constexpr float bits_float(uint32_t u) { return std::bit_cast<float>(u); }
 
-inline float widen(BFloat16 x) { return bits_float(static_cast<uint32_t>(x.bits) << 16); }
+constexpr float widen(BFloat16 x) { return bits_float(static_cast<uint32_t>(x.bits) << 16); }
 
-inline float widen(Half x) {
+constexpr float widen(Half x) {
   // Scaling by 2^112 moves the exponent from bias 15 to bias 127 and normalises subnormals in the same multiplication.
   const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fffu) << 13;
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
@@ -43,34 +36,34 @@ inline float widen(Half x) {
   return bits_float((magnitude >= 0x0f800000u ? infinite_or_nan : scaled) | sign);
 }
 
-inline float widen(float x) { return x; }
-inline double widen(double x) { return x; }
+constexpr float widen(float x) { return x; }
+constexpr double widen(double x) { return x; }
 
 // Integers are compared in 32 bits, or in their own 64.
-inline int32_t widen(uint8_t x) { return x; }
-inline int32_t widen(int8_t x) { return x; }
-inline int32_t widen(int16_t x) { return x; }
-inline int32_t widen(int32_t x) { return x; }
-inline int64_t widen(int64_t x) { return x; }
+constexpr int32_t widen(uint8_t x) { return x; }
+constexpr int32_t widen(int8_t x) { return x; }
+constexpr int32_t widen(int16_t x) { return x; }
+constexpr int32_t widen(int32_t x) { return x; }
+constexpr int64_t widen(int64_t x) { return x; }
 
 template <class T>
 struct Narrow {  // of the integers
   template <class A>
-  static T from(A x) {
+  static constexpr T from(A x) {
     return static_cast<T>(x);
   }
 };
 template <>
 struct Narrow<float> {
-  static float from(float x) { return x; }
+  static constexpr float from(float x) { return x; }
 };
 template <>
 struct Narrow<double> {
-  static double from(double x) { return x; }
+  static constexpr double from(double x) { return x; }
 };
 template <>
 struct Narrow<BFloat16> {
-  static BFloat16 from(float x) {
+  static constexpr BFloat16 from(float x) {
     const uint32_t u = float_bits(x);
     const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
     const bool nan = (u & 0x7fffffffu) > 0x7f800000u;
@@ -79,7 +72,7 @@ struct Narrow<BFloat16> {
 };
 template <>
 struct Narrow<Half> {
-  static Half from(float x) {
+  static constexpr Half from(float x) {
     const uint32_t u = float_bits(x);
     const uint32_t magnitude = u & 0x7fffffffu;
     // Normal results: rebias the exponent and round the 13 dropped bits to even.

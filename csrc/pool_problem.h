@@ -23,7 +23,7 @@ struct PoolAxis {
   int64_t lo = 0, hi = 0;  // padding before the first and after the last element; negative crops
   bool adaptive = false;
 
-  int64_t limit() const { return hi < 0 ? input + hi : input; }  // windows see nothing from here on
+  constexpr int64_t limit() const { return hi < 0 ? input + hi : input; }  // windows see nothing from here on
 };
 
 struct PoolProblem {
@@ -43,14 +43,14 @@ struct PoolWindow {
   bool empty() const { return first >= last; }
 };
 
-inline int64_t divide_up_signed(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
-inline int64_t divide_down_signed(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+constexpr int64_t divide_up_signed(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
+constexpr int64_t divide_down_signed(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
-inline int64_t window_begin(const PoolAxis& a, int64_t o) {
+constexpr int64_t window_begin(const PoolAxis& a, int64_t o) {
   return a.adaptive ? static_cast<int64_t>(static_cast<__int128>(o) * a.input / a.output) : o * a.stride - a.lo;
 }
 
-inline PoolWindow window_at(const PoolAxis& a, int64_t o) {
+constexpr PoolWindow window_at(const PoolAxis& a, int64_t o) {
   const int64_t begin = window_begin(a, o);
   if (a.adaptive) {
     const __int128 end = (static_cast<__int128>(o + 1) * a.input + a.output - 1) / a.output;
@@ -63,7 +63,7 @@ inline PoolWindow window_at(const PoolAxis& a, int64_t o) {
 }
 
 // What an average counts on one axis: the taps inside of the input, or inside of its padding too.
-inline int64_t window_count(const PoolAxis& a, int64_t o, bool include_pad) {
+constexpr int64_t window_count(const PoolAxis& a, int64_t o, bool include_pad) {
   const PoolWindow w = window_at(a, o);
   if (!include_pad || a.adaptive) return w.last - w.first;
   return std::clamp<int64_t>(divide_up_signed(a.input + a.hi - w.begin, a.dilation), 0, a.kernel);
@@ -71,7 +71,7 @@ inline int64_t window_count(const PoolAxis& a, int64_t o, bool include_pad) {
 
 // Calls visit(o, t) for every tap t of a window o that reads input coordinate i: the adjoint of window_at.
 template <class Visit>
-inline void for_each_window(const PoolAxis& a, int64_t i, Visit visit) {
+constexpr void for_each_window(const PoolAxis& a, int64_t i, Visit visit) {
   if (a.adaptive) {
     int64_t o = static_cast<int64_t>(static_cast<__int128>(i) * a.output / a.input);
     for (; o < a.output; ++o) {

@@ -90,7 +90,7 @@ inline ConvProblem taps_as_channels(ConvProblem p) {
 }
 
 // The input coordinate that padded coordinate x reads, or -1 for a zero.
-inline int64_t padded_source(PaddingMode mode, int64_t x, int64_t extent) {
+constexpr int64_t padded_source(PaddingMode mode, int64_t x, int64_t extent) {
   if (x >= 0 && x < extent) return x;
   switch (mode) {
     case PaddingMode::kZeros: return -1;
@@ -104,7 +104,7 @@ inline int64_t padded_source(PaddingMode mode, int64_t x, int64_t extent) {
 // Calls visit(x) for every padded coordinate x in [-lo, input + hi) that reads input coordinate i: the adjoint of
 // padded_source. At most three for reflect and circular, up to 1 + lo + hi for replicate.
 template <class Visit>
-inline void for_each_padded(PaddingMode mode, const ConvAxis& a, int64_t i, Visit visit) {
+constexpr void for_each_padded(PaddingMode mode, const ConvAxis& a, int64_t i, Visit visit) {
   const int64_t first = -a.lo, last = a.input + a.hi - 1;
   const auto offer = [&](int64_t x) {
     if (x >= first && x <= last) visit(x);
