@@ -104,7 +104,7 @@ constexpr int64_t padded_source(PaddingMode mode, int64_t x, int64_t extent) {
 // Calls visit(x) for every padded coordinate x in [-lo, input + hi) that reads input coordinate i: the adjoint of
 // padded_source. At most three for reflect and circular, up to 1 + lo + hi for replicate.
 template <class Visit>
-constexpr void for_each_padded(PaddingMode mode, const ConvAxis& a, int64_t i, Visit visit) {
+inline void for_each_padded(PaddingMode mode, const ConvAxis& a, int64_t i, Visit visit) {
   const int64_t first = -a.lo, last = a.input + a.hi - 1;
   const auto offer = [&](int64_t x) {
     if (x >= first && x <= last) visit(x);

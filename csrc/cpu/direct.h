@@ -5,9 +5,8 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
-#include "../elements.h"
+#include "../exact_sum.h"
 #include "../problem.h"
 
 namespace convext::direct {
@@ -20,47 +19,6 @@ struct Image {
   int64_t offset(const int64_t (&x)[kSpatialAxes]) const {
     return x[0] * strides.axis[0] + x[1] * strides.axis[1] + x[2] * strides.axis[2];
   }
-};
-
-// A float64 sum in blocks of 256 terms: the rounding error of a single chain of additions grows with its length.
-class BlockedSum {
- public:
-  void add(double x) {
-    block_ += x;
-    if (++count_ == 256) total_ += block_, block_ = 0, count_ = 0;
-  }
-  double total() const { return total_ + block_; }
-
- private:
-  double total_ = 0, block_ = 0;
-  int count_ = 0;
-};
-
-// Sums of T live in a Sum<T>: unsigned 64-bit for integers (wrap-around is defined), float64 for all others.
-template <class T, bool = std::is_integral_v<T>>
-struct Sum {
-  BlockedSum value;
-  void add(T a, T b) { value.add(static_cast<double>(widen(a)) * widen(b)); }
-  void add(T a) { value.add(widen(a)); }
-  T result() const { return Narrow<T>::from(static_cast<decltype(widen(T{}))>(value.total())); }
-};
-template <class T>
-struct Sum<T, true> {
-  uint64_t value = 0;
-  void add(T a, T b) { value += static_cast<uint64_t>(a) * static_cast<uint64_t>(b); }
-  void add(T a) { value += static_cast<uint64_t>(a); }
-  T result() const { return static_cast<T>(value); }
-};
-template <class R>
-struct Sum<Complex<R>, false> {
-  BlockedSum re, im;
-  void add(Complex<R> a, Complex<R> b) {
-    const double a_re = a.re, a_im = a.im;
-    re.add(a_re * b.re - a_im * b.im);
-    im.add(a_re * b.im + a_im * b.re);
-  }
-  void add(Complex<R> a) { re.add(a.re), im.add(a.im); }
-  Complex<R> result() const { return {static_cast<R>(re.total()), static_cast<R>(im.total())}; }
 };
 
 // Calls visit(coordinate) for each index below the three extents, row by row.

@@ -1,5 +1,5 @@
-// How kernels are launched, and the memory they see. Together with ptx.cuh the only file that knows what runs them: nvcc
-// compiles the sources for a GPU, a host compiler (CONVEXT_EMULATED) for the emulator in tests/cuda_emulation/.
+// How kernels are launched, and the memory they see. Together with ptx.cuh the only file that knows what runs them:
+// nvcc compiles the sources for a GPU, a host compiler (CONVEXT_EMULATED) for the emulator in tests/cuda_emulation/.
 //
 // Kernels are functions of blocks of one dimension: blockIdx.x, threadIdx.x. They reach memory through Buffers only and
 // share none but what shared_buffer hands out.
@@ -116,9 +116,8 @@ class DeviceScope {
 #else
     constexpr int kWithoutAsking = 48 << 10;
     if (shape.shared_bytes > kWithoutAsking)
-      STD_CUDA_CHECK(
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes));
-    kernel<<<static_cast<unsigned>(shape.blocks), shape.threads, shape.shared_bytes, stream_>>>(arguments...);
+      STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes));
+    kernel<<<static_cast<unsigned>(shape.blocks), shape.threads, shape.shared_bytes, stream_> > >(arguments...);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
 #endif
   }
@@ -134,8 +133,7 @@ class DeviceScope {
 inline torch::stable::Tensor allocate(
     const torch::stable::Tensor& like, const std::vector<int64_t>& sizes, torch::headeronly::ScalarType type,
     torch::headeronly::MemoryFormat format = torch::headeronly::MemoryFormat::Contiguous) {
-  torch::stable::Tensor t =
-      torch::stable::empty(sizes, type, std::nullopt, like.device(), std::nullopt, format);
+  torch::stable::Tensor t = torch::stable::empty(sizes, type, std::nullopt, like.device(), std::nullopt, format);
 #if defined(CONVEXT_EMULATED)
   emulator::poison(t.mutable_data_ptr(), t.numel() * static_cast<int64_t>(t.element_size()));
 #endif

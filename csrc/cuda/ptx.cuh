@@ -1,4 +1,5 @@
-// Every instruction that C++ has no word for: barriers, shuffles, cp.async, conversions, tensor cores (PTX ISA, sm_80 on).
+// Every instruction that C++ has no word for: barriers, shuffles, cp.async, conversions, tensor cores (PTX ISA, sm_80
+// on).
 //
 // The same functions with host bodies are in tests/cuda_emulation/ptx_emulation.h; the two files declare one interface.
 //

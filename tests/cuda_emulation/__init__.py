@@ -29,6 +29,16 @@ BUILD = ROOT / "build" / "cuda_emulation"
 
 SCHEDULES = ("ascending", "reversed", "random")
 
+# The tests that hold operators against references: those that `--device emulated` runs.
+TEST_FILES = (
+    "test_conv_exact.py",
+    "test_conv_random.py",
+    "test_conv_autograd.py",
+    "test_conv_transforms.py",
+    "test_textbook.py",
+    "test_cuda_operators.py",
+)
+
 # What the kernels share with the CPU's: plain C++ that is part of both libraries.
 SHARED = (CSRC / "contract.cpp", CSRC / "pool_contract.cpp", CSRC / "region.cpp")
 
@@ -75,7 +85,16 @@ def _build(name: str, sources: list[Path]) -> Path:
         for old in BUILD.glob(f"{name}-*.so"):
             old.unlink()
         folder = Path(torch.__file__).parent / "lib"
-        link = ["-shared", *map(str, objects), f"-L{folder}", "-ltorch", "-ltorch_cpu", "-lc10", "-o", f"{library}.part"]
+        link = [
+            "-shared",
+            *map(str, objects),
+            f"-L{folder}",
+            "-ltorch",
+            "-ltorch_cpu",
+            "-lc10",
+            "-o",
+            f"{library}.part",
+        ]
         _run([*COMPILER, *link])
         Path(f"{library}.part").rename(library)
     return library

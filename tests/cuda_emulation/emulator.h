@@ -8,8 +8,8 @@
 //   - a barrier that not all threads of the block reach, or not at the same line; the same of a warp's collectives;
 //   - cp.async copies that are never waited for.
 //
-// Shared memory and new tensors hold NaN. So does the target of a cp.async until its wait. What a kernel reads too early
-// or never wrote therefore shows in its result.
+// Shared memory and new tensors hold NaN. So does the target of a cp.async until its wait. What a kernel reads too
+// early or never wrote therefore shows in its result.
 #pragma once
 
 #include <cstdint>

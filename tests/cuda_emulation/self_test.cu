@@ -165,8 +165,8 @@ constexpr Named kKernels[] = {
 
 // Runs a kernel on `blocks` blocks of 64 threads; the message of a fault, "" if there was none.
 extern "C" __attribute__((visibility("default"))) const char* convext_self_test(const char* name, int blocks,
-                                                                                 const float* from, int from_length,
-                                                                                 float* to, int to_length) {
+                                                                                const float* from, int from_length,
+                                                                                float* to, int to_length) {
   using namespace convext::cuda;
   static std::string message;
   message = "no such kernel";

@@ -1,0 +1,63 @@
+// The convolution operators on CUDA: check, allocate, plan, run.
+#include "conv.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include "launch.cuh"
+
+namespace convext::cuda {
+namespace {
+
+Tensor allocate_result(const Tensor& a, const Tensor& b, const ConvProblem& p, int64_t outer, int64_t channels,
+                       int64_t ConvAxis::*size) {
+  const int rank = static_cast<int>(a.dim()) - 2;
+  IntList sizes{outer, channels};
+  for (int i = 0; i < rank; ++i) sizes.push_back(p.axis[kSpatialAxes - rank + i].*size);
+  return allocate(a, sizes, a.scalar_type(), result_format(a, b));
+}
+
+void run(const DeviceScope& device, ConvOperator op, const ConvProblem& p, const ConvOperands& operands) {
+  if (operands.result.numel() == 0) return;
+  run_direct(device, op, p, operands);
+}
+
+Tensor conv_fprop(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntList stride,
+                  IntList padding, IntList dilation, int64_t groups, int64_t padding_mode) {
+  const ConvProblem p = fprop_problem(input, weight, {stride, padding, dilation, groups, padding_mode});
+  const DeviceScope device(input);
+  const int64_t channels = p.groups * p.out_channels;
+  const std::optional<Tensor> dense = dense_bias(bias, input, channels);
+  Tensor output = allocate_result(input, weight, p, p.batch, channels, &ConvAxis::output);
+  run(device, ConvOperator::kFprop, p, {input, weight, output, dense});
+  return output;
+}
+
+Tensor conv_dgrad(const Tensor& grad_output, const Tensor& weight, const std::optional<Tensor>& bias, IntList stride,
+                  IntList padding, IntList dilation, int64_t groups, int64_t padding_mode) {
+  const ConvProblem p = dgrad_problem(grad_output, weight, {stride, padding, dilation, groups, padding_mode});
+  const DeviceScope device(grad_output);
+  const int64_t channels = p.groups * p.in_channels;
+  const std::optional<Tensor> dense = dense_bias(bias, grad_output, channels);
+  Tensor result = allocate_result(grad_output, weight, p, p.batch, channels, &ConvAxis::input);
+  run(device, ConvOperator::kDgrad, p, {grad_output, weight, result, dense});
+  return result;
+}
+
+Tensor conv_wgrad(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride, IntList padding,
+                  IntList dilation, int64_t groups, int64_t padding_mode) {
+  const ConvProblem p =
+      wgrad_problem(grad_output, input, kernel_size, {stride, padding, dilation, groups, padding_mode});
+  const DeviceScope device(grad_output);
+  Tensor result = allocate_result(grad_output, input, p, p.groups * p.out_channels, p.in_channels, &ConvAxis::kernel);
+  run(device, ConvOperator::kWgrad, p, {input, grad_output, result, std::nullopt});
+  return result;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(convext, CONVEXT_DEVICE_KEY, m) {
+  m.impl("conv_fprop", TORCH_BOX(&conv_fprop));
+  m.impl("conv_dgrad", TORCH_BOX(&conv_dgrad));
+  m.impl("conv_wgrad", TORCH_BOX(&conv_wgrad));
+}
+
+}  // namespace
+}  // namespace convext::cuda

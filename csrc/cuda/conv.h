@@ -1,0 +1,32 @@
+// Running a convolution on CUDA: what the algorithms are given.
+#pragma once
+
+#include <optional>
+
+#include "../contract.h"
+#include "../region.h"
+#include "conv_plan.h"
+
+namespace convext::cuda {
+
+class DeviceScope;
+
+// The three tensors of an operator: two it reads, one it writes.
+//   fprop: image = input, weight, result = output      dgrad: image = grad_output, weight, result = input's gradient
+//   wgrad: image = input, weight = grad_output, result = weight's gradient
+struct ConvOperands {
+  const Tensor& image;
+  const Tensor& weight;
+  Tensor& result;
+  const std::optional<Tensor>& bias;
+};
+
+// Each output by its definition, for any type. Of dgrad a region alone, where one is given.
+void run_direct(const DeviceScope& device, ConvOperator op, const ConvProblem& problem, const ConvOperands& operands,
+                const Region* region = nullptr);
+
+// Implicit GEMM, for the floating types.
+void run_gemm(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
+              const ConvOperands& operands);
+
+}  // namespace convext::cuda

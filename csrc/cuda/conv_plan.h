@@ -1,0 +1,6 @@
+#pragma once
+#include "../problem.h"
+namespace convext::cuda {
+struct ConvRequest;
+struct ConvPlan;
+}  // namespace convext::cuda
