@@ -3,6 +3,9 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+#include <cstdlib>
+
 #include "launch.cuh"
 
 namespace convext::cuda {
@@ -16,9 +19,49 @@ Tensor allocate_result(const Tensor& a, const Tensor& b, const ConvProblem& p, i
   return allocate(a, sizes, a.scalar_type(), result_format(a, b));
 }
 
+// Whether offsets, coordinates and counts of this problem are below `narrow_offsets`.
+bool needs_wide_offsets(const ConvProblem& p, const ConvOperands& operands) {
+  __int128 largest = 0;
+  const auto meet = [&](__int128 size) { largest = std::max(largest, size); };
+  for (const Tensor* t : {&operands.image, &operands.weight, static_cast<const Tensor*>(&operands.result)})
+    meet(extent_of(*t));
+  for (const ConvOperator op : {ConvOperator::kFprop, ConvOperator::kDgrad, ConvOperator::kWgrad}) {
+    const GemmShape shape = gemm_shape(op, p);
+    meet(__int128{shape.rows} + kLargeTile[0]), meet(__int128{shape.columns} + kLargeTile[1]), meet(shape.depth);
+  }
+  for (const ConvAxis& a : p.axis)  // windows may begin that far before, and end that far behind the image
+    meet(__int128{a.input} + a.output * a.stride + kernel_extent(a) + std::abs(a.lo) + std::abs(a.hi));
+  return largest >= narrow_offsets();
+}
+
+void run_gemm(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
+              const ConvOperands& operands) {
+  switch (operands.image.scalar_type()) {
+    case ScalarType::Float: return run_gemm_of<float>(device, request, plan, operands);
+    case ScalarType::Double: return run_gemm_of<double>(device, request, plan, operands);
+    case ScalarType::BFloat16: return run_gemm_of<BFloat16>(device, request, plan, operands);
+    default: return run_gemm_of<Half>(device, request, plan, operands);
+  }
+}
+
+bool is_floating(ScalarType type) {
+  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16 ||
+         type == ScalarType::Half;
+}
+
 void run(const DeviceScope& device, ConvOperator op, const ConvProblem& p, const ConvOperands& operands) {
   if (operands.result.numel() == 0) return;
-  run_direct(device, op, p, operands);
+  ConvRequest request;
+  request.op = op;
+  request.problem = p;
+  request.floating = is_floating(operands.image.scalar_type());
+  request.wide_offsets = needs_wide_offsets(p, operands);
+  request.sum_bytes = operands.image.scalar_type() == ScalarType::Double ? 8 : 4;
+  const ConvPlan plan = plan_conv(request);
+  switch (plan.algorithm) {
+    case ConvAlgorithm::kGemm: return run_gemm(device, request, plan, operands);
+    case ConvAlgorithm::kDirect: return run_direct(device, op, p, operands);
+  }
 }
 
 Tensor conv_fprop(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntList stride,

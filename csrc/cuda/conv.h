@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "../contract.h"
+#include "../elements.h"
 #include "../region.h"
 #include "conv_plan.h"
 
@@ -25,8 +26,9 @@ struct ConvOperands {
 void run_direct(const DeviceScope& device, ConvOperator op, const ConvProblem& problem, const ConvOperands& operands,
                 const Region* region = nullptr);
 
-// Implicit GEMM, for the floating types.
-void run_gemm(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
-              const ConvOperands& operands);
+// Implicit GEMM; T is float, double, BFloat16 or Half.
+template <class T>
+void run_gemm_of(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
+                 const ConvOperands& operands);
 
 }  // namespace convext::cuda

@@ -18,6 +18,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -117,7 +118,12 @@ class DeviceScope {
     constexpr int kWithoutAsking = 48 << 10;
     if (shape.shared_bytes > kWithoutAsking)
       STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes));
-    kernel<<<static_cast<unsigned>(shape.blocks), shape.threads, shape.shared_bytes, stream_> > >(arguments...);
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+    config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+    config.dynamicSmemBytes = static_cast<std::size_t>(shape.shared_bytes);
+    config.stream = stream_;
+    STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
 #endif
   }

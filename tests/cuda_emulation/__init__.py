@@ -44,7 +44,7 @@ SHARED = (CSRC / "contract.cpp", CSRC / "pool_contract.cpp", CSRC / "region.cpp"
 
 COMPILER = shlex.split(os.environ.get("CXX", "g++"))
 FLAGS = [
-    *("-x", "c++", "-std=c++20", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
+    *("-x", "c++", "-std=c++20", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-ffp-contract=off"),
     *("-Wall", "-Wextra", "-Wno-unknown-pragmas"),  # '#pragma unroll' is nvcc's
     *("-DCONVEXT_EMULATED", "-DTORCH_TARGET_VERSION=0x020b000000000000ULL", f"-I{HERE}"),
     *(flag for path in include_paths() for flag in ("-isystem", path)),
