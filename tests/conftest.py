@@ -1,7 +1,7 @@
 """Options and fixtures: the device, the instruction sets, and a seed of its own for every test.
 
-With ``--device emulated`` the CUDA operators, compiled for the host, take the place of the CPU's (tests/cuda_emulation),
-and the tests that hold operators against references run over them.
+With ``--device emulated`` the CUDA operators, compiled for the host (tests/cuda_emulation), take the place of the
+CPU's, and the tests that hold operators against references run over them.
 """
 
 from __future__ import annotations

@@ -59,6 +59,7 @@ void run(const DeviceScope& device, ConvOperator op, const ConvProblem& p, const
   request.sum_bytes = operands.image.scalar_type() == ScalarType::Double ? 8 : 4;
   const ConvPlan plan = plan_conv(request);
   switch (plan.algorithm) {
+    case ConvAlgorithm::kDepthwise: return run_depthwise(device, request, operands);
     case ConvAlgorithm::kGemm: return run_gemm(device, request, plan, operands);
     case ConvAlgorithm::kDirect: return run_direct(device, op, p, operands);
   }

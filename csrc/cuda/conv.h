@@ -26,6 +26,9 @@ struct ConvOperands {
 void run_direct(const DeviceScope& device, ConvOperator op, const ConvProblem& problem, const ConvOperands& operands,
                 const Region* region = nullptr);
 
+// A thread for each result, for groups of few channels of the floating types.
+void run_depthwise(const DeviceScope& device, const ConvRequest& request, const ConvOperands& operands);
+
 // Implicit GEMM; T is float, double, BFloat16 or Half.
 template <class T>
 void run_gemm_of(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,

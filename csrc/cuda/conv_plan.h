@@ -10,7 +10,7 @@
 namespace convext::cuda {
 
 // Candidates in the order they are tried; the last one takes everything.
-enum class ConvAlgorithm { kGemm, kDirect };
+enum class ConvAlgorithm { kDepthwise, kGemm, kDirect };
 const char* algorithm_name(ConvAlgorithm algorithm);
 
 // What a block of the implicit GEMM computes, rows x columns of C.
@@ -20,9 +20,9 @@ inline constexpr int kLargeTile[2] = {64, 128}, kSmallTile[2] = {32, 64};
 struct ConvRequest {
   ConvOperator op = ConvOperator::kFprop;
   ConvProblem problem;
-  bool floating = true;      // float32, float64, bfloat16 or float16
-  bool wide_offsets = false; // some tensor, or its padding, needs 64-bit offsets
-  int sum_bytes = 4;         // of the type that sums are kept in
+  bool floating = true;       // float32, float64, bfloat16 or float16
+  bool wide_offsets = false;  // some tensor, or its padding, needs 64-bit offsets
+  int sum_bytes = 4;          // of the type that sums are kept in
 };
 
 struct Declined {

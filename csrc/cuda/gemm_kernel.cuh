@@ -99,6 +99,10 @@ class GemmBlock {
   static constexpr bool kThroughRegisters = sizeof(T) == 2;
   static constexpr int kAOfThread = kRows * kDepth / kGemmThreads, kBOfThread = kColumns * kDepth / kGemmThreads;
 
+  // What goes through registers is in flight all at once. Unrolled as far, cp.async takes the large tile of float32 all
+  // 255 registers for its addresses.
+  static constexpr int kFetchUnroll = kThroughRegisters ? kBOfThread : 4;
+
   // Elements of two bytes on their way; nothing of larger ones.
   struct Fetched {
     T a[kThroughRegisters ? kAOfThread : 1], b[kThroughRegisters ? kBOfThread : 1];
@@ -176,7 +180,7 @@ class GemmBlock {
   __device__ void fetch(int tile, Fetched& fetched) {
     if (tile >= tile_count_) return;
     const int slot = tile % 2 * kDepth;
-#pragma unroll
+#pragma unroll(kFetchUnroll)
     for (int i = 0; i < kAOfThread; ++i) {
       const Element e = element<kRows>(i, job_.a_along_k);
       const Offset at = find_a(e, slot);
@@ -186,7 +190,7 @@ class GemmBlock {
         copy(tile_a(tile), Product::template place<kRows>(e.row, e.k), buffers_.a, at);
       }
     }
-#pragma unroll
+#pragma unroll(kFetchUnroll)
     for (int i = 0; i < kBOfThread; ++i) {
       const Element e = element<kColumns>(i, job_.b_along_k);
       const Offset at = find_b(e, slot);

@@ -103,8 +103,8 @@ void launch_gemm(const DeviceScope& device, GemmJob<Offset> job, const ConvPlan&
     buffers.partial = {static_cast<Sum_t<T>*>(partial->mutable_data_ptr()),
                        plan.workspace_bytes / static_cast<int64_t>(sizeof(Sum_t<T>))};
   }
-  device.launch(gemm<T, Offset, Product>,
-                {job.blocks(), kGemmThreads, GemmBlock<T, Offset, Product>::kSharedBytes}, job, buffers);
+  device.launch(gemm<T, Offset, Product>, {job.blocks(), kGemmThreads, GemmBlock<T, Offset, Product>::kSharedBytes},
+                job, buffers);
   if (!partial) return;
   const int64_t results = int64_t{job.groups} * job.rows * job.columns;
   device.launch(add_slices<T, Offset>, {(results + kGemmThreads - 1) / kGemmThreads, kGemmThreads}, job, buffers);
@@ -114,11 +114,12 @@ template <class T, class Offset>
 void run_tiled(const DeviceScope& device, GemmJob<Offset> job, const ConvProblem& p, const ConvPlan& plan,
                const ConvOperands& operands) {
   job.groups = static_cast<Offset>(p.groups);
+  // the large tile has no registers left for 64-bit offsets
   if constexpr (sizeof(Offset) == 4) {
-    if (plan.tile == GemmTile::kSmall)
-      return launch_gemm<T, Offset, kSmallTile[0], kSmallTile[1]>(device, job, plan, operands);
+    if (plan.tile == GemmTile::kLarge)
+      return launch_gemm<T, Offset, kLargeTile[0], kLargeTile[1]>(device, job, plan, operands);
   }
-  launch_gemm<T, Offset, kLargeTile[0], kLargeTile[1]>(device, job, plan, operands);
+  launch_gemm<T, Offset, kSmallTile[0], kSmallTile[1]>(device, job, plan, operands);
 }
 
 template <class T, class Offset>

@@ -97,8 +97,8 @@ class FmaProduct {
     for (int i = 0; i < kRowsOfThread; ++i)
 #pragma unroll
       for (int j = 0; j < kColumnsOfThread; ++j)
-        visit((i / kGroup * kDown + down()) * kGroup + i % kGroup, (j / kGroup * kAcross + across()) * kGroup + j % kGroup,
-              totals_[i][j]);
+        visit((i / kGroup * kDown + down()) * kGroup + i % kGroup,
+              (j / kGroup * kAcross + across()) * kGroup + j % kGroup, totals_[i][j]);
   }
 
  private:

@@ -44,7 +44,17 @@ SHARED = (CSRC / "contract.cpp", CSRC / "pool_contract.cpp", CSRC / "region.cpp"
 
 COMPILER = shlex.split(os.environ.get("CXX", "g++"))
 FLAGS = [
-    *("-x", "c++", "-std=c++20", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-ffp-contract=off"),
+    *(
+        "-x",
+        "c++",
+        "-std=c++20",
+        "-O2",
+        "-g0",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-fno-strict-aliasing",
+        "-ffp-contract=off",
+    ),
     *("-Wall", "-Wextra", "-Wno-unknown-pragmas"),  # '#pragma unroll' is nvcc's
     *("-DCONVEXT_EMULATED", "-DTORCH_TARGET_VERSION=0x020b000000000000ULL", f"-I{HERE}"),
     *(flag for path in include_paths() for flag in ("-isystem", path)),
@@ -137,7 +147,7 @@ def self_test_library() -> Emulator:
 def load() -> Emulator:
     """Compiles and loads the emulated operators. There is no way back to the CPU kernels in this process."""
     sources = sorted((CSRC / "cuda").rglob("*.cu")) + sorted((CSRC / "cuda").rglob("*.cpp"))
-    path = _build("operators", [HERE / "emulator.cpp", *SHARED, *sources])
+    path = _build("operators", [HERE / "emulator.cpp", HERE / "plan_report.cpp", *SHARED, *sources])
     torch.ops.load_library(str(path))
     return Emulator(path)
 

@@ -1,0 +1,131 @@
+"""The CUDA operators, emulated: every schedule gives the same bits, 64-bit offsets are right, and how they plan."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import convext
+from tests import cuda_emulation
+from tests.cases import ConvCase
+from tests.reference import FLOATS, OPERATORS, call, check, operands
+from tests.test_determinism import same_bits
+
+
+@pytest.fixture(autouse=True)
+def emulated(request: pytest.FixtureRequest) -> Iterator[cuda_emulation.Emulator]:
+    if request.config.getoption("--device") != "emulated":
+        pytest.skip("needs --device emulated")
+    emulator = cuda_emulation.load()
+    launches = emulator.launches()
+    yield emulator
+    if "plan" not in request.node.name:
+        assert emulator.launches() > launches, "no kernel ran in the emulator"
+
+
+CONVOLUTIONS = (
+    ConvCase((9, 10), 3, (5, 37), padding=1),
+    ConvCase((9, 10), 3, (20, 70), padding=1, stride=2, layout="channels_last"),
+    ConvCase((8, 9), 3, (12, 80), batch=3, padding=1, groups=2),
+    ConvCase((17, 16), 5, (6, 6), padding=2, groups=6, layout="channels_last"),
+    ConvCase((9, 8), 3, (6, 12), padding=1, stride=2, groups=6, layout="sliced"),
+    ConvCase((4, 5, 6), (2, 3, 1), (7, 9), padding=((1, 0), (2, 1), (0, 1)), dilation=(1, 2, 1)),
+    ConvCase((700,), 4, (2, 35), batch=2, stride=3, layout="transposed"),
+    ConvCase((7, 8), 3, (5, 36), padding=1, padding_mode="circular"),
+    ConvCase((40, 41), 3, (3, 5), batch=2, padding=1),  # wgrad in slices
+)
+each_convolution = pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda c: c.id)
+
+
+def in_every_schedule(emulator: cuda_emulation.Emulator, run: object) -> list[Tensor]:
+    results = []
+    for schedule, seed in (("ascending", 0), ("reversed", 0), ("random", 1), ("random", 2)):
+        emulator.set_schedule(schedule, seed)
+        results.append(run())  # type: ignore[operator]
+    return results
+
+
+@each_convolution
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_every_schedule_of_convolution(
+    emulated: cuda_emulation.Emulator, operator: str, case: ConvCase, seed: int
+) -> None:
+    problem = case.transposed if operator == "dgrad" else case
+    for dtype in FLOATS:
+        tensors = operands(operator, problem, dtype, "normal", seed)
+        first, *others = in_every_schedule(emulated, lambda tensors=tensors: call(operator, problem, tensors))
+        assert not first.isnan().any()
+        assert all(same_bits(first, other) for other in others), dtype
+
+
+@each_convolution
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_64_bit_offsets_of_convolution(
+    emulated: cuda_emulation.Emulator, operator: str, case: ConvCase, seed: int
+) -> None:
+    with emulated.wide_offsets():
+        for dtype in FLOATS:
+            assert check(operator, case, dtype, seed=seed) is None
+
+
+def test_operators_that_are_emulated() -> None:
+    names = cuda_emulation.emulated_operators()
+    assert {"conv_fprop", "conv_dgrad", "conv_wgrad"} <= set(names)
+    for name in names:
+        assert hasattr(torch.ops.convext, name), name
+    convext.functional.conv1d(torch.ones(1, 1, 4), torch.ones(1, 1, 2))
+
+
+def plan(
+    operator: str,
+    size: tuple[int, int],
+    kernel: int,
+    channels: tuple[int, int],
+    *,
+    batch: int = 8,
+    groups: int = 1,
+    stride: int = 1,
+    floating: bool = True,
+    wide_offsets: bool = False,
+) -> str:
+    """The plan of a padded 2-D convolution, in words; channels are those of one group."""
+    library = cuda_emulation.load().library
+    library.convext_cuda_plan.restype = ctypes.c_char_p
+    axes = [1, 1, 1, 1, 0, 0]
+    for extent in size:
+        axes += [extent, kernel, stride, 1, kernel // 2, kernel // 2]
+    numbers = [ctypes.c_int64(n) for n in (batch, groups, *channels)]
+    array = (ctypes.c_int64 * 18)(*axes)
+    flags = (OPERATORS.index(operator), int(floating), int(wide_offsets))
+    return str(library.convext_cuda_plan(*flags, *numbers, 0, array).decode())
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_plan_of_tiles(operator: str) -> None:
+    assert plan(operator, (56, 56), 3, (64, 64)).startswith("gemm large")
+    assert plan(operator, (56, 56), 3, (16, 16)).startswith("gemm small")
+    assert plan(operator, (56, 56), 3, (64, 64), wide_offsets=True).startswith("gemm small")
+    assert plan(operator, (56, 56), 3, (1, 1), groups=64).startswith("depthwise")
+    direct = plan(operator, (56, 56), 3, (64, 64), floating=False)
+    assert direct.startswith("direct") and "integers and complex numbers" in direct
+
+
+def test_plan_of_many_phases() -> None:
+    assert plan("dgrad", (90, 90), 9, (16, 16), stride=8).startswith("gemm")
+    assert "more than 64 phases" in plan("dgrad", (90, 90), 9, (16, 16), stride=9)
+    assert plan("fprop", (90, 90), 9, (16, 16), stride=9).startswith("gemm")
+
+
+def test_plan_of_slices_bounds_the_workspace() -> None:
+    for size, channels, batch in (((224, 224), (3, 64), 64), ((7, 7), (512, 512), 64), ((7, 7), (4, 5), 1)):
+        words = plan("wgrad", size, 3, channels, batch=batch).split(";")[0].split()
+        slices, depth, workspace = int(words[3]), int(words[5]), int(words[7])
+        pixels = batch * size[0] * size[1]
+        assert slices * depth >= pixels > (slices - 1) * depth
+        assert workspace <= 264 * 64 * 128 * 4
+        assert (workspace == 0) == (slices == 1)
+    assert "slices 1 " in plan("fprop", (224, 224), 3, (3, 64), batch=64)
