@@ -11,10 +11,13 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build test demo bench lint format sdist wheel clean distclean
+.PHONY: help build test demo bench lint format sdist wheel clean distclean cuda-compile-check cuda-report
+
+# cpu, cuda, or emulated: the CUDA operators without a GPU
+DEVICE ?= cpu
 
 help: ## this list
-	@sed -n 's/^\([a-z.]*\):.*## \(.*\)/  make \1 @ \2/p' $(MAKEFILE_LIST) | column -t -s @
+	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/  make \1 @ \2/p' $(MAKEFILE_LIST) | column -t -s @
 
 $(REQUIREMENTS): requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "convext needs Python 3.10 or later")'
@@ -33,8 +36,13 @@ $(EXTENSION): $(SOURCES) $(REQUIREMENTS)
 
 build: $(EXTENSION) ## compile the kernels in place
 
-test: build ## run the tests (TEST_ARGS="-k padding", TEST_ARGS="-m slow")
-	$(PY) -m pytest $(TEST_ARGS)
+test: build ## run the tests (TEST_ARGS="-k padding", DEVICE=emulated: CUDA without a GPU)
+	$(PY) -m pytest --device $(DEVICE) $(TEST_ARGS)
+
+cuda-compile-check: .venv ## compile the CUDA kernels with nvcc, warnings as errors; needs no GPU
+	$(PY) setup.py --quiet cuda_objects
+
+cuda-report: cuda-compile-check ## the same, and what each kernel takes: registers, shared memory, spills
 
 demo: build ## train LeNet-5 on handwritten digits, held against torch.nn (DEMO_ARGS=--short)
 	$(PY) examples/digits_demo.py $(DEMO_ARGS)
@@ -48,7 +56,7 @@ lint: .venv ## ruff, mypy and clang-format on all tracked files
 format: .venv ## format Python and C++ in place
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(VENV)/bin/clang-format -i --style=file
+	find csrc tests/cuda_emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(VENV)/bin/clang-format -i --style=file
 
 sdist: .venv ## the source archive, in dist/
 	rm -rf dist convext.egg-info

@@ -13,8 +13,14 @@ except ImportError as error:
 
 _C.get_max_isa()  # reads CONVEXT_MAX_ISA: an unknown level raises ValueError here, not at the first layer
 
+from convext import _cuda  # noqa: E402
+
+_cuda.load()
+
 from convext import backends, functional, nn, ops  # noqa: E402
 from convext._version import __version__  # noqa: E402
 from convext.introspection import Plan, conv_plan, workspace_bytes  # noqa: E402
+
+_cuda.explain_missing()
 
 __all__ = ["Plan", "__version__", "backends", "conv_plan", "functional", "nn", "ops", "workspace_bytes"]

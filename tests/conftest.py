@@ -47,8 +47,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The fixture `isa`: every instruction-set level that this processor has, one after the other."""
-    if "isa" in metafunc.fixturenames:
+    """The fixture `isa`: every instruction-set level that this processor has, unless a test names its own."""
+    own = any("isa" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "isa" in metafunc.fixturenames and not own:
         metafunc.parametrize("isa", convext.backends.cpu.isa_levels(), indirect=True)
 
 

@@ -213,3 +213,21 @@ def test_operators_and_their_schemas() -> None:
     for name in ("conv_fprop", "conv_dgrad", "conv_wgrad"):
         schema = getattr(torch.ops.convext, name).default._schema
         assert not schema.is_mutable and all(r.alias_info is None for r in schema.returns)
+
+
+def test_operators_without_a_cuda_kernel_say_so() -> None:
+    """In a process that believes its torch has CUDA; the kernel is called past the dispatcher's choice."""
+    code = """
+import torch
+torch.version.cuda = "13.0"
+import convext
+keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+try:
+    torch.ops.convext.place_gather.default.redispatch(keys, torch.zeros(1, 1, 1), torch.zeros(1, 1, 1).long())
+except NotImplementedError as error:
+    print(error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.stdout.startswith("convext: place_gather is not implemented on CUDA in this build"), result.stderr

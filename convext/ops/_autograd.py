@@ -27,7 +27,15 @@ from torch._C._functorch import (
 from torch.autograd.function import _SingleLevelFunction
 from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ["Rule", "differentiable", "register_autocast", "register_flops", "register_vmap", "without_record"]
+__all__ = [
+    "Rule",
+    "differentiable",
+    "register_autocast",
+    "register_flops",
+    "register_vmap",
+    "register_where_missing",
+    "without_record",
+]
 
 _library: Any = torch.library.Library("convext", "FRAGMENT")  # type: ignore[no-untyped-call]
 
@@ -183,6 +191,12 @@ def without_record(op: Any, recording: Callable[..., Any]) -> Callable[..., Tens
         return kernel(*args)
 
     return entry
+
+
+def register_where_missing(op: Any, device: str, kernel: Callable[..., Any]) -> None:
+    """A kernel for an operator that has none on a device, "CPU" or "CUDA"."""
+    if not op.has_kernel_for_dispatch_key(getattr(_Key, device)):
+        _library.impl(op, kernel, device)
 
 
 def register_vmap(op: Any, rule: Callable[..., tuple[Any, Any]]) -> None:

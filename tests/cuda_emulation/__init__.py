@@ -36,6 +36,11 @@ TEST_FILES = (
     "test_conv_autograd.py",
     "test_conv_transforms.py",
     "test_textbook.py",
+    "test_pool_random.py",
+    "test_pool_corners.py",
+    "test_pool_functional.py",
+    "test_pool_autograd.py",
+    "test_pool_others.py",
     "test_cuda_operators.py",
 )
 

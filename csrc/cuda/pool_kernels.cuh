@@ -1,0 +1,186 @@
+// The kernels of pooling: a thread for each result, forward and backward.
+//
+//   forward    a thread reads its window; neighbours share what they read through the L1 cache
+//   backward   a thread gathers from the windows that hold its element, in ascending order: no atomics, the same bits
+//   in
+//              every run. Of max pooling it takes the gradients of the windows whose recorded winner it is.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "pool_windows.cuh"
+
+namespace convext::cuda {
+
+inline constexpr int kPoolThreads = 128;
+
+enum class PoolKind { kLargest, kSum, kRoot };
+
+template <class T, class Offset>
+struct PoolJob {
+  PoolGrid<Offset> grid;
+  Buffer<const T> source;
+  Buffer<T> result;
+  PoolStrides<Offset> source_strides, result_strides, code_strides;
+  PoolCodes codes;
+  bool minimum = false, include_pad = true;
+  int64_t divisor = 0;  // 0: what a window counts
+};
+
+template <class Offset>
+__device__ bool find_result(const PoolGrid<Offset>& grid, PoolPlace<Offset>& at) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kPoolThreads + threadIdx.x;
+  if (index >= grid.results) return false;
+  at = grid.place(static_cast<Offset>(index));
+  return true;
+}
+
+// Integers are compared and added as they are.
+template <class T>
+__device__ auto widen_element(T x) {
+  if constexpr (std::is_integral_v<T>) {
+    return widen(x);
+  } else {
+    return widen_from(x);
+  }
+}
+template <class T, class A>
+__device__ T narrow_element(A x) {
+  if constexpr (std::is_integral_v<T>) {
+    return static_cast<T>(x);
+  } else {
+    return narrow_to(x, T{});
+  }
+}
+
+// Calls visit(element, code) for every element of a window that lies inside.
+template <class T, class Offset, class Visit>
+__device__ void scan_window(const PoolJob<T, Offset>& job, const PoolPlace<Offset>& at, const Visit& visit) {
+  const PoolSide<Offset>&d = job.grid.axis[0], &h = job.grid.axis[1], &w = job.grid.axis[2];
+  const Offset plane = job.source_strides.plane(at);
+  const Offset bd = d.begin(at.x[0]), bh = h.begin(at.x[1]), bw = w.begin(at.x[2]);
+  const Offset depth = d.taps(at.x[0]), rows = h.taps(at.x[1]), columns = w.taps(at.x[2]);
+  for (Offset td = 0; td < depth; ++td) {
+    const Offset xd = bd + td * d.dilation;
+    if (!d.inside(xd)) continue;
+    for (Offset th = 0; th < rows; ++th) {
+      const Offset xh = bh + th * h.dilation;
+      if (!h.inside(xh)) continue;
+      for (Offset tw = 0; tw < columns; ++tw) {
+        const Offset xw = bw + tw * w.dilation;
+        if (!w.inside(xw)) continue;
+        visit(widen_element(job.source[plane + job.source_strides.pixel(xd, xh, xw)]),
+              static_cast<int32_t>((td * h.kernel + th) * w.kernel + tw));
+      }
+    }
+  }
+}
+
+template <class T, class Offset>
+__global__ void __launch_bounds__(kPoolThreads) largest(const __grid_constant__ PoolJob<T, Offset> job) {
+  PoolPlace<Offset> at;
+  if (!find_result(job.grid, at)) return;
+  using A = decltype(widen_element(T{}));
+  A best{};
+  if constexpr (std::is_integral_v<T>) {
+    best = job.minimum ? std::numeric_limits<T>::max() : std::numeric_limits<T>::min();
+  } else {
+    best = job.minimum ? std::numeric_limits<A>::infinity() : -std::numeric_limits<A>::infinity();
+  }
+  int32_t winner = -1;
+  scan_window(job, at, [&](A x, int32_t code) {
+    // a NaN wins over everything before it; until something wins, the first element inside has
+    const bool wins = x != x || (job.minimum ? x < best : x > best);
+    if (wins || winner < 0) winner = code;
+    if (wins) best = x;
+  });
+  job.result[job.result_strides.at(at)] = narrow_element<T>(best);
+  job.codes.set(job.code_strides.at(at), winner);
+}
+
+template <class A, class T, class Offset>
+__device__ A divisor_of(const PoolJob<T, Offset>& job, Offset d, Offset h, Offset w) {
+  if (job.divisor != 0) return static_cast<A>(job.divisor);
+  const PoolGrid<Offset>& g = job.grid;
+  return static_cast<A>(g.axis[0].count(d, job.include_pad)) * static_cast<A>(g.axis[1].count(h, job.include_pad)) *
+         static_cast<A>(g.axis[2].count(w, job.include_pad));
+}
+
+template <class T, class Offset, PoolKind Kind>
+__global__ void __launch_bounds__(kPoolThreads) average(const __grid_constant__ PoolJob<T, Offset> job) {
+  PoolPlace<Offset> at;
+  if (!find_result(job.grid, at)) return;
+  using A = decltype(widen_element(T{}));
+  constexpr int kChain = 256;
+  A sum = 0, chain = 0;  // rounding errors grow with a chain of additions
+  int length = 0;
+  scan_window(job, at, [&](A x, int32_t) {
+    chain += Kind == PoolKind::kRoot ? x * x : x;
+    if (++length % kChain == 0) sum += chain, chain = 0;
+  });
+  sum = (sum + chain) / divisor_of<A>(job, at.x[0], at.x[1], at.x[2]);
+  if constexpr (Kind == PoolKind::kRoot) {
+    const PoolGrid<Offset>& g = job.grid;
+    sum = std::sqrt(sum * static_cast<A>(static_cast<int64_t>(g.axis[0].kernel) * g.axis[1].kernel * g.axis[2].kernel));
+  }
+  job.result[job.result_strides.at(at)] = narrow_element<T>(sum);
+}
+
+// Results are inputs here, `source` is the gradient to the output.
+template <class T, class Offset, PoolKind Kind>
+__global__ void __launch_bounds__(kPoolThreads) adjoint(const __grid_constant__ PoolJob<T, Offset> job) {
+  PoolPlace<Offset> at;
+  if (!find_result(job.grid, at)) return;
+  const PoolSide<Offset>&d = job.grid.axis[0], &h = job.grid.axis[1], &w = job.grid.axis[2];
+  const Offset plane = job.source_strides.plane(at), codes = job.code_strides.plane(at);
+  Sum_t<T> sum = 0;
+  d.each_window(at.x[0], [&](Offset od, Offset td) {
+    h.each_window(at.x[1], [&](Offset oh, Offset th) {
+      Sum_t<T> row = 0;
+      w.each_window(at.x[2], [&](Offset ow, Offset tw) {
+        const Offset from = plane + job.source_strides.pixel(od, oh, ow);
+        if constexpr (Kind == PoolKind::kLargest) {
+          const int32_t code = static_cast<int32_t>((td * h.kernel + th) * w.kernel + tw);
+          if (job.codes.get(codes + job.code_strides.pixel(od, oh, ow)) == code) row += widen_from(job.source[from]);
+        } else {
+          row += widen_from(job.source[from]) / divisor_of<Sum_t<T>>(job, od, oh, ow);
+        }
+      });
+      sum += row;
+    });
+  });
+  job.result[job.result_strides.at(at)] = narrow_to(sum, T{});
+}
+
+// The place of each window's winner in its plane, or -1.
+template <class Offset>
+__device__ int64_t winner_of(const PoolGrid<Offset>& grid, const PoolPlace<Offset>& at, int32_t code) {
+  const PoolSide<Offset>&d = grid.axis[0], &h = grid.axis[1], &w = grid.axis[2];
+  if (code < 0 || code >= static_cast<int64_t>(d.kernel) * h.kernel * w.kernel) return -1;
+  const Offset number = static_cast<Offset>(code);
+  const int64_t xd = d.begin(at.x[0]) + number / (h.kernel * w.kernel) * d.dilation;
+  const int64_t xh = h.begin(at.x[1]) + number / w.kernel % h.kernel * h.dilation;
+  const int64_t xw = w.begin(at.x[2]) + number % w.kernel * w.dilation;
+  const bool inside = xd >= 0 && xd < d.input && xh >= 0 && xh < h.input && xw >= 0 && xw < w.input;
+  return inside ? (xd * h.input + xh) * w.input + xw : -1;
+}
+
+template <class Offset>
+__global__ void __launch_bounds__(kPoolThreads) indices(const __grid_constant__ PoolJob<int64_t, Offset> job) {
+  PoolPlace<Offset> at;
+  if (!find_result(job.grid, at)) return;
+  job.result[job.result_strides.at(at)] = winner_of(job.grid, at, job.codes.get(job.code_strides.at(at)));
+}
+
+// `source` is contiguous; T stands for any type of its size.
+template <class T, class Offset>
+__global__ void __launch_bounds__(kPoolThreads) gather(const __grid_constant__ PoolJob<T, Offset> job) {
+  PoolPlace<Offset> at;
+  if (!find_result(job.grid, at)) return;
+  const int64_t place = winner_of(job.grid, at, job.codes.get(job.code_strides.at(at)));
+  job.result[job.result_strides.at(at)] =
+      place < 0 ? T{0} : job.source[job.source_strides.plane(at) + static_cast<Offset>(place)];
+}
+
+}  // namespace convext::cuda
