@@ -136,14 +136,20 @@ class DeviceScope {
 };
 
 // Uninitialised memory from torch's caching allocator; emulated, it holds NaN.
-inline torch::stable::Tensor allocate(
-    const torch::stable::Tensor& like, const std::vector<int64_t>& sizes, torch::headeronly::ScalarType type,
-    torch::headeronly::MemoryFormat format = torch::headeronly::MemoryFormat::Contiguous) {
-  torch::stable::Tensor t = torch::stable::empty(sizes, type, std::nullopt, like.device(), std::nullopt, format);
+inline torch::stable::Tensor poisoned(torch::stable::Tensor t) {
 #if defined(CONVEXT_EMULATED)
   emulator::poison(t.mutable_data_ptr(), t.numel() * static_cast<int64_t>(t.element_size()));
 #endif
   return t;
+}
+inline torch::stable::Tensor allocate(
+    const torch::stable::Tensor& like, const std::vector<int64_t>& sizes, torch::headeronly::ScalarType type,
+    torch::headeronly::MemoryFormat format = torch::headeronly::MemoryFormat::Contiguous) {
+  return poisoned(torch::stable::empty(sizes, type, std::nullopt, like.device(), std::nullopt, format));
+}
+// Dense, with the axes in the tensor's own order.
+inline torch::stable::Tensor allocate_like(const torch::stable::Tensor& t) {
+  return poisoned(torch::stable::empty_like(t));
 }
 
 // How many elements lie from the first of a tensor to its last.

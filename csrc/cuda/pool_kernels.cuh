@@ -1,8 +1,7 @@
 // The kernels of pooling: a thread for each result, forward and backward.
 //
 //   forward    a thread reads its window; neighbours share what they read through the L1 cache
-//   backward   a thread gathers from the windows that hold its element, in ascending order: no atomics, the same bits
-//   in
+//   backward   a thread gathers from the windows that hold its element, in a fixed order: no atomics, the same bits in
 //              every run. Of max pooling it takes the gradients of the windows whose recorded winner it is.
 #pragma once
 

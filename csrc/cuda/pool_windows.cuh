@@ -45,7 +45,8 @@ struct PoolSide {                // of one axis
     return n > 0 ? n : 1;
   }
 
-  // Calls visit(o, t) for every window o with a tap t at input coordinate i, windows in ascending order.
+  // Calls visit(o, t) for every window o with a tap t at input coordinate i; of regular windows taps ascend, which is
+  // the order that torch's col2im adds in.
   template <class Visit>
   __device__ void each_window(Offset i, const Visit& visit) const {
     if (adaptive) {
@@ -54,14 +55,18 @@ struct PoolSide {                // of one axis
       return;
     }
     if (i >= limit) return;
-    const Offset reach = i + lo - (kernel - 1) * dilation;
-    Offset o = reach <= 0 ? 0 : (reach + stride - 1) / stride;
-    for (Offset back = i + lo - o * stride; o < output.value() && back >= 0; ++o, back -= stride)
+    const Offset padded = i + lo;
+    if (padded < 0) return;
+    Offset o = padded / stride;
+    if (o >= output.value()) o = output.value() - 1;
+    const Offset reach = (kernel - 1) * dilation;
+    for (Offset back = padded - o * stride; o >= 0 && back <= reach; --o, back += stride) {
       if (dilation == 1) {
         visit(o, back);
       } else if (back % dilation == 0) {
         visit(o, back / dilation);
       }
+    }
   }
 };
 

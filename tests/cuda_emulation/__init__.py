@@ -41,6 +41,9 @@ TEST_FILES = (
     "test_pool_functional.py",
     "test_pool_autograd.py",
     "test_pool_others.py",
+    "test_unfold.py",
+    "test_unfold_autograd.py",
+    "test_norm.py",
     "test_cuda_operators.py",
 )
 
