@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-import convext
+import convext.functional as CF
 from tests import cuda_emulation
 from tests.cases import ConvCase
 from tests.reference import FLOATS, OPERATORS, call, check, operands
@@ -41,11 +42,11 @@ CONVOLUTIONS = (
 each_convolution = pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda c: c.id)
 
 
-def in_every_schedule(emulator: cuda_emulation.Emulator, run: object) -> list[Tensor]:
+def in_every_schedule(emulator: cuda_emulation.Emulator, run: Callable[[], Tensor]) -> list[Tensor]:
     results = []
     for schedule, seed in (("ascending", 0), ("reversed", 0), ("random", 1), ("random", 2)):
         emulator.set_schedule(schedule, seed)
-        results.append(run())  # type: ignore[operator]
+        results.append(run())
     return results
 
 
@@ -57,7 +58,7 @@ def test_every_schedule_of_convolution(
     problem = case.transposed if operator == "dgrad" else case
     for dtype in FLOATS:
         tensors = operands(operator, problem, dtype, "normal", seed)
-        first, *others = in_every_schedule(emulated, lambda tensors=tensors: call(operator, problem, tensors))
+        first, *others = in_every_schedule(emulated, functools.partial(call, operator, problem, tensors))
         assert not first.isnan().any()
         assert all(same_bits(first, other) for other in others), dtype
 
@@ -72,12 +73,50 @@ def test_64_bit_offsets_of_convolution(
             assert check(operator, case, dtype, seed=seed) is None
 
 
+def image(dtype: torch.dtype, channels_last: bool) -> Tensor:
+    x = torch.randint(-9, 10, (2, 5, 11, 14)).to(dtype)
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
+OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "max pool": lambda x: CF.max_pool2d(x, 3, 2, 1),
+    "max pool, adaptive": lambda x: CF.adaptive_max_pool2d(x, (4, 3)),
+    "min pool, dilated": lambda x: CF.min_pool2d(x, 2, 1, ((1, 0), (2, 1)), dilation=(2, 3)),
+    "average pool": lambda x: CF.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+    "average pool, adaptive": lambda x: CF.adaptive_avg_pool2d(x, (4, 5)),
+    "L2 pool": lambda x: CF.lp_pool2d(x, 2, 3, 2),
+    "unfold": lambda x: CF.unfold(x, 3, padding=1, stride=2),
+    "fold": lambda x: CF.fold(CF.unfold(x, 3, padding=1), (11, 14), 3, padding=1),
+    "response norm": lambda x: CF.local_response_norm(x, 3, 0.5),
+}
+
+
+@pytest.mark.parametrize("channels_last", (False, True))
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_schedule_and_64_bit_offsets(emulated: cuda_emulation.Emulator, name: str, channels_last: bool) -> None:
+    """Result and gradient: the same bits from every schedule and with offsets of either width."""
+    for dtype in (torch.float32, torch.bfloat16):
+        x = image(dtype, channels_last).requires_grad_()
+        grad = torch.randn_like(OTHERS[name](x))
+
+        def run(x: Tensor = x, grad: Tensor = grad) -> Tensor:
+            y = OTHERS[name](x)
+            (back,) = torch.autograd.grad(y, x, grad)
+            return torch.cat((y.detach().flatten(), back.flatten()))
+
+        first, *others = in_every_schedule(emulated, run)
+        with emulated.wide_offsets():
+            others.append(run())
+        assert not first.isnan().any()
+        assert all(same_bits(first, other) for other in others), dtype
+
+
 def test_operators_that_are_emulated() -> None:
     names = cuda_emulation.emulated_operators()
     assert {"conv_fprop", "conv_dgrad", "conv_wgrad"} <= set(names)
     for name in names:
         assert hasattr(torch.ops.convext, name), name
-    convext.functional.conv1d(torch.ones(1, 1, 4), torch.ones(1, 1, 2))
+    CF.conv1d(torch.ones(1, 1, 4), torch.ones(1, 1, 2))
 
 
 def plan(

@@ -46,7 +46,8 @@ __device__ A power(A r, double beta) {
   if (beta == 0.75) return std::sqrt(r) * std::sqrt(std::sqrt(r));  // AlexNet's
   if (beta == 0.5) return std::sqrt(r);
   if (beta == 1) return r;
-  return std::pow(r, static_cast<A>(beta));
+  // float32's own power is off by 4 units in the last place, and beta rounded to it by more where r is far from 1
+  return static_cast<A>(std::pow(static_cast<double>(r), beta));
 }
 
 template <class T, class Offset>
