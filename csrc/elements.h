@@ -5,7 +5,6 @@
 // vectorises them at every ISA level.
 #pragma once
 
-#include <bit>
 #include <cstdint>
 
 namespace convext {
@@ -21,9 +20,10 @@ struct Complex {
   T re, im;
 };
 
-// All of them constexpr, so that CUDA kernels may call them too.
-constexpr uint32_t float_bits(float x) { return std::bit_cast<uint32_t>(x); }
-constexpr float bits_float(uint32_t u) { return std::bit_cast<float>(u); }
+// All of them constexpr, so that CUDA kernels may call them too; and the builtin itself, because std::bit_cast is a
+// template that files of different ISA levels would share.
+constexpr uint32_t float_bits(float x) { return __builtin_bit_cast(uint32_t, x); }
+constexpr float bits_float(uint32_t u) { return __builtin_bit_cast(float, u); }
 
 constexpr float widen(BFloat16 x) { return bits_float(static_cast<uint32_t>(x.bits) << 16); }
 

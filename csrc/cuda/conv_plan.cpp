@@ -81,8 +81,9 @@ ConvPlan plan_conv(const ConvRequest& r) {
   if (declines(ConvAlgorithm::kGemm, why_direct(r))) return plan;
   plan.algorithm = ConvAlgorithm::kGemm;
   const GemmShape shape = gemm_shape(r.op, r.problem);
-  // 64-bit offsets come with the small tile alone: with the large one they do not fit into the registers
-  const bool small = r.wide_offsets || shape.rows <= kSmallTile[0] || shape.columns <= kSmallTile[1];
+  // 64-bit offsets and sums come with the small tile alone: with the large one they do not fit into the registers
+  const bool small =
+      r.wide_offsets || r.sum_bytes == 8 || shape.rows <= kSmallTile[0] || shape.columns <= kSmallTile[1];
   plan.tile = small ? GemmTile::kSmall : GemmTile::kLarge;
   plan_slices(r, shape, plan);
   return plan;

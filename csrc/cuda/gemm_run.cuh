@@ -114,8 +114,8 @@ template <class T, class Offset>
 void run_tiled(const DeviceScope& device, GemmJob<Offset> job, const ConvProblem& p, const ConvPlan& plan,
                const ConvOperands& operands) {
   job.groups = static_cast<Offset>(p.groups);
-  // the large tile has no registers left for 64-bit offsets
-  if constexpr (sizeof(Offset) == 4) {
+  // the large tile has no registers for sums of 64 bits, and none left for such offsets
+  if constexpr (sizeof(Offset) == 4 && sizeof(Sum_t<T>) == 4) {
     if (plan.tile == GemmTile::kLarge)
       return launch_gemm<T, Offset, kLargeTile[0], kLargeTile[1]>(device, job, plan, operands);
   }
