@@ -85,17 +85,18 @@ def architectures() -> list[str]:
 
 
 def compile_cuda(nvcc: Path, folder: Path) -> tuple[list[str], str]:
-    """The objects of CUDA_SOURCES, compiled anew where csrc/ is younger, and what ptxas says of the kernels."""
+    """The objects of CUDA_SOURCES, made anew where something they include is younger, and what ptxas says of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    headers = [p.stat().st_mtime for p in Path("csrc").rglob("*") if p.suffix in (".h", ".cuh")]
-    newest = max([*headers, Path("setup.py").stat().st_mtime])
 
     def compile_one(source: Path) -> str:
-        made, report = folder / f"{source.stem}.o", folder / f"{source.stem}.txt"
-        if made.exists() and report.exists() and made.stat().st_mtime > max(newest, source.stat().st_mtime):
-            return report.read_text()
+        made = folder / f"{source.stem}.o"
+        report, listed = made.with_suffix(".txt"), made.with_suffix(".d")
+        if made.exists() and report.exists() and listed.exists():
+            included = listed.read_text().replace("\\\n", " ").split(": ", 1)[1].split()
+            if all(os.path.exists(p) and os.path.getmtime(p) < made.stat().st_mtime for p in [*included, "setup.py"]):
+                return report.read_text()
         command = [str(nvcc), "-c", str(source), "-o", str(made), *NVCC_FLAGS, *architectures()]
-        command += ["-isystem", str(cuda_home(nvcc) / "include")]
+        command += ["-isystem", str(cuda_home(nvcc) / "include"), "-MD", "-MF", str(listed)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             made.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ struct GemmBuffers {
 
 // Where an n or a k points to; offset -1 beyond the last one.
 template <class Offset>
-struct alignas(4 * sizeof(Offset)) Place {
+struct alignas(16) Place {
   Offset offset, x[kSpatialAxes];
 };
 

@@ -2,6 +2,8 @@
 // division where windows are regular.
 #pragma once
 
+#include <algorithm>
+
 #include "../pool_problem.h"
 #include "divisor.h"
 #include "tile_product.cuh"
@@ -46,26 +48,18 @@ struct PoolSide {                // of one axis
   }
 
   // Calls visit(o, t) for every window o with a tap t at input coordinate i; of regular windows taps ascend, which is
-  // the order that torch's col2im adds in.
+  // the order that torch's col2im adds in. One call of visit: three axes nested multiply the copies of its body.
   template <class Visit>
   __device__ void each_window(Offset i, const Visit& visit) const {
-    if (adaptive) {
-      Offset o = static_cast<Offset>(static_cast<int64_t>(i) * output.value() / input);
-      for (; o < output.value() && begin(o) <= i; ++o) visit(o, i - begin(o));
-      return;
-    }
-    if (i >= limit) return;
-    const Offset padded = i + lo;
-    if (padded < 0) return;
-    Offset o = padded / stride;
-    if (o >= output.value()) o = output.value() - 1;
-    const Offset reach = (kernel - 1) * dilation;
-    for (Offset back = padded - o * stride; o >= 0 && back <= reach; --o, back += stride) {
-      if (dilation == 1) {
-        visit(o, back);
-      } else if (back % dilation == 0) {
-        visit(o, back / dilation);
-      }
+    if (!adaptive && (i >= limit || i + lo < 0)) return;
+    const Offset reach = (kernel - 1) * dilation, last = output.value() - 1;
+    Offset o = adaptive ? static_cast<Offset>(static_cast<int64_t>(i) * output.value() / input)
+                        : std::min((i + lo) / stride, last);
+    for (; o >= 0 && o <= last; o += adaptive ? 1 : -1) {
+      const Offset back = i - begin(o);
+      if (back < 0 || (!adaptive && back > reach)) return;
+      if (dilation != 1 && back % dilation != 0) continue;
+      visit(o, dilation == 1 ? back : back / dilation);
     }
   }
 };
