@@ -131,11 +131,13 @@ class FmaProduct {
 
 // Tensor cores, bfloat16 and float16: four warps, two down and two across, of m16n8k16 products.
 //
-//   shared memory: row-major; a pitch of 40 elements (20 banks) lets the eight rows of a fragment meet all banks once
+//   shared memory: row-major; a pitch of 24 elements (12 banks) lets the eight rows of a fragment meet all banks once
+//
+// Twice the depth would spill: every element of the next tile is on its way in a register.
 template <class T, int Rows_, int Columns_>
 class MmaProduct {
  public:
-  static constexpr int kRows = Rows_, kColumns = Columns_, kDepth = 32;
+  static constexpr int kRows = Rows_, kColumns = Columns_, kDepth = 16;
   static constexpr int kRowsOfWarp = kRows / 2, kColumnsOfWarp = kColumns / 2;
   static constexpr int kM = kRowsOfWarp / 16, kN = kColumnsOfWarp / 8;  // products of a warp
   static constexpr int kPitch = kDepth + 8;
