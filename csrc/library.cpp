@@ -47,6 +47,10 @@ STABLE_TORCH_LIBRARY(convext, m) {
   m.def(
       "l2_pool(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
       "SymInt[] output_size) -> Tensor");
+  // Its gradient: input * avg_pool_adjoint(taps * grad_output / output), and 0 where the output is.
+  m.def(
+      "l2_pool_adjoint(Tensor grad_output, Tensor output, Tensor input, SymInt[] kernel_size, SymInt[] stride, "
+      "SymInt[] padding, SymInt[] dilation) -> Tensor");
   // The offset of one element of each window, drawn with a probability proportional to its positive part: the first
   // at which the running sum exceeds `uniform`, in [0, 1), times the whole sum.
   m.def(

@@ -56,8 +56,9 @@ inline PoolWindow window_at(const PoolAxis& a, int64_t o) {
     const __int128 end = (static_cast<__int128>(o + 1) * a.input + a.output - 1) / a.output;
     return {begin, 0, static_cast<int64_t>(end) - begin};
   }
-  const int64_t first = begin >= 0 ? 0 : (-begin + a.dilation - 1) / a.dilation;
   const int64_t limit = a.limit();
+  if (begin >= 0 && begin + (a.kernel - 1) * a.dilation < limit) return {begin, 0, a.kernel};  // most: no division
+  const int64_t first = begin >= 0 ? 0 : (-begin + a.dilation - 1) / a.dilation;
   const int64_t last = begin >= limit ? 0 : (limit - begin + a.dilation - 1) / a.dilation;
   return {begin, first, std::max(first, std::min(last, a.kernel))};
 }
@@ -65,7 +66,7 @@ inline PoolWindow window_at(const PoolAxis& a, int64_t o) {
 // What an average counts on one axis: the taps inside of the input, or inside of its padding too.
 inline int64_t window_count(const PoolAxis& a, int64_t o, bool include_pad) {
   const PoolWindow w = window_at(a, o);
-  if (!include_pad || a.adaptive) return w.last - w.first;
+  if (!include_pad || a.adaptive || w.last - w.first == a.kernel) return w.last - w.first;
   return std::clamp<int64_t>(divide_up_signed(a.input + a.hi - w.begin, a.dilation), 0, a.kernel);
 }
 

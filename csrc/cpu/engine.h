@@ -45,7 +45,11 @@ struct PoolKernel {
 };
 
 struct PoolKernels {
-  PoolKernel planes, channels, whole, planes_adjoint, channels_adjoint, whole_adjoint;
+  PoolKernel planes, windows, channels, whole, planes_adjoint, windows_adjoint, channels_adjoint, whole_adjoint;
+  bool (*takes_windows)(const PoolJob&) = nullptr;
+  bool (*takes_windows_adjoint)(const PoolJob&) = nullptr;
+  int64_t (*window_units)(const PoolProblem&) = nullptr;
+  int64_t (*window_adjoint_units)(const PoolProblem&) = nullptr;
   int64_t (*channel_units)(const PoolProblem&) = nullptr;
 };
 

@@ -18,7 +18,7 @@ inline constexpr bool is_sum(PoolKind kind) { return kind == PoolKind::kSum || k
 inline constexpr int32_t kNoWinner = -1;  // as an unsigned byte: 255
 
 // One pass over a batch. Forward: source = input, result = output. Adjoint: source = grad_output, result = the gradient
-// to the input, and for max pooling the offsets that forward recorded are read.
+// to the input; for max pooling the offsets that forward recorded are read, for kRoot forward's output and image.
 struct PoolJob {
   PoolProblem problem;
   PoolKind kind = PoolKind::kMax;
@@ -30,6 +30,9 @@ struct PoolJob {
   void* offsets = nullptr;
   int offset_bytes = 1;
   Strides source_strides, result_strides, offset_strides;
+  const void* output = nullptr;  // as the source
+  const void* image = nullptr;   // as the result
+  Strides output_strides, image_strides;
 
   int64_t kernel_rows() const { return problem.axis[1].kernel; }
   int64_t kernel_columns() const { return problem.axis[2].kernel; }
