@@ -83,6 +83,15 @@ inline void for_each_window(const PoolAxis& a, int64_t i, Visit visit) {
     return;
   }
   if (i >= a.limit()) return;
+  if (a.dilation == 1) {  // i = o * stride - lo + t
+    const auto divided = [&](int64_t n) { return a.stride == 1 ? n : a.stride == 2 ? n / 2 : n / a.stride; };
+    const int64_t x = i + a.lo, last = x < 0 ? 0 : divided(x), least = x - last * a.stride;
+    if (x < 0 || least >= a.kernel) return;
+    int64_t o = last - divided(a.kernel - 1 - least);
+    for (int64_t t = x - o * a.stride; t >= 0; t -= a.stride, ++o)
+      if (o >= 0 && o < a.output) visit(o, t);
+    return;
+  }
   for (int64_t t = a.kernel - 1; t >= 0; --t) {
     const int64_t x = i + a.lo - t * a.dilation;
     if (x >= 0 && x % a.stride == 0 && x / a.stride < a.output) visit(x / a.stride, t);

@@ -153,7 +153,7 @@ class ChannelAdjoint {
           } else {
             const Record* offsets = static_cast<const Record*>(r.record) + column.record + c + v * W;
             const Vector<Lane<A>> tap = kWhole ? load_offset_lanes<A>(offsets) : load_few<Lane<A>>(offsets, n);
-            sum[v] += tap == static_cast<Lane<A>>(r.code + column.tap) ? g : Vector<A>{};
+            sum[v] += where<A>(tap == static_cast<Lane<A>>(r.code + column.tap), g);
           }
         }
       }

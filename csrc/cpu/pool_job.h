@@ -38,6 +38,34 @@ struct PoolJob {
   int64_t kernel_columns() const { return problem.axis[2].kernel; }
 };
 
+// Rows of planes in the order (block, image, channel, depth, row), counted on without dividing.
+struct PlaneRows {
+  const int64_t rows, depths, channels, images;
+  int64_t row, depth, channel, image, block;
+
+  PlaneRows(const PoolProblem& p, int64_t PoolAxis::*size, int64_t i)
+      : rows(p.axis[1].*size), depths(p.axis[0].*size), channels(p.channels), images(p.batch) {
+    row = i % rows, i /= rows;
+    depth = i % depths, i /= depths;
+    channel = i % channels, i /= channels;
+    image = i % images, block = i / images;
+  }
+  void next() {
+    if (++row < rows) return;
+    row = 0;
+    if (++depth < depths) return;
+    depth = 0;
+    if (++channel < channels) return;
+    channel = 0;
+    if (++image < images) return;
+    image = 0;
+    ++block;
+  }
+  int64_t at(const Strides& s) const {
+    return image * s.outer + channel * s.channel + depth * s.axis[0] + row * s.axis[1];
+  }
+};
+
 inline constexpr int64_t kPoolRoom = 64;  // elements that a row may be read or written beyond its end: a vector or more
 
 inline int64_t pool_round_up(int64_t a) { return (a + kPoolRoom - 1) / kPoolRoom * kPoolRoom; }

@@ -163,8 +163,7 @@ class PlaneAdjoint {
       A* to = phases_.taps[t];
       const Lane<A> winner = static_cast<Lane<A>>(code + t);
       for (int64_t i = 0; i < count_; i += W) {
-        const auto won = load(tap_ + i) == winner;
-        store(to + i, load(to + i) + (won ? load(grad_ + i) : Vector<A>{}));
+        store(to + i, load(to + i) + where<A>(load(tap_ + i) == winner, load(grad_ + i)));
       }
     }
   }

@@ -74,26 +74,21 @@ class WindowPool {
 
   template <PoolKind K>
   void run_rows(int64_t begin, int64_t end) {
-    const int64_t rows = p_.axis[1].output, depths = p_.axis[0].output;
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i % rows, rest = i / rows, depth = rest % depths, cut = rest / depths;
-      const int64_t plane = cut % p_.planes(), n = plane / p_.channels, c = plane % p_.channels;
-      const Scan scan = scan_of(n, c, depth, row);
-      const auto at = [&](const Strides& s) {
-        return n * s.outer + c * s.channel + depth * s.axis[0] + row * s.axis[1];
-      };
-      T* result = static_cast<T*>(job_.result) + at(job_.result_strides);
-      const int64_t offset = at(job_.offset_strides), first = cut / p_.planes() * kBlock;
+    PlaneRows at(p_, &PoolAxis::output, begin);
+    for (int64_t i = begin; i < end; ++i, at.next()) {
+      const Scan scan = scan_of(at);
+      T* result = static_cast<T*>(job_.result) + at.at(job_.result_strides);
+      const int64_t offset = at.at(job_.offset_strides), first = at.block * kBlock;
       w_.stride == 1 ? run_block<K, 1>(scan, first, result, offset) : run_block<K, 2>(scan, first, result, offset);
     }
   }
 
-  Scan scan_of(int64_t n, int64_t c, int64_t depth, int64_t row) const {
+  Scan scan_of(const PlaneRows& at) const {
     const PoolAxis *d = &p_.axis[0], *h = &p_.axis[1];
-    const PoolWindow wd = window_at(*d, depth), wh = window_at(*h, row);
+    const PoolWindow wd = window_at(*d, at.depth), wh = window_at(*h, at.row);
     const Strides& s = job_.source_strides;
     Scan scan;
-    scan.first = static_cast<const T*>(job_.source) + n * s.outer + c * s.channel +
+    scan.first = static_cast<const T*>(job_.source) + at.image * s.outer + at.channel * s.channel +
                  (wd.begin + wd.first * d->dilation) * s.axis[0] + (wh.begin + wh.first * h->dilation) * s.axis[1] -
                  w_.lo;
     scan.depths = wd.last - wd.first, scan.rows = wh.last - wh.first, scan.taps = w_.kernel;
@@ -102,7 +97,7 @@ class WindowPool {
     scan.depth_code = static_cast<Lane<A>>(job_.kernel_rows()) * scan.row_code;
     scan.code = static_cast<Lane<A>>(wd.first) * scan.depth_code + static_cast<Lane<A>>(wh.first) * scan.row_code;
     scan.flip = job_.minimum;
-    scan.divisor = job_.divisor != 0 ? static_cast<A>(job_.divisor) : count_on(*d, depth) * count_on(*h, row);
+    scan.divisor = job_.divisor != 0 ? static_cast<A>(job_.divisor) : count_on(*d, at.depth) * count_on(*h, at.row);
     return scan;
   }
 
