@@ -1,0 +1,5 @@
+"""What a model does, layer by layer: `verify` holds it against float64, `explain` says what runs and what it costs."""
+
+from convext.inspect.verification import Errors, Verification, VerifiedLayer, verify
+
+__all__ = ["Errors", "Verification", "VerifiedLayer", "verify"]
