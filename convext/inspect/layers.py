@@ -18,9 +18,21 @@ from torch._prims_common import suggest_memory_format
 from convext import _checks, _padding, _sizes, functional
 from convext.introspection import Plan, conv_plan
 
-__all__ = ["NAMES", "bound_arguments", "convext_call", "is_conv", "is_transposed", "name_of", "plan_of", "torch_call"]
+__all__ = [
+    "DTYPES",
+    "NAMES",
+    "bound_arguments",
+    "convext_call",
+    "is_conv",
+    "is_transposed",
+    "name_of",
+    "plan_of",
+    "torch_call",
+]
 
 Arguments = dict[str, Any]
+
+DTYPES = _checks.DTYPES
 
 # Not those that draw numbers, which cannot be repeated, and no maxout, which is a maximum of a view.
 NAMES = frozenset(name for name in functional.__all__ if not name.startswith(("stochastic", "maxout")))

@@ -120,15 +120,15 @@ class Recorder(TorchFunctionMode):
                 # functional_call puts the copies in the buffers' places and the buffers back: running statistics move
                 buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
                 given = map_tensors(lambda t: t.detach().clone(), (inputs, kwargs))
-                with self.surroundings(), self:
+                with self.surroundings(given), self:
                     return torch.func.functional_call(self.model, buffers, *given)
         finally:
             before.remove()
             after.remove()
 
     @contextlib.contextmanager
-    def surroundings(self) -> Iterator[None]:
-        """What else is active during the run."""
+    def surroundings(self, inputs: Any) -> Iterator[None]:
+        """What else is active during the run of the model on these inputs."""
         yield
 
 
