@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,7 +53,15 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What a tensor sees of the input; None where it does not depend on it."""
         if not _has_storage(t):
             return None
-        return self._fields.get(t.untyped_storage()._cdata, {}).get(_place(t))
+        places = self._fields.get(t.untyped_storage()._cdata)
+        if not places:
+            return None
+        field = places.get(_place(t))
+        if field is None:  # only views of it were written: it depends on what they do
+            for place, other in places.items():
+                other = _in_another_view(other, place[1], t.shape)
+                field = other if field is None else field.joined(other, t.shape)
+        return field
 
     def set_field(self, t: Tensor, field: Field | None) -> None:
         if not _has_storage(t):
@@ -106,9 +114,12 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         places = self._fields[t.untyped_storage()._cdata]
         for place, other in list(places.items()):
             if place != _place(t):
-                size = place[1]
-                same = len(size) == t.dim() and size[2:] == t.shape[2:]
-                places[place] = other.joined(field if same else field.whole(*range(t.dim())), size)
+                places[place] = other.joined(_in_another_view(field, t.shape, place[1]), place[1])
+
+
+def _in_another_view(field: Field, size: Sequence[int], to: Sequence[int]) -> Field:
+    """What another view sees of a view of this size: the same where they differ in batch and channels alone."""
+    return field if len(size) == len(to) and size[2:] == to[2:] else field.whole(*range(len(size)))
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> int:

@@ -6,7 +6,6 @@ its arguments for every element. Statistics of normalisations do not count, as i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -194,6 +193,49 @@ def _unfolded(call: OpCall) -> Field | None:
     return None if field is None else field.read(dim, windows(call["size"], call["step"]))
 
 
+def _im2col(call: OpCall) -> Field | None:
+    """unfold: the windows' places, all axes in one dimension, the last."""
+    x = call.source
+    field = call.field(x)
+    if field is None:
+        return None
+    rank = x.dim() - 2
+    kernel, stride, before, dilation = _columns(call, rank)
+    _moving(call, field, range(2, x.dim()))
+    blocks = []
+    for i in range(rank):
+        field = field.read(2 + i, windows(kernel[i], stride[i], before[i], dilation[i]))
+        after = before[i] if call.name.startswith("aten") else call["padding"][2 * i + 1]
+        blocks.append((x.shape[2 + i] + before[i] + after - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1)
+    return field.whole(1).viewed((*x.shape[:2], *blocks), call.size)
+
+
+def _col2im(call: OpCall) -> Field | None:
+    """fold: each pixel reads the windows that hold it."""
+    field, rank = call.field(call.source), len(call["output_size"])
+    if field is None:
+        return None
+    kernel, stride, before, dilation = _columns(call, rank)
+    blocks = []
+    for i, size in enumerate(call["output_size"]):
+        after = before[i] if call.name.startswith("aten") else call["padding"][2 * i + 1]
+        blocks.append((size + before[i] + after - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1)
+    field = field.whole(1).viewed(call.source.shape, (*call.source.shape[:2], *blocks))
+    _moving(call, field, range(2, 2 + rank))
+    for i in range(rank):
+        field = field.read(2 + i, spread(kernel[i], stride[i], before[i], dilation[i]))
+    return field
+
+
+def _columns(call: OpCall, rank: int) -> tuple[list[int], ...]:
+    """Kernel, stride, padding before and dilation of an unfold or fold."""
+    before = _on_axes(call["padding"], rank)
+    if call.name.startswith("convext"):
+        before = before[::2]
+    kernel, stride, dilation = (_on_axes(call[key], rank) for key in ("kernel_size", "stride", "dilation"))
+    return kernel, stride, before, dilation
+
+
 def _interpolated(call: OpCall) -> Field | None:
     x = call.source
     field = call.field(x)
@@ -236,19 +278,8 @@ def _shuffled(call: OpCall) -> Field | None:
 
 
 def _viewed(call: OpCall) -> Field | None:
-    """A dimension of the old size goes on as one of the new size if both have its length, and as many elements
-    before them; one of length 1 may vanish; of all that are split or flattened every element is read."""
-    field, old, new = call.field(call.source), call.source.shape, call.size
-    if field is None:
-        return None
-    places = {(n, math.prod(new[:dim])): dim for dim, n in reversed(list(enumerate(new)))}
-    dims = {}
-    for dim, n in enumerate(old):
-        if (n, math.prod(old[:dim])) in places:
-            dims[dim] = places[(n, math.prod(old[:dim]))]
-        elif n == 1:
-            field = field.picked(dim, 0)
-    return field.moved(dims)
+    field = call.field(call.source)
+    return None if field is None else field.viewed(call.source.shape, call.size)
 
 
 def _permuted(call: OpCall) -> Field | None:
@@ -369,6 +400,8 @@ _RULES = _table(
     (_pool, "adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d convext::max_pool convext::avg_pool"),
     (_pool, "convext::max_pool_with_offsets convext::l2_pool"),
     (_unfolded, "unfold"),
+    (_im2col, "im2col convext::unfold"),
+    (_col2im, "col2im convext::fold"),
     (_interpolated, "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d"),
     (_interpolated, "upsample_trilinear3d upsample_bicubic2d _upsample_nearest_exact1d _upsample_nearest_exact2d"),
     (_interpolated, "_upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa"),

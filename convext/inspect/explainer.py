@@ -44,7 +44,7 @@ def explain(model: nn.Module, *inputs: Any, time: bool = True, **kwargs: Any) ->
 
     Raises:
         TypeError: model is not a torch.nn.Module.
-        ValueError: a lazy layer has not seen an input yet.
+        ValueError: a lazy layer has not seen an input yet, or a module is scripted.
         Any error of the model's own run.
     """
     explainer = _Explainer(model)

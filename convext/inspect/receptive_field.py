@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 __all__ = ["WHOLE", "Axis", "Field", "Read", "Seen", "adaptive", "resized", "shifted", "spread", "windows"]
@@ -44,12 +44,8 @@ def shifted(by: int) -> Read:
 def spread(kernel: int, stride: int, before: int = 0, dilation: int = 1) -> Read:
     """A transposed convolution, whose result is cropped by `before` elements at its start."""
     reach = dilation * (kernel - 1)
-
-    def last(o: int) -> int:
-        return (o + before) // stride
-
-    # where the stride exceeds the kernel some elements see nothing: they count as seeing one element
-    return Read(lambda o: min(-((reach - o - before) // stride), last(o)), last, 1, stride)
+    # where the stride exceeds the kernel some elements read nothing, from first = last + 1
+    return Read(lambda o: -((reach - o - before) // stride), lambda o: (o + before) // stride, 1, stride)
 
 
 def adaptive(size: int, output: int) -> Read:
@@ -115,6 +111,8 @@ class Axis:
 
     def read(self, read: Read) -> Axis:
         """The axis of what an operator makes of this one."""
+        if (read.step, read.every, read.first(0), read.last(0)) == (1, 1, 0, 0):
+            return self
         period = len(self.pattern)
         repeats = period // math.gcd(period, read.step) if read.step else 1
         pattern = [(self.at(read.first(o))[0], self.at(read.last(o))[1]) for o in range(read.every * repeats)]
@@ -145,11 +143,18 @@ class Seen:
     """What a tensor sees of one axis of the input.
 
     Its elements see `axis` along their own dimension `dim`; with dim None all see the same, axis.at(0); with axis None
-    all see all of it.
+    all see all of it. Where axes were flattened into one dimension, its element i sees that of i // inner % length.
     """
 
     dim: int | None
     axis: Axis | None
+    inner: int = 1
+    length: int | None = None  # None: the axis has the dimension to itself
+    again: bool = False  # whether the axis is run through more than once
+
+    def element(self, i: int) -> int:
+        """The element of the axis that element i of the dimension sees."""
+        return i if self.length is None else i // self.inner % self.length
 
 
 WHOLE = Seen(None, None)
@@ -170,10 +175,14 @@ class Field:
         return [i for i, seen in enumerate(self.seen) if seen.dim == dim]
 
     def change(self, dim: int, to: Callable[[Axis], Seen]) -> Field:
-        """The field with another entry where it moves along `dim`."""
-        return Field(
-            tuple([to(seen.axis) if seen.dim == dim and seen.axis is not None else seen for seen in self.seen])
-        )
+        """The field with another entry where it moves along `dim`; of an axis that comes again all is seen."""
+
+        def entry(seen: Seen) -> Seen:
+            if seen.dim != dim or seen.axis is None:
+                return seen
+            return WHOLE if seen.again else to(seen.axis.read(spread(seen.inner, seen.inner)))
+
+        return Field(tuple(map(entry, self.seen)))
 
     def read(self, dim: int, read: Read) -> Field:
         """After an operator that reads so along `dim`."""
@@ -196,21 +205,46 @@ class Field:
         def entry(seen: Seen) -> Seen:
             if seen.dim is None:
                 return seen
-            return Seen(dims[seen.dim], seen.axis) if seen.dim in dims else WHOLE
+            return dataclasses.replace(seen, dim=dims[seen.dim]) if seen.dim in dims else WHOLE
 
-        return Field(tuple([entry(seen) for seen in self.seen]))
+        return Field(tuple(map(entry, self.seen)))
 
-    def joined(self, other: Field, size: tuple[int, ...]) -> Field:
+    def viewed(self, old: Sequence[int], new: Sequence[int]) -> Field:
+        """After a view of another size, whose elements have the same order."""
+        return Field(tuple([_viewed(seen, old, new) for seen in self.seen]))
+
+    def joined(self, other: Field, size: Sequence[int]) -> Field:
         """What elements see that depend on both, in tensors of this size."""
         if len(self.seen) != len(other.seen):  # of two inputs of different rank: the one with more axes is the image
             return max(self, other, key=lambda field: len(field.seen))
         return Field(tuple([_joined(a, b, size) for a, b in zip(self.seen, other.seen, strict=True)]))
 
 
-def _joined(a: Seen, b: Seen, size: tuple[int, ...]) -> Seen:
-    if a.axis is None or b.axis is None or (a.dim is not None and b.dim is not None and a.dim != b.dim):
+def _viewed(seen: Seen, old: Sequence[int], new: Sequence[int]) -> Seen:
+    """In the order of the elements number n sees that of n // step % length: find the dimension that says so."""
+    if seen.dim is None or seen.axis is None:
+        return seen
+    step = seen.inner * math.prod(old[seen.dim + 1 :])
+    length = old[seen.dim] if seen.length is None else seen.length
+    steps = [math.prod(new[dim + 1 :]) for dim in range(len(new))]
+    alone = [dim for dim in range(len(new)) if (steps[dim], new[dim]) == (step, length)]
+    if alone:
+        return Seen(seen.dim if seen.dim in alone else alone[0], seen.axis)
+    if length == 1:
+        return Seen(None, seen.axis)
+    for dim, after in enumerate(steps):
+        if after and step % after == 0 and after * new[dim] % (step * length) == 0:
+            return Seen(dim, seen.axis, step // after, length, after * new[dim] > step * length)
+    return WHOLE
+
+
+def _joined(a: Seen, b: Seen, size: Sequence[int]) -> Seen:
+    if a.axis is None or b.axis is None:
         return WHOLE
-    dim = b.dim if a.dim is None else a.dim
-    if dim is None:
-        return Seen(None, a.axis.joined(b.axis, 1))
-    return Seen(dim, a.axis.joined(b.axis, size[dim]))
+    if a.dim is None or b.dim is None:
+        a, b = (b, a) if a.dim is None else (a, b)
+    elif dataclasses.replace(a, axis=None) != dataclasses.replace(b, axis=None):
+        return WHOLE
+    assert a.axis is not None and b.axis is not None
+    length = 1 if a.dim is None else size[a.dim] if a.length is None else a.length
+    return dataclasses.replace(a, axis=a.axis.joined(b.axis, length))

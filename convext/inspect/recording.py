@@ -62,7 +62,7 @@ class Recorder(TorchFunctionMode):
 
         Raises:
             TypeError: not a module.
-            ValueError: a lazy module that has seen no input yet.
+            ValueError: a lazy module that has seen no input yet, or a scripted one.
         """
         super().__init__()
         self.model = model = _checked(function, model)
@@ -143,6 +143,9 @@ def _checked(function: str, model: Any) -> nn.Module:
         model = model._orig_mod
     if not isinstance(model, nn.Module):
         raise TypeError(f"{function}: expected model to be a torch.nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"{function}: expected no scripted modules, got {name or 'the model itself'}")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise ValueError(f"{function}: expected a model that has seen an input once, got {name} without a size")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -78,24 +79,19 @@ class Measurements:
 
 
 def _measured(probe: Probe) -> tuple[float | None, float | None]:
-    arguments = {key: value.drawn() if isinstance(value, _TensorLike) else value for key, value in probe.arguments}
-    runs: list[Callable[[], Any]] = []
-    for call in (layers.convext_call, layers.torch_call):
-
-        def run(call: Any = call) -> Any:
-            return call(probe.function, arguments)
-
-        runs.append(run)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
+        arguments = {key: value.drawn() if isinstance(value, _TensorLike) else value for key, value in probe.arguments}
+        ours = functools.partial(layers.convext_call, probe.function, arguments)
+        torchs = functools.partial(layers.torch_call, probe.function, arguments)
         try:
-            runs[1]()
+            torchs()
         except (NotImplementedError, RuntimeError):
-            runs.pop()
-        medians = _in_turn(runs)
-    return medians[0], medians[1] if len(medians) > 1 else None
+            return _in_turn([ours])[0], None
+        our_median, torch_median = _in_turn([ours, torchs])
+        return our_median, torch_median
 
 
-def _in_turn(runs: list[Callable[[], Any]]) -> list[float]:
+def _in_turn(runs: Sequence[Callable[[], Any]]) -> list[float]:
     """The median time of each: one call a turn, in an order that changes, after one that is not counted."""
     samples: list[list[float]] = [[] for _ in runs]
     for run in runs:

@@ -146,7 +146,7 @@ def verify(model: nn.Module, *inputs: Any, gradients: bool = False, **kwargs: An
 
     Raises:
         TypeError: model is not a torch.nn.Module.
-        ValueError: a lazy layer has not seen an input yet.
+        ValueError: a lazy layer has not seen an input yet, or a module is scripted.
         Any error of the model's own run.
     """
     recorder = _Verifier(model, gradients)
