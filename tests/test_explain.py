@@ -234,6 +234,16 @@ def test_plans_are_those_of_conv_plan() -> None:
         assert f"not {algorithm}: " in str(e)
 
 
+def test_a_layer_that_pads_a_copy_is_planned_as_the_layer_that_does_not() -> None:
+    rows = [
+        explain(m.Conv2d(3, 4, 3, padding=(1, 2), padding_mode="circular"), 1, 3, 8, 8).rows[0]
+        for m in (nn, convext.nn)
+    ]
+    assert rows[0] == rows[1] and rows[0].input_size == (1, 3, 8, 8) and rows[0].receptive_field == (3, 3)
+    settings: dict[str, Any] = {"padding": (1, 2), "padding_mode": "circular"}
+    assert rows[0].plan == convext.conv_plan("fprop", (1, 3, 8, 8), (4, 3, 3, 3), **settings)
+
+
 def test_channels_last_and_padding_words() -> None:
     layer = convext.nn.Conv2d(4, 6, 3, stride=2, padding="same", padding_mode="reflect")
     x = torch.randn(1, 4, 9, 9).contiguous(memory_format=torch.channels_last)
@@ -266,7 +276,7 @@ def test_times() -> None:
     assert " ms" in str(e)
 
 
-def test_attention_and_recurrent_layers_are_counted() -> None:
+def test_attention_is_counted() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -280,6 +290,16 @@ def test_attention_and_recurrent_layers_are_counted() -> None:
     assert e.parameters == sum(p.numel() for p in net.parameters())
     projections, products = 2 * 5 * 8 * 8 * 4, 2 * 2 * (2 * 5 * 5 * 4)
     assert e.multiply_adds == projections + products
+
+
+def test_recurrent_layers_are_counted() -> None:
+    lstm, gru = explain(nn.LSTM(4, 6), 5, 2, 4), explain(nn.GRU(4, 6), 5, 2, 4)
+    assert lstm.multiply_adds == 5 * 2 * 4 * 6 * (4 + 6) and gru.multiply_adds == 5 * 2 * 3 * 6 * (4 + 6)
+
+
+def test_reasons_that_differ_in_numbers_are_one() -> None:
+    text = str(explain(nn.Sequential(nn.Conv2d(8, 9, 3), nn.Conv2d(9, 4, 3)), 1, 8, 9, 9))
+    assert "not depthwise: a group has 8 to 9 input channels, not one (0, 1)" in text
 
 
 def test_inputs_by_keyword_and_no_tensor() -> None:

@@ -160,6 +160,8 @@ def test_arguments() -> None:
         convext.verify(lambda x: x, image(1))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"expected a model that has seen an input once, got 0\.weight without a size"):
         convext.verify(nn.Sequential(nn.LazyConv2d(4, 3)), image(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="expected a model on the CPU, got a tensor on meta"), torch.device("meta"):
+        convext.verify(nn.Conv2d(3, 4, 3), torch.ones(1, 3, 8, 8))
     report = convext.verify(nn.Linear(3, 2), image(1, 3))
     assert report.ok and report.rows == () and "no convolution" in str(report)
 

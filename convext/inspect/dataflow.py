@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from convext.inspect.dataflow_rules import OpCall, field_of_result
+from convext.inspect.dataflow_call import OpCall
+from convext.inspect.dataflow_rules import field_of_result
 from convext.inspect.receptive_field import Field
 from convext.inspect.recording import tensors_in
 from convext.ops._autograd import TorchDispatchMode
@@ -87,8 +88,8 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
             self.multiply_adds += formula(*args, **kwargs, out_val=output) // 2
-        elif func.overloadpacket is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
-            self.multiply_adds += _attention(*args[:3])
+        elif func._schema.name in _FORMULAS:
+            self.multiply_adds += _FORMULAS[func._schema.name](*args[:3])
         self._follow(OpCall(func, args, kwargs, output, self.field, self.windowed))
         return output
 
@@ -122,6 +123,20 @@ def _in_another_view(field: Field, size: Sequence[int], to: Sequence[int]) -> Fi
     return field if len(size) == len(to) and size[2:] == to[2:] else field.whole(*range(len(size)))
 
 
+# --- multiply-adds of operators on CPU that torch's own table of formulas lacks ---------------------------------------
+
+
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> int:
-    """Of torch's attention on CPU, which its own table of formulas lacks: query times key, then times value."""
+    """Query times key, then times value."""
     return math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+
+
+def _recurrent(input: Tensor, of_input: Tensor, of_state: Tensor) -> int:
+    """Every weight once for each element of the sequence and the batch."""
+    return math.prod(input.shape[:-1]) * (of_input.numel() + of_state.numel())
+
+
+_FORMULAS = {
+    "aten::_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "aten::mkldnn_rnn_layer": _recurrent,
+}

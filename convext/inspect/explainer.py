@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,7 +52,7 @@ def explain(model: nn.Module, *inputs: Any, time: bool = True, **kwargs: Any) ->
     explainer.run(inputs, kwargs)
     explainer.add_rest()
     measurements = timing.Measurements() if time else None
-    return Explanation(tuple(explainer.rows(measurements)))
+    return Explanation(tuple(explainer.rows(measurements)), torch.get_num_threads())
 
 
 @dataclasses.dataclass

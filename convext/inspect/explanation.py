@@ -54,6 +54,7 @@ class Explanation:
     """What `explain` found, in the order in which the layers end; ``print`` shows the table, notebooks draw it."""
 
     rows: tuple[ExplainedLayer, ...]
+    threads: int  # that torch and convext run on
 
     @property
     def parameters(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["html", "text"]
 
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+
 _HEADER = (
-    "layer", "type", "input", "output", "parameters", "multiply-adds", "field", "jump", "algorithm", "workspace",
-    "convext", "torch",
+    "layer", "type", "input", "output", "parameters", "multiply-adds", "receptive field", "jump", "algorithm",
+    "workspace", "convext", "torch",
 )  # fmt: skip
 
 
@@ -98,25 +101,37 @@ def _notes(explanation: Explanation) -> list[str]:
         both = explanation.multiply_adds + explanation.bias_adds
         notes.append(f"biases: {explanation.bias_adds:,} additions beside the multiply-adds, {both:,} with them")
     if any(row.receptive_field for row in explanation.rows):
-        notes.append("field: how many pixels of the input one of the output sees; jump: how far apart neighbours see")
+        notes.append(
+            "receptive field: how many pixels of the input one of the output sees; jump: how far apart neighbours' are"
+        )
     if any(row.workspace_bytes is not None for row in explanation.rows):
-        notes.append("workspace: the most that a call of convext allocates beside its result; in all: of the largest")
+        notes.append("workspace: what a call of convext takes beside its result; in all: the largest")
+    if any(row.convext_seconds is not None for row in explanation.rows):
+        notes.append(
+            f"times: of one forward call, the median, {explanation.threads} threads; in all: of what both have"
+        )
     return notes
 
 
 def _declined(rows: Sequence[ExplainedLayer]) -> list[str]:
-    """Every reason once, with the layers to which it applies."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """Every reason once, with the layers to which it applies; reasons that differ in numbers alone are one."""
+    reasons: dict[tuple[str, str], list[tuple[str, list[str]]]] = {}
     for row in rows:
-        for declined in row.declined:
-            names = reasons.setdefault(declined, [])
-            if row.name not in names:
-                names.append(row.name)
+        for algorithm, reason in row.declined:
+            numbers = [n.replace(",", "") for n in _NUMBER.findall(reason)]
+            reasons.setdefault((algorithm, _NUMBER.sub("{}", reason)), []).append((row.name, numbers))
     lines = []
-    for (algorithm, reason), names in reasons.items():
+    for (algorithm, reason), found in reasons.items():
+        names = list(dict.fromkeys(name for name, _ in found))
         where = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"
-        lines.append(f"not {algorithm}: {reason} ({where})")
+        spans = [_span(values) for values in zip(*[numbers for _, numbers in found], strict=True)]
+        lines.append(f"not {algorithm}: {reason.format(*spans)} ({where})")
     return lines
+
+
+def _span(values: Sequence[str]) -> str:
+    least, most = min(values, key=float), max(values, key=float)
+    return least if float(least) == float(most) else f"{least} to {most}"
 
 
 def text(explanation: Explanation) -> str:

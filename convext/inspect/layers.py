@@ -75,6 +75,27 @@ def bound_arguments(name: str, args: tuple[Any, ...], kwargs: Arguments) -> Argu
     return dict(bound.arguments)
 
 
+def as_the_layer_says(layer: Any, inputs: tuple[Any, ...], arguments: Arguments) -> Arguments:
+    """The call of a convolution layer of torch.nn that pads a copy of its input first, as one call with that padding.
+
+    So is it computed by convext's layers, and by torch's layer itself in all it does.
+    """
+    if not isinstance(layer, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)) or layer.padding_mode == "zeros":
+        return arguments
+    sides = getattr(layer, "_reversed_padding_repeated_twice", None)
+    x, padded = inputs[0] if inputs else None, arguments["input"]
+    if sides is None or not isinstance(x, Tensor) or arguments["padding_mode"] != "zeros":
+        return arguments
+    rank = len(layer.kernel_size)
+    pairs = tuple([(sides[i], sides[i + 1]) for i in range(2 * rank - 2, -1, -2)])
+    if x.dim() != padded.dim() or any(
+        size + sum(pair) != after
+        for size, pair, after in zip(x.shape[-rank:], pairs, padded.shape[-rank:], strict=True)
+    ):
+        return arguments
+    return {**arguments, "input": x, "padding": pairs, "padding_mode": layer.padding_mode}
+
+
 def is_transposed(name: str) -> bool:
     return name.startswith("conv_transpose")
 
@@ -130,8 +151,9 @@ def torch_call(name: str, arguments: Arguments) -> Any:
 
 def _padded(x: Tensor, flat: Sequence[int], mode: int) -> Tensor:
     """x with its last axes extended by the pairs (lo0, hi0, lo1, ...), cropped where negative."""
-    if mode == 0:
-        return F.pad(x, [side for i in range(len(flat) - 2, -1, -2) for side in flat[i : i + 2]])
+    if mode == 0 or min(flat) >= 0:
+        sides = [side for i in range(len(flat) - 2, -1, -2) for side in flat[i : i + 2]]
+        return F.pad(x, sides, "constant" if mode == 0 else _padding.MODES[mode])
     rank = len(flat) // 2
     for axis in range(rank):
         dim = x.dim() - rank + axis

@@ -98,6 +98,8 @@ class Recorder(TorchFunctionMode):
         arguments = None if name is None else layers.bound_arguments(name, args, kwargs)
         if name is None or arguments is None:
             return func(*args, **kwargs)
+        if self.stack and layers.is_conv(name) and not layers.is_transposed(name):
+            arguments = layers.as_the_layer_says(self.stack[-1].module, self.stack[-1].inputs, arguments)
         return self.called(name, arguments, lambda: func(*args, **kwargs))
 
     def _before(self, module: nn.Module, inputs: Any) -> None:

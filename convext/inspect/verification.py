@@ -146,7 +146,8 @@ def verify(model: nn.Module, *inputs: Any, gradients: bool = False, **kwargs: An
 
     Raises:
         TypeError: model is not a torch.nn.Module.
-        ValueError: a lazy layer has not seen an input yet, or a module is scripted.
+        ValueError: a lazy layer has not seen an input yet, a module is scripted, or the model
+            is not on the CPU.
         Any error of the model's own run.
     """
     recorder = _Verifier(model, gradients)
@@ -162,6 +163,8 @@ class _Verifier(Recorder):
         self.seen: dict[str, int] = {}
 
     def called(self, name: str, arguments: Arguments, run: Callable[[], Any]) -> Any:
+        if arguments["input"].device.type != "cpu":
+            raise ValueError(f"verify: expected a model on the CPU, got a tensor on {arguments['input'].device}")
         if name.startswith("fractional") and arguments["_random_samples"] is None:
             arguments["_random_samples"] = _random_samples(name, arguments["input"])
         result = run()
