@@ -193,6 +193,12 @@ def test_error_of_a_convolution_is_relative_to_its_terms(monkeypatch: pytest.Mon
     assert row.output.convext == pytest.approx(3 / 10)  # 1 for -2; the terms are 3, 3, 1, 1 and 2
 
 
+def test_an_average_that_cancels() -> None:
+    """The average of a million numbers is a thousandth of them: its error is that of the numbers."""
+    (row,) = convext.verify(convext.nn.AdaptiveAvgPool2d(1), image(1, 1, 1024, 1024), gradients=True).rows
+    assert row.ok and row.output.convext < 1e-7
+
+
 def test_values_that_are_not_finite() -> None:
     x = image(1, 2, 9, 9)
     x[0, 0, 4, 4] = math.inf

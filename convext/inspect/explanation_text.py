@@ -101,15 +101,12 @@ def _notes(explanation: Explanation) -> list[str]:
         both = explanation.multiply_adds + explanation.bias_adds
         notes.append(f"biases: {explanation.bias_adds:,} additions beside the multiply-adds, {both:,} with them")
     if any(row.receptive_field for row in explanation.rows):
-        notes.append(
-            "receptive field: how many pixels of the input one of the output sees; jump: how far apart neighbours' are"
-        )
+        notes.append("receptive field: pixels of the input that one of the output sees; jump: from one to the next")
     if any(row.workspace_bytes is not None for row in explanation.rows):
         notes.append("workspace: what a call of convext takes beside its result; in all: the largest")
     if any(row.convext_seconds is not None for row in explanation.rows):
-        notes.append(
-            f"times: of one forward call, the median, {explanation.threads} threads; in all: of what both have"
-        )
+        threads = f"{explanation.threads} thread{'s' * (explanation.threads > 1)}"
+        notes.append(f"times: a forward call on {threads}, medians; in all: of the layers that both have")
     return notes
 
 

@@ -21,12 +21,15 @@ from convext.introspection import Plan, conv_plan
 __all__ = [
     "DTYPES",
     "NAMES",
+    "as_the_layer_says",
     "bound_arguments",
     "convext_call",
     "is_conv",
+    "is_sum",
     "is_transposed",
     "name_of",
     "plan_of",
+    "rank_of",
     "torch_call",
 ]
 
@@ -103,6 +106,11 @@ def is_transposed(name: str) -> bool:
 def is_conv(name: str) -> bool:
     """A convolution or a transposed one."""
     return name.startswith("conv")
+
+
+def is_sum(name: str) -> bool:
+    """Whether results are sums of input times something: terms may cancel, and the sum be small beside them."""
+    return is_conv(name) or name.startswith(("avg_pool", "adaptive_avg_pool", "fold", "locally_connected"))
 
 
 def rank_of(name: str) -> int:

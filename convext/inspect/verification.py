@@ -131,9 +131,9 @@ def verify(model: nn.Module, *inputs: Any, gradients: bool = False, **kwargs: An
     ``torch.nn.functional`` or ``convext.functional``. So errors do not add up from layer to layer, and the model may
     have been converted or not. Stochastic pooling and Maxout, which torch lacks, have no row.
 
-    The error is ||out - ref|| / ||scale||. For the convolutions scale is |x| * |w| + |b|, the sum of the terms'
-    magnitudes, and for their gradients likewise; for all else it is ref. Where ref is not finite nothing is compared;
-    where out alone is not, the error is inf. Integers must agree exactly.
+    The error is ||out - ref|| / ||scale||. Of sums (convolutions, averages, fold, and their gradients) scale is the
+    same sum of the terms' magnitudes, |x| * |w| + |b|, so that cancellation does not count; of all else it is ref.
+    Where ref is not finite nothing is compared; where out alone is not, the error is inf. Integers must agree exactly.
 
     Args:
         model: run once, in the mode (training or eval) it is in. Its parameters, buffers, gradients and hooks stay as
@@ -192,7 +192,7 @@ def _compared(name: str, arguments: Arguments, gradients: bool, where: Arguments
     except NotImplementedError as error:
         reference_of, note = layers.convext_call, f"{error}: held against convext in float64"
         reference = _first(layers.convext_call(name, exact))
-    scale = _first(reference_of(name, _magnitudes(exact))) if layers.is_conv(name) else reference
+    scale = _first(reference_of(name, _magnitudes(exact))) if layers.is_sum(name) else reference
     theirs = _by_torch(name, arguments)
     output = Errors(
         None if theirs is None else _relative_error(theirs, reference, scale),
@@ -239,7 +239,7 @@ def _gradient_errors(name: str, arguments: Arguments, reference_of: Any, cotange
     exact = _in_double(name, arguments)
     reference = _gradients(reference_of, name, exact, cotangent)
     scales = reference
-    if layers.is_conv(name):
+    if layers.is_sum(name):
         scales = _gradients(reference_of, name, _magnitudes(exact), cotangent.abs())
     ours = _gradients(layers.convext_call, name, arguments, cotangent)
     try:
