@@ -323,6 +323,21 @@ def test_arguments() -> None:
         convext.explain(scripted, torch.ones(1))
 
 
+def test_the_tables_of_the_documentation() -> None:
+    """docs/inspect.md shows what the network beside it gives, but for times and what depends on the processor."""
+    page = (Path(__file__).parent.parent / "docs" / "inspect.md").read_text()
+    source = page.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {"torch": torch, "nn": nn, "F": F}
+    exec(source, names)
+    rows = convext.explain(names["net"], names["image"], time=False).rows
+    for row in (row for row in rows if row.function is not None):
+        sizes = ["x".join(map(str, size)) for size in (row.input_size, row.output_size)]
+        numbers = [f"{n:,}" for n in (row.parameters, row.multiply_adds) if n]
+        words = [row.name, row.type, *sizes, *numbers, str(row.receptive_field[0]), str(row.jump[0])]
+        assert any(line.split()[: len(words)] == words for line in page.splitlines()), words
+    assert all(row.name in page for row in convext.verify(names["net"], names["image"]).rows)
+
+
 def test_html() -> None:
     html = explain(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 300, 3)), 1, 1, 8, 8)._repr_html_()
     assert html.startswith("<table>") and html.count("<tr>") == 4 and "Conv2d" in html

@@ -195,6 +195,7 @@ FUNCTIONS: dict[str, Net] = {
     "bilinear, corners aligned": Net(lambda x: F.interpolate(x, (47, 31), mode="bilinear", align_corners=True)),
     "bilinear, antialiased": Net(lambda x: F.interpolate(x, (9, 10), mode="bilinear", antialias=True)),
     "bicubic": Net(lambda x: F.interpolate(x, scale_factor=2, mode="bicubic")),
+    "some channels": Net(lambda x, a: a(x)[:, [2, 0]].repeat(1, 2, 1, 1), nn.Conv2d(2, 3, 3)),
     "padded": Net(lambda x: F.pad(x, (1, 2, 3, 0))[..., 1:, :-1]),
 }
 
@@ -234,6 +235,42 @@ def test_everything_is_seen(name: str) -> None:
 def test_statistics_of_normalisations_do_not_count() -> None:
     net = chain(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), nn.Softmax2d())
     assert [seen.axis and seen.axis.size for seen in field_of(net, torch.rand(IMAGE)).seen[2:]] == [3, 3]
+
+
+ACTIVATIONS = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardshrink,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Mish,
+    nn.PReLU,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.RReLU,
+    nn.SELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Softshrink,
+    nn.Softsign,
+    nn.Tanh,
+    nn.Tanhshrink,
+    nn.Identity,
+    nn.Dropout,
+    nn.AlphaDropout,
+    nn.Dropout2d,
+)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations_see_what_they_are_given(kind: type[nn.Module]) -> None:
+    field = field_of(chain(nn.Conv2d(2, 4, 3), kind()), torch.rand(IMAGE))
+    assert [seen.axis and seen.axis.size for seen in field.seen[2:]] == [3, 3]
 
 
 def test_what_does_not_depend_on_the_input() -> None:

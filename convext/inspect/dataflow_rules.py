@@ -94,6 +94,27 @@ def _expanded(call: OpCall) -> Field | None:
     return None if field is None else _broadcast(field, call.source.shape, call.size)
 
 
+def _repeated(call: OpCall) -> Field | None:
+    x, repeats = call.source, call["repeats"]
+    field, more = call.field(x), len(repeats) - x.dim()
+    if field is None:
+        return None
+    for dim, n in enumerate(x.shape):
+        if repeats[dim + more] != 1:
+            field = field.picked(dim, 0) if n == 1 else field.whole(dim)
+    return field.moved({dim: dim + more for dim in range(x.dim())})
+
+
+def _indexed(call: OpCall) -> Field | None:
+    """A list of places along one dimension; any other index may take everything from everywhere."""
+    x, indices = call.source, call["indices"]
+    dims = [dim for dim, index in enumerate(indices) if index is not None]
+    field = call.field(x)
+    if field is None or len(dims) != 1 or indices[dims[0]].dim() != 1:
+        return call.everything()
+    return field.whole(dims[0])
+
+
 def _sliced(call: OpCall) -> Field | None:
     field, dim = call.field(call.source), call["dim"] % call.source.dim()
     start, n = call["start"] or 0, call.source.shape[dim]
@@ -214,6 +235,8 @@ _RULES = _table(
     (_viewed, "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten"),
     (_permuted, "permute transpose t"),
     (_expanded, "expand"),
+    (_repeated, "repeat"),
+    (_indexed, "index"),
     (_sliced, "slice"),
     (_selected, "select"),
     (_split, "split split_with_sizes chunk"),
@@ -221,13 +244,14 @@ _RULES = _table(
     (_concatenated, "cat stack"),
     (_reduced, "mean sum amax amin prod var std linalg_vector_norm norm logsumexp any all argmax argmin var_mean"),
     (_reduced, "max min"),
-    (_along, "_softmax _log_softmax cumsum cumprod flip index_select sort topk"),
+    (_along, "_softmax _log_softmax cumsum cumprod flip index_select sort topk glu"),
     (_product, "mm addmm bmm baddbmm"),
     (_embedded, "embedding"),
     (_copied, "copy_"),
     (_as_first, "clone _to_copy alias detach contiguous lift_fresh native_dropout convext::local_response_norm"),
     (_as_first, "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training native_layer_norm"),
-    (_as_first, "native_group_norm cudnn_batch_norm channel_shuffle native_channel_shuffle _prelu_kernel"),
+    (_as_first, "native_group_norm cudnn_batch_norm channel_shuffle native_channel_shuffle _prelu_kernel hardswish"),
+    (_as_first, "rrelu_with_noise log_sigmoid_forward"),
     (_nothing, "zeros_like ones_like empty_like rand_like randn_like full_like new_zeros new_ones new_empty new_full"),
     (_nothing, "new_empty_strided bernoulli zero fill normal uniform"),
 )

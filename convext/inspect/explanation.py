@@ -30,13 +30,13 @@ class ExplainedLayer:
         Fraction | None, ...
     ] = ()  # how far apart in the input two neighbours' fields are; 1/2 after upsampling
     function: str | None = None  # convext's function that does it, if there is one
-    plan: Plan | None = None  # how convext runs it on CPU; None where there is no choice
+    plan: Plan | None = None  # how convext runs it on CPU; convolutions have one
     torch_seconds: float | None = None  # a call, the median; None if not measured, or the other one lacks the function
     convext_seconds: float | None = None
 
     @property
     def algorithm(self) -> str:
-        """convext's, "" where there is no choice."""
+        """convext's, "" where there is no plan."""
         return "" if self.plan is None else self.plan.algorithm
 
     @property

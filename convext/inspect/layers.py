@@ -232,7 +232,7 @@ _OPERATORS = {False: ("fprop", "dgrad", "wgrad"), True: ("dgrad", "fprop", "wgra
 def plan_of(name: str, a: Arguments, dtype: torch.dtype, which: int = 0) -> Plan | None:
     """The plan of a convolution: 0 of its result, 1 of the gradient to its input, 2 to its weight.
 
-    None for functions without one (poolings and all else run the only algorithm there is) and for empty images.
+    None for functions that have no plans, such as poolings, and for empty images.
     """
     if not is_conv(name):
         return None

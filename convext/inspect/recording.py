@@ -118,7 +118,7 @@ class Recorder(TorchFunctionMode):
         before = register_module_forward_pre_hook(self._before)
         after = register_module_forward_hook(self._after, always_call=True)
         try:
-            with _same_random_state(), _eager(), torch.inference_mode(False), torch.no_grad():
+            with _same_random_state(self.model), _eager(), torch.inference_mode(False), torch.no_grad():
                 # functional_call puts the copies in the buffers' places and the buffers back: running statistics move
                 buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
                 given = map_tensors(lambda t: t.detach().clone(), (inputs, kwargs))
@@ -155,10 +155,11 @@ def _checked(function: str, model: Any) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _same_random_state() -> Iterator[None]:
+def _same_random_state(model: nn.Module) -> Iterator[None]:
     state = random.getstate()
+    devices = {t.device for t in (*model.parameters(), *model.buffers()) if t.device.type == "cuda"}
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
         random.setstate(state)
