@@ -318,6 +318,8 @@ def test_inputs_by_keyword_and_no_tensor() -> None:
 def test_arguments() -> None:
     with pytest.raises(TypeError, match=r"explain: expected model to be a torch\.nn\.Module, got int"):
         convext.explain(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="explain: expected time to be a bool, got Tensor; give the model's own"):
+        convext.explain(nn.ReLU(), torch.ones(1), time=torch.ones(3))  # type: ignore[arg-type]
     scripted = nn.Sequential(torch.jit.script(nn.ReLU()))
     with pytest.raises(ValueError, match="explain: expected no scripted modules, got 0"):
         convext.explain(scripted, torch.ones(1))

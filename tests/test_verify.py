@@ -158,12 +158,28 @@ def test_the_models_own_error_comes_through_and_nothing_is_left_behind() -> None
 def test_arguments() -> None:
     with pytest.raises(TypeError, match=r"verify: expected model to be a torch\.nn\.Module, got function"):
         convext.verify(lambda x: x, image(1))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="verify: expected gradients to be a bool, got int"):
+        convext.verify(nn.ReLU(), image(1), gradients=1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"expected a model that has seen an input once, got 0\.weight without a size"):
         convext.verify(nn.Sequential(nn.LazyConv2d(4, 3)), image(1, 3, 8, 8))
     with pytest.raises(ValueError, match="expected a model on the CPU, got a tensor on meta"), torch.device("meta"):
         convext.verify(nn.Conv2d(3, 4, 3), torch.ones(1, 3, 8, 8))
     report = convext.verify(nn.Linear(3, 2), image(1, 3))
     assert report.ok and report.rows == () and "no convolution" in str(report)
+
+
+def test_equal_runs_give_equal_reports_and_the_model_draws_as_alone() -> None:
+    net = nn.Sequential(convext.nn.Conv2d(3, 4, 3), nn.Dropout(), convext.nn.AvgPool2d(2))
+    x = image(1, 3, 9, 9)
+    assert convext.verify(net, x, gradients=True) == convext.verify(net, x, gradients=True)
+    state = torch.get_rng_state()
+    alone = net(x)
+    kept: list[Tensor] = []
+    handle = net.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    torch.set_rng_state(state)
+    convext.verify(net, x, gradients=True)
+    handle.remove()
+    assert torch.equal(kept[0], alone)
 
 
 def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from convext.inspect import layers, timing
 from convext.inspect.dataflow import Dataflow
 from convext.inspect.explanation import ExplainedLayer, Explanation
 from convext.inspect.receptive_field import Field, shifted
-from convext.inspect.recording import Recorder, Visit, is_layer, tensors_in
+from convext.inspect.recording import Recorder, Visit, check_flag, is_layer, tensors_in
 
 __all__ = ["explain"]
 
@@ -44,10 +44,11 @@ def explain(model: nn.Module, *inputs: Any, time: bool = True, **kwargs: Any) ->
         The table: ``.rows``, ``explanation[name]``, totals, ``str()``.
 
     Raises:
-        TypeError: model is not a torch.nn.Module.
+        TypeError: model is not a torch.nn.Module, or time not a bool.
         ValueError: a lazy layer has not seen an input yet, or a module is scripted.
         Any error of the model's own run.
     """
+    check_flag("explain", "time", time)
     explainer = _Explainer(model)
     explainer.run(inputs, kwargs)
     explainer.add_rest()

@@ -49,7 +49,7 @@ class ExplainedLayer:
         return None if self.plan is None else self.plan.workspace_bytes
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Explanation:
     """What `explain` found, in the order in which the layers end; ``print`` shows the table, notebooks draw it."""
 
@@ -82,6 +82,8 @@ class Explanation:
 
     def __str__(self) -> str:
         return text(self)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return html(self)

@@ -81,7 +81,7 @@ def bound_arguments(name: str, args: tuple[Any, ...], kwargs: Arguments) -> Argu
 def as_the_layer_says(layer: Any, inputs: tuple[Any, ...], arguments: Arguments) -> Arguments:
     """The call of a convolution layer of torch.nn that pads a copy of its input first, as one call with that padding.
 
-    So is it computed by convext's layers, and by torch's layer itself in all it does.
+    That is the layer's whole work, and how convext's layer does it.
     """
     if not isinstance(layer, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)) or layer.padding_mode == "zeros":
         return arguments

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from convext.inspect import layers
 
-__all__ = ["Recorder", "Visit", "is_layer", "map_tensors", "tensors_in"]
+__all__ = ["Recorder", "Visit", "check_flag", "is_layer", "map_tensors", "tensors_in"]
 
 
 def map_tensors(change: Callable[[Tensor], Any], value: Any) -> Any:
@@ -132,6 +132,15 @@ class Recorder(TorchFunctionMode):
     def surroundings(self, inputs: Any) -> Iterator[None]:
         """What else is active during the run of the model on these inputs."""
         yield
+
+
+def check_flag(function: str, name: str, value: Any) -> None:
+    """Raises a TypeError for an option that is no bool: it was meant for the model, which may have one of this name."""
+    if not isinstance(value, bool):
+        raise TypeError(
+            f"{function}: expected {name} to be a bool, got {type(value).__name__}; "
+            "give the model's own argument of this name by position"
+        )
 
 
 def is_layer(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convext import functional
 from convext.inspect import layers, table
-from convext.inspect.recording import Recorder, map_tensors
+from convext.inspect.recording import Recorder, check_flag, map_tensors
 
 __all__ = ["Errors", "Verification", "VerifiedLayer", "verify"]
 
@@ -74,7 +74,7 @@ class VerifiedLayer:
         return all(errors.ok for _, errors in self.errors)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Verification:
     """What `verify` found, one row a layer; ``print`` shows the table."""
 
@@ -99,6 +99,8 @@ class Verification:
         lines = [_line(row, kinds) for row in self.rows]
         text = table.rendered([*header, "bound", "", "note"], lines, left=4)
         return f"{text}\n{self.summary}"
+
+    __repr__ = __str__
 
     @property
     def summary(self) -> str:
@@ -145,11 +147,11 @@ def verify(model: nn.Module, *inputs: Any, gradients: bool = False, **kwargs: An
         The table: ``.ok`` whether every layer is within its bound (docs/numerics.md), ``.rows``, ``str()``.
 
     Raises:
-        TypeError: model is not a torch.nn.Module.
-        ValueError: a lazy layer has not seen an input yet, a module is scripted, or the model
-            is not on the CPU.
+        TypeError: model is not a torch.nn.Module, or gradients not a bool.
+        ValueError: a lazy layer has not seen an input yet, a module is scripted, or the model is not on the CPU.
         Any error of the model's own run.
     """
+    check_flag("verify", "gradients", gradients)
     recorder = _Verifier(model, gradients)
     recorder.run(inputs, kwargs)
     return Verification(tuple(recorder.rows))
@@ -161,28 +163,28 @@ class _Verifier(Recorder):
         self.gradients = gradients
         self.rows: list[VerifiedLayer] = []
         self.seen: dict[str, int] = {}
+        self.generator = torch.Generator().manual_seed(0)  # its own: the model draws what it would draw alone
 
     def called(self, name: str, arguments: Arguments, run: Callable[[], Any]) -> Any:
         if arguments["input"].device.type != "cpu":
             raise ValueError(f"verify: expected a model on the CPU, got a tensor on {arguments['input'].device}")
         if name.startswith("fractional") and arguments["_random_samples"] is None:
-            arguments["_random_samples"] = _random_samples(name, arguments["input"])
+            arguments["_random_samples"] = self._random_samples(name, arguments["input"])
         result = run()
         label, kind = self.layer(name)
         self.seen[label] = self.seen.get(label, 0) + 1
         where = {"name": label, "type": kind, "call": self.seen[label]}
-        self.rows.append(_compared(name, arguments, self.gradients, where))
+        self.rows.append(_compared(name, arguments, self.generator if self.gradients else None, where))
         return result
 
+    def _random_samples(self, name: str, x: Tensor) -> Tensor:
+        rank = layers.rank_of(name)
+        batch = x.shape[0] if x.dim() == rank + 2 else 1
+        return torch.rand(batch, x.shape[-rank - 1], rank, dtype=x.dtype, generator=self.generator)
 
-def _random_samples(name: str, x: Tensor) -> Tensor:
-    rank = layers.rank_of(name)
-    batch = x.shape[0] if x.dim() == rank + 2 else 1
-    return torch.rand(batch, x.shape[-rank - 1], rank, dtype=x.dtype, device=x.device)
 
-
-def _compared(name: str, arguments: Arguments, gradients: bool, where: Arguments) -> VerifiedLayer:
-    """The row of one call."""
+def _compared(name: str, arguments: Arguments, generator: torch.Generator | None, where: Arguments) -> VerifiedLayer:
+    """The row of one call; with gradients, if there is a generator to draw that of the output from."""
     x = arguments["input"]
     exact = _in_double(name, arguments)
     reference_of, note = layers.torch_call, ""
@@ -200,8 +202,9 @@ def _compared(name: str, arguments: Arguments, gradients: bool, where: Arguments
         _bound(name, arguments, ours.dtype, 0),
     )
     found: Arguments = {}
-    if gradients and ours.is_floating_point() and reference.is_floating_point():
-        found = _gradient_errors(name, arguments, reference_of, torch.randn_like(ours))
+    if generator is not None and ours.is_floating_point():
+        cotangent = torch.randn(ours.shape, dtype=ours.dtype, generator=generator)
+        found = _gradient_errors(name, arguments, reference_of, cotangent)
     return VerifiedLayer(
         **where,
         input_size=tuple(x.shape),
