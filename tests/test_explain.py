@@ -315,6 +315,7 @@ def test_inputs_by_keyword_and_no_tensor() -> None:
     assert e.rows[0].output_size == (1, 3, 7) and e.rows[0].receptive_field == ()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_arguments() -> None:
     with pytest.raises(TypeError, match=r"explain: expected model to be a torch\.nn\.Module, got int"):
         convext.explain(3)  # type: ignore[arg-type]

@@ -127,6 +127,25 @@ def test_an_image_without_batch() -> None:
     check(chain(C.Conv2d(2, 2, 3), nn.AvgPool2d(2)), (2, 12, 10), first=1)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    (
+        C.LocallyConnected2d(2, 3, (22, 18), 3, stride=2),
+        C.StochasticPool2d(3, 2).eval(),
+        C.Maxout(2),
+        C.AvgPool2d(2, dilation=3),
+    ),
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_that_torch_lacks(layer: nn.Module) -> None:
+    check(chain(nn.Conv2d(2, 2, 3), layer), IMAGE)
+
+
+def test_a_pooling_that_draws_and_one_that_takes_the_least() -> None:
+    net = chain(C.StochasticPool2d(3, 2), C.MinPool2d(2))
+    assert [seen.axis and seen.axis.size for seen in field_of(net, torch.rand(IMAGE)).seen[2:]] == [5, 5]
+
+
 def test_convexts_padding() -> None:
     check(chain(C.Conv2d(2, 2, 4, stride=2, padding="same"), C.ConvTranspose2d(2, 2, 3, 2, padding="causal")), IMAGE)
 

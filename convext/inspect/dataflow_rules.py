@@ -203,6 +203,16 @@ def _product(call: OpCall) -> Field | None:
     return left.joined(right, call.size)
 
 
+def _position_product(call: OpCall) -> Field | None:
+    """out[i, j, p] = sum over r of a[i, r, p] * b[j, r, p]"""
+    a, b = (call.field(call[name]) for name in ("a", "b"))
+    left = None if a is None else a.moved({0: 0, 2: 2})
+    right = None if b is None else b.moved({0: 1, 2: 2})
+    if left is None or right is None:
+        return right if left is None else left
+    return left.joined(right, call.size)
+
+
 def _embedded(call: OpCall) -> Field | None:
     return call.field(call["indices"])
 
@@ -215,7 +225,8 @@ _RULES = _table(
     (window.convolution, "convolution _convolution convolution_overrideable convext::conv_fprop convext::conv_dgrad"),
     (window.pool, "max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d adaptive_max_pool2d"),
     (window.pool, "adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d convext::max_pool convext::avg_pool"),
-    (window.pool, "convext::max_pool_with_offsets convext::l2_pool"),
+    (window.pool, "convext::max_pool_with_offsets convext::l2_pool convext::max_pool_gather"),
+    (window.pool, "convext::stochastic_pool_offsets"),
     (window.unfolded, "unfold"),
     (window.im2col, "im2col convext::unfold"),
     (window.col2im, "col2im convext::fold"),
@@ -246,6 +257,7 @@ _RULES = _table(
     (_reduced, "max min"),
     (_along, "_softmax _log_softmax cumsum cumprod flip index_select sort topk glu"),
     (_product, "mm addmm bmm baddbmm"),
+    (_position_product, "convext::position_product"),
     (_embedded, "embedding"),
     (_copied, "copy_"),
     (_as_first, "clone _to_copy alias detach contiguous lift_fresh native_dropout convext::local_response_norm"),

@@ -51,7 +51,7 @@ def pool(call: OpCall) -> Field | None:
     if field is None:
         return None
     if "adaptive" in call.name or not call["kernel_size"]:
-        rank = len(call["output_size"])
+        rank = x.dim() - 2 if call.name.startswith("convext") else len(call["output_size"])
         dims = range(x.dim() - rank, x.dim())
         _moving(call, field, dims)
         for dim in dims:

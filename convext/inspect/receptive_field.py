@@ -29,6 +29,11 @@ class Read:
     step: int
     every: int = 1
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether element o reads element o."""
+        return (self.step, self.every, self.first(0), self.last(0)) == (1, 1, 0, 0)
+
 
 def windows(kernel: int, stride: int = 1, before: int = 0, dilation: int = 1) -> Read:
     """A convolution or pooling that pads `before` elements."""
@@ -111,7 +116,7 @@ class Axis:
 
     def read(self, read: Read) -> Axis:
         """The axis of what an operator makes of this one."""
-        if (read.step, read.every, read.first(0), read.last(0)) == (1, 1, 0, 0):
+        if read.is_identity:
             return self
         period = len(self.pattern)
         repeats = period // math.gcd(period, read.step) if read.step else 1
@@ -186,6 +191,8 @@ class Field:
 
     def read(self, dim: int, read: Read) -> Field:
         """After an operator that reads so along `dim`."""
+        if read.is_identity:
+            return self
         return self.change(dim, lambda axis: Seen(dim, axis.read(read)))
 
     def whole(self, *dims: int) -> Field:
