@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import convext
-from convext.inspect import Explanation
+from convext.inspect import ExplainedLayer, Explanation
 
 
 def explain(model: nn.Module, *size: int, **kwargs: Any) -> Explanation:
@@ -297,9 +298,25 @@ def test_recurrent_layers_are_counted() -> None:
     assert lstm.multiply_adds == 5 * 2 * 4 * 6 * (4 + 6) and gru.multiply_adds == 5 * 2 * 3 * 6 * (4 + 6)
 
 
-def test_reasons_that_differ_in_numbers_are_one() -> None:
-    text = str(explain(nn.Sequential(nn.Conv2d(8, 9, 3), nn.Conv2d(9, 4, 3)), 1, 8, 9, 9))
-    assert "not depthwise: a group has 8 to 9 input channels, not one (0, 1)" in text
+def test_reasons_that_differ_in_one_number_are_one() -> None:
+    plan = convext.conv_plan("fprop", (1, 2, 9, 9), (4, 2, 3, 3))
+    reasons = (
+        ("F(4x4,3x3) takes 1,024 channels {at most}, not 2,048", "a 5x5 kernel"),
+        ("F(4x4,3x3) takes 1,024 channels {at most}, not 10,240", "a 7x7 kernel"),
+        ("F(4x4,3x3) takes 1,024 channels {at most}, not 4096", "a 5x5 kernel"),
+    )
+    rows = [
+        ExplainedLayer(
+            str(i), "Conv2d", 1, plan=dataclasses.replace(plan, declined=tuple(zip("ab", each, strict=True)))
+        )
+        for i, each in enumerate(reasons)
+    ]
+    rows = [dataclasses.replace(row, function="conv2d") for row in rows]
+    assert str(Explanation(tuple(rows), 1)).splitlines()[-3:] == [
+        "not a: F(4x4,3x3) takes 1,024 channels {at most}, not 2,048 to 10,240 (0, 1, 2)",
+        "not b: a 5x5 kernel (0, 2)",
+        "not b: a 7x7 kernel (1)",
+    ]
 
 
 def test_inputs_by_keyword_and_no_tensor() -> None:

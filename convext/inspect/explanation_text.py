@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["html", "text"]
 
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?")
 
 _HEADER = (
     "layer", "type", "input", "output", "parameters", "multiply-adds", "receptive field", "jump", "algorithm",
@@ -111,24 +111,30 @@ def _notes(explanation: Explanation) -> list[str]:
 
 
 def _declined(rows: Sequence[ExplainedLayer]) -> list[str]:
-    """Every reason once, with the layers to which it applies; reasons that differ in numbers alone are one."""
-    reasons: dict[tuple[str, str], list[tuple[str, list[str]]]] = {}
+    """Every reason once, with the layers to which it applies; reasons that differ in one number alone are one."""
+    # by the algorithm and the text between the numbers: those numbers, and who has them
+    reasons: dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], list[str]]] = {}
     for row in rows:
         for algorithm, reason in row.declined:
-            numbers = [n.replace(",", "") for n in _NUMBER.findall(reason)]
-            reasons.setdefault((algorithm, _NUMBER.sub("{}", reason)), []).append((row.name, numbers))
+            found = reasons.setdefault((algorithm, tuple(_NUMBER.split(reason))), {})
+            names = found.setdefault(tuple(_NUMBER.findall(reason)), [])
+            if row.name not in names:
+                names.append(row.name)
     lines = []
-    for (algorithm, reason), found in reasons.items():
-        names = list(dict.fromkeys(name for name, _ in found))
-        where = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"
-        spans = [_span(values) for values in zip(*[numbers for _, numbers in found], strict=True)]
-        lines.append(f"not {algorithm}: {reason.format(*spans)} ({where})")
+    for (algorithm, words), found in reasons.items():
+        varying = sum(len(set(values)) > 1 for values in zip(*found, strict=True))
+        for numbers in [list(found)] if varying <= 1 else [[each] for each in found]:
+            spans = [_span(values) for values in zip(*numbers, strict=True)]
+            reason = "".join(a + b for a, b in zip(words, [*spans, ""], strict=True))
+            names = list(dict.fromkeys(name for each in numbers for name in found[each]))
+            where = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"
+            lines.append(f"not {algorithm}: {reason} ({where})")
     return lines
 
 
 def _span(values: Sequence[str]) -> str:
-    least, most = min(values, key=float), max(values, key=float)
-    return least if float(least) == float(most) else f"{least} to {most}"
+    ordered = sorted(values, key=lambda value: float(value.replace(",", "")))
+    return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]} to {ordered[-1]}"
 
 
 def text(explanation: Explanation) -> str:
