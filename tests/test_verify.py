@@ -269,6 +269,23 @@ def test_torch_computes_the_whole_padding_language(name: str, padding: Any, mode
     )
 
 
+@pytest.mark.parametrize("name", ("conv2d", "conv_transpose2d"))
+def test_torch_computes_what_is_fused(name: str) -> None:
+    x, w, b = (torch.randn(size, dtype=torch.float64) for size in ((2, 4, 7, 8), (4, 4, 3, 3), (4,)))
+    arguments = layers.bound_arguments(name, (x, w, b), {"padding": 1})
+    assert arguments is not None
+    y = layers.convext_call(name, arguments)
+    z = torch.randn_like(y)
+    fused = arguments | {"residual": z, "activation": "leaky_relu", "negative_slope": 0.2}
+    torch.testing.assert_close(layers.torch_call(f"fused_{name}", fused), F.leaky_relu(y + z, 0.2), rtol=0, atol=1e-12)
+    fused = arguments | {"residual": None, "activation": "gelu_tanh", "negative_slope": 0.2}
+    torch.testing.assert_close(
+        layers.torch_call(f"fused_{name}", fused), F.gelu(y, approximate="tanh"), rtol=0, atol=1e-12
+    )
+    plan = layers.plan_of(f"fused_{name}", fused, torch.float64)
+    assert plan is not None and plan == layers.plan_of(name, arguments, torch.float64)
+
+
 def test_a_compiled_model_and_a_parametrized_layer() -> None:
     net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.MaxPool2d(2))
     report = convext.verify(torch.compile(net, backend="eager"), image(1, 3, 8, 8))  # type: ignore[arg-type]

@@ -223,6 +223,7 @@ def _table(*groups: tuple[Rule, str]) -> dict[str, Rule]:
 
 _RULES = _table(
     (window.convolution, "convolution _convolution convolution_overrideable convext::conv_fprop convext::conv_dgrad"),
+    (window.convolution, "convext::conv_fused"),
     (window.pool, "max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d adaptive_max_pool2d"),
     (window.pool, "adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d convext::max_pool convext::avg_pool"),
     (window.pool, "convext::max_pool_with_offsets convext::l2_pool convext::max_pool_gather"),

@@ -27,7 +27,7 @@ def _moving(call: OpCall, field: Field, dims: Sequence[int]) -> None:
 
 
 def convolution(call: OpCall) -> Field | None:
-    """torch's, and convext's two, which name their padding in pairs."""
+    """torch's, and convext's, which name their padding in pairs."""
     x, w = call.source, call["weight"]
     field = call.field(x)
     if field is None:
@@ -42,7 +42,9 @@ def convolution(call: OpCall) -> Field | None:
     for axis in range(rank):
         reads = spread if transposed else windows
         field = field.read(2 + axis, reads(w.shape[2 + axis], stride[axis], before[axis], dilation[axis]))
-    return field.whole(1)
+    field = field.whole(1)
+    residual = call.field(call.get("residual"))  # of the fused one
+    return field if residual is None else field.joined(residual, call.size)
 
 
 def pool(call: OpCall) -> Field | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -99,13 +99,18 @@ def as_the_layer_says(layer: Any, inputs: tuple[Any, ...], arguments: Arguments)
     return {**arguments, "input": x, "padding": pairs, "padding_mode": layer.padding_mode}
 
 
+def _plain(name: str) -> str:
+    """The convolution in a fused function, and any other function itself."""
+    return name.removeprefix("fused_")
+
+
 def is_transposed(name: str) -> bool:
-    return name.startswith("conv_transpose")
+    return _plain(name).startswith("conv_transpose")
 
 
 def is_conv(name: str) -> bool:
-    """A convolution or a transposed one."""
-    return name.startswith("conv")
+    """A convolution or a transposed one, also with what is fused into it."""
+    return _plain(name).startswith("conv")
 
 
 def is_sum(name: str) -> bool:
@@ -137,10 +142,9 @@ def torch_call(name: str, arguments: Arguments) -> Any:
     Raises:
         NotImplementedError: torch has nothing like it.
     """
-    if is_transposed(name):
-        return _torch_conv_transpose(name, arguments)
     if is_conv(name):
-        return _torch_conv(name, arguments)
+        convolve = _torch_conv_transpose if is_transposed(name) else _torch_conv
+        return _activated(convolve(_plain(name), arguments), arguments)
     arguments = dict(arguments)
     if name.startswith("min_pool"):
         arguments["input"] = -arguments["input"]
@@ -177,9 +181,30 @@ def _padded(x: Tensor, flat: Sequence[int], mode: int) -> Tensor:
     return x
 
 
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda y: y,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "sigmoid": torch.sigmoid,
+    "hardswish": F.hardswish,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+}
+
+
+def _activated(y: Tensor, a: Arguments) -> Tensor:
+    """What a fused function does after the convolution: activation(y + residual)."""
+    residual, activation = a.get("residual"), a.get("activation", "none")
+    y = y if residual is None else y + residual
+    return F.leaky_relu(y, a["negative_slope"]) if activation == "leaky_relu" else _ACTIVATIONS[activation](y)
+
+
+_NO_SETTINGS = ("input", "weight", "bias", "residual", "activation", "negative_slope")
+
+
 def _configuration(name: str, a: Arguments) -> _checks.Configuration:
     sizes = (a["input"].shape, a["weight"].shape, None)
-    settings = [value for key, value in a.items() if key not in ("input", "weight", "bias")]  # in the functions' order
+    settings = [value for key, value in a.items() if key not in _NO_SETTINGS]  # in the functions' order
     configure = _checks.transposed_configuration if is_transposed(name) else _checks.conv_configuration
     return configure(name, rank_of(name), *sizes, *settings)
 

@@ -295,7 +295,9 @@ def _in_double(name: str, arguments: Arguments) -> Arguments:
 
 
 def _magnitudes(arguments: Arguments) -> Arguments:
-    return {key: map_tensors(torch.abs, value) for key, value in arguments.items()}
+    """The terms' magnitudes, which no activation bends."""
+    found = {key: map_tensors(torch.abs, value) for key, value in arguments.items()}
+    return found | {"activation": "none"} if "activation" in found else found
 
 
 def _relative_error(out: Tensor, reference: Tensor, scale: Tensor) -> float:
