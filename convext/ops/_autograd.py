@@ -25,9 +25,18 @@ from torch._C._functorch import (
     unwrap_if_dead,
 )
 from torch.autograd.function import _SingleLevelFunction
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ["Rule", "differentiable", "register_autocast", "register_flops", "register_vmap", "without_record"]
+__all__ = [
+    "Rule",
+    "TorchDispatchMode",
+    "differentiable",
+    "register_autocast",
+    "register_flops",
+    "register_vmap",
+    "without_record",
+]
 
 _library: Any = torch.library.Library("convext", "FRAGMENT")  # type: ignore[no-untyped-call]
 
