@@ -1,4 +1,4 @@
-"""timm's networks with layers of their own, which pad as TensorFlow or standardise their weights: override covers them."""
+"""timm's networks with layers of their own, which pad as TensorFlow's or standardise weights: override covers them."""
 
 from __future__ import annotations
 
