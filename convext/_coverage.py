@@ -6,7 +6,6 @@ raises, and torch is not tried in its place.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 
 import torch
@@ -31,7 +30,6 @@ class LeftToTorchWarning(UserWarning):
     """A layer or call stays torch's that could be expected to become convext's; the message says which one and why."""
 
 
-@functools.cache
 def _speaks_for_itself(kind: type) -> bool:
     """Whether a tensor subclass says itself what torch's functions mean on it, as quantized weights do."""
     function = kind.__torch_function__  # type: ignore[attr-defined]

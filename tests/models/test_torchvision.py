@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision.models as models
 
+import convext
 from tests.models.agreement import check
 
 
@@ -54,3 +57,9 @@ def test_converted(name: str) -> None:
 @pytest.mark.parametrize("name", ("GoogLeNet", "MobileNetV3"))
 def test_overridden(name: str) -> None:
     check(*network(name), convert=False)
+
+
+def test_the_report_in_the_docs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    report = str(convext.conversion_report(convext.convert(models.resnet50())))
+    assert textwrap.indent(report, "    ") in text
