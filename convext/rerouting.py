@@ -8,35 +8,54 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from convext import _coverage, functional
+from convext import _checks, _coverage, _pool_checks, functional
 
 __all__ = ["override"]
 
 Function = Callable[..., Any]
 
-_ALIKE = (
-    *(f"{name}{rank}d" for name in ("conv", "conv_transpose", "max_pool", "avg_pool") for rank in (1, 2, 3)),
-    *(f"{name}{rank}d" for name in ("adaptive_max_pool", "adaptive_avg_pool", "lp_pool") for rank in (1, 2, 3)),
-    *(f"max_unpool{rank}d" for rank in (1, 2, 3)),
-    *(f"fractional_max_pool{rank}d" for rank in (2, 3)),
-    "unfold",
-    "fold",
-    "local_response_norm",
-)
+_RANKS = (1, 2, 3)
+
+# the functions that torch.nn.functional has by the same names, and the element types of their input
+_TYPES: dict[str, frozenset[torch.dtype]] = {
+    **{f"conv{rank}d": _checks.DTYPES for rank in _RANKS},
+    **{f"conv_transpose{rank}d": _checks.DTYPES for rank in _RANKS},
+    **{f"max_pool{rank}d": _pool_checks.FLOATS | _pool_checks.INTEGERS for rank in _RANKS},
+    **{f"avg_pool{rank}d": _pool_checks.FLOATS | {torch.int64} for rank in _RANKS},
+    **{f"lp_pool{rank}d": _pool_checks.FLOATS | _pool_checks.INTEGERS | {torch.bool} for rank in _RANKS},
+    **{f"adaptive_max_pool{rank}d": _pool_checks.FLOATS for rank in _RANKS},
+    **{f"adaptive_avg_pool{rank}d": _pool_checks.FLOATS for rank in _RANKS},
+    **{f"max_unpool{rank}d": _pool_checks.FLOATS for rank in _RANKS},
+    **{f"fractional_max_pool{rank}d": _pool_checks.FLOATS for rank in _RANKS[1:]},
+    "unfold": _checks.DTYPES | {torch.bool},
+    "fold": _checks.DTYPES | {torch.bool},
+    "local_response_norm": _pool_checks.FLOATS,
+}
 
 
-def _with_indices(function: Function) -> Function:
+class _Ours(NamedTuple):
+    function: Function
+    types: frozenset[torch.dtype]  # of the input
+
+
+def _ours(name: str) -> _Ours:
+    return _Ours(getattr(functional, name), _TYPES[name])
+
+
+def _with_indices(name: str) -> _Ours:
+    function = getattr(functional, name)
+
     def values_and_indices(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **{**kwargs, "return_indices": True})
 
-    return values_and_indices
+    return _Ours(values_and_indices, _TYPES[name])
 
 
 def _convolution(
@@ -60,40 +79,39 @@ def _convolution(
     return y
 
 
-def _functions() -> Iterator[tuple[Function, Function]]:
+def _functions() -> Iterator[tuple[Function, _Ours]]:
     """torch's functions, under every name that Python code calls them by, and convext's."""
-    for name in _ALIKE:
-        yield getattr(F, name), getattr(functional, name)
-        with_indices = getattr(F, f"{name}_with_indices", None)
-        if with_indices is not None:
-            yield with_indices, _with_indices(getattr(functional, name))
-    for rank in (1, 2, 3):
-        yield getattr(torch, f"max_pool{rank}d"), getattr(functional, f"max_pool{rank}d")
-    yield torch.max_pool1d_with_indices, _with_indices(functional.max_pool1d)
-    yield torch.adaptive_max_pool1d, _with_indices(functional.adaptive_max_pool1d)
-    yield torch.convolution, _convolution
+    for name in _TYPES:
+        yield getattr(F, name), _ours(name)
+        if hasattr(F, f"{name}_with_indices"):
+            yield getattr(F, f"{name}_with_indices"), _with_indices(name)
+    for rank in _RANKS:  # the others are the same objects in both modules
+        yield getattr(torch, f"max_pool{rank}d"), _ours(f"max_pool{rank}d")
+    yield torch.max_pool1d_with_indices, _with_indices("max_pool1d")
+    yield torch.adaptive_max_pool1d, _with_indices("adaptive_max_pool1d")
+    yield torch.convolution, _Ours(_convolution, _checks.DTYPES)
 
 
-def _operators() -> Iterator[tuple[Function, Function]]:
-    """torch.ops.aten's operators of the same arguments, which exported programs call."""
-    for rank in (1, 2, 3):
+def _operators() -> Iterator[tuple[str, _Ours]]:
+    """The operators of torch.ops.aten with the same arguments, which exported programs call."""
+    for rank in _RANKS:
         for name in ("conv", "conv_transpose", "max_pool", "avg_pool", "adaptive_avg_pool"):
-            yield getattr(torch.ops.aten, f"{name}{rank}d"), getattr(functional, f"{name}{rank}d")
-        for name in ("max_pool", "adaptive_max_pool"):
-            pool = _with_indices(getattr(functional, f"{name}{rank}d"))
-            yield getattr(torch.ops.aten, f"{name}{rank}d" + "_with_indices" * (name == "max_pool")), pool
-    for rank in (2, 3):
-        yield getattr(torch.ops.aten, f"_adaptive_avg_pool{rank}d"), getattr(functional, f"adaptive_avg_pool{rank}d")
-    yield torch.ops.aten.im2col, functional.unfold
-    yield torch.ops.aten.col2im, functional.fold
-    yield torch.ops.aten.convolution, _convolution
+            yield f"{name}{rank}d", _ours(f"{name}{rank}d")
+        yield f"max_pool{rank}d_with_indices", _with_indices(f"max_pool{rank}d")
+        yield f"adaptive_max_pool{rank}d", _with_indices(f"adaptive_max_pool{rank}d")
+    for rank in _RANKS[1:]:
+        yield f"_adaptive_avg_pool{rank}d", _ours(f"adaptive_avg_pool{rank}d")
+    yield "im2col", _ours("unfold")
+    yield "col2im", _ours("fold")
+    yield "convolution", _Ours(_convolution, _checks.DTYPES)
 
 
-def _table() -> dict[Any, Function]:
-    table = dict(_functions())
-    for packet, ours in _operators():
+def _table() -> dict[Any, _Ours]:
+    table: dict[Any, _Ours] = dict(_functions())
+    for name, ours in _operators():
+        packet = getattr(torch.ops.aten, name)
         table[packet] = ours
-        for overload in packet.overloads():  # type: ignore[attr-defined]
+        for overload in packet.overloads():
             if overload != "out":
                 table[getattr(packet, overload)] = ours
     return table
@@ -110,9 +128,9 @@ class override(TorchFunctionMode, ContextDecorator):
     thread that entered it, may be nested, and decorates functions, too: ``@convext.override()``.
 
     A call stays torch's, unchanged, where one of its tensors lies on a device without kernels of ours; also, with a
-    :class:`LeftToTorchWarning`, where a tensor is quantized, sparse, nested, of a type that no kernel takes or of a
-    subclass with a ``__torch_function__`` of its own, and where it asks for ``out=``. Any other call is convext's, and
-    raises what convext raises.
+    :class:`LeftToTorchWarning`, where a tensor is quantized, sparse, nested, of an element type that convext's function
+    does not take or of a subclass with a ``__torch_function__`` of its own, and where it asks for ``out=``. Any other
+    call is convext's, and raises what convext raises.
     """
 
     def __torch_function__(
@@ -125,19 +143,22 @@ class override(TorchFunctionMode, ContextDecorator):
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if _coverage.elsewhere(tensors) is not None:
             return func(*args, **kwargs)
-        why = _why_left(tensors, kwargs)
+        why = _why_left(ours, tensors, kwargs)
         if why is None:
-            return ours(*args, **kwargs)
-        name = getattr(func, "__name__", str(func))
-        warnings.warn(f"{name} is left to torch: {why}", _coverage.LeftToTorchWarning, stacklevel=2)
+            return ours.function(*args, **kwargs)
+        if not torch.compiler.is_compiling():  # which cannot warn without a break in its graph
+            name = getattr(func, "__name__", str(func))
+            warnings.warn(f"{name} is left to torch: {why}", _coverage.LeftToTorchWarning, stacklevel=2)
         return func(*args, **kwargs)
 
 
-def _why_left(tensors: list[Tensor], kwargs: dict[str, Any]) -> str | None:
+def _why_left(ours: _Ours, tensors: list[Tensor], kwargs: dict[str, Any]) -> str | None:
     if "out" in kwargs:
         return "it is asked for out="
     for t in tensors:
         why = _coverage.refusal(t)
         if why is not None:
             return f"one of its tensors {why}"
+    if tensors and tensors[0].dtype not in ours.types:
+        return f"its input has the type {tensors[0].dtype}"
     return None

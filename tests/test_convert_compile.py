@@ -116,6 +116,18 @@ def test_a_part_of_the_compiled_function() -> None:
     assert graphs.seen == ["convexttorch"]
 
 
+def test_what_stays_torchs_in_a_compiled_function() -> None:
+    """Without the warning, for which the graph would have to break."""
+    graphs = Graphs()
+
+    @convext.override()
+    def mean(x: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(x, 2, out=torch.empty(2, 4, 4, 4, dtype=x.dtype))
+
+    torch.compile(mean, fullgraph=True, backend=graphs)(X)
+    assert graphs.seen == ["torch"]
+
+
 @pytest.mark.parametrize("how", ("converted", "inside"))
 def test_compiled_training(how: str) -> None:
     model = net()

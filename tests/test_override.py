@@ -16,6 +16,8 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
 import convext
+from convext import _checks
+from convext.rerouting import _OURS, _TYPES
 from tests.layers import LAYERS, Layer, is_by_convext, is_by_torch, tensors
 
 
@@ -141,8 +143,6 @@ def test_no_spelling_is_forgotten() -> None:
         "conv_tbc",  # time comes first
         "unfold_copy",  # of the view that Tensor.unfold gives
     )
-    from convext.rerouting import _OURS
-
     for module in (torch, F):
         for name in dir(module):
             if name.startswith(("_", *not_ours)) or not any(word in name for word in words):
@@ -330,6 +330,9 @@ class Loud(Tensor):
         r"has the type torch\.complex32": lambda: F.conv2d(X.to(torch.complex32), W.to(torch.complex32)),
         r"has the layout torch\._mkldnn": lambda: F.conv2d(X.float().to_mkldnn(), W.float().to_mkldnn()),
         "is a Loud, which has a __torch_function__ of its own": lambda: F.conv2d(X.as_subclass(Loud), W),
+        r"adaptive_avg_pool2d is left to torch: its input has the type torch\.complex128": lambda: (
+            F.adaptive_avg_pool2d(X.to(torch.complex128), 1)
+        ),
         "it is asked for out=": lambda: F.avg_pool2d(X, 2, out=torch.empty(2, 4, 4, 4, dtype=torch.float64)),
     }.items(),
 )
@@ -338,6 +341,33 @@ def test_left_with_a_warning(why: str, call: Callable[[], Tensor]) -> None:
     with convext.override(), pytest.warns(convext.LeftToTorchWarning, match=why):
         y = call()
     assert type(y) is type(wanted) and y.dtype == wanted.dtype and y.layout == wanted.layout
+
+
+EVERY_TYPE = (*_checks.DTYPES, torch.bool)
+
+
+@pytest.mark.parametrize("name", _TYPES)
+def test_types_are_those_of_the_functions(name: str) -> None:
+    """The table of element types says what convext's functions say."""
+    rank = 2 if name in ("unfold", "fold", "local_response_norm") else int(name[-2])
+    x = torch.ones(1, 4, *[4] * rank)
+    arguments: dict[str, tuple[Any, ...]] = {
+        "conv": (torch.ones(4, 4, *[1] * rank),),
+        "lp_": (2.0, 2),
+        "max_un": (torch.zeros(1, 4, *[4] * rank, dtype=torch.int64), 2),
+        "fractional": (2, 2),
+        "fold": (4, 1),
+    }
+    rest = next((a for start, a in arguments.items() if name.startswith(start)), (2,))
+    x = x.flatten(2) if name == "fold" else x
+    taken = set()
+    for dtype in EVERY_TYPE:
+        try:
+            convext.functional.__dict__[name](x.to(dtype), *[a.to(dtype) if "conv" in name else a for a in rest])
+            taken.add(dtype)
+        except (NotImplementedError, RuntimeError) as error:
+            assert "expected" in str(error) or "not implemented" in str(error), error
+    assert taken == _TYPES[name]
 
 
 def test_plain_subclasses_are_taken() -> None:
