@@ -162,8 +162,7 @@ def convert(model: Model, *, filter_fn: Filter | None = None) -> Model:
     if report.left:
         listed = "".join(f"\n  {_shown(name)}: {why}" for name, why in report.left.items())
         warnings.warn(
-            f"convext.convert left {len(report.left)} layers to torch (convext.override() reaches the functions that "
-            f"they call):{listed}",
+            f"convext.convert left these layers to torch; convext.override() reaches what they call:{listed}",
             _coverage.LeftToTorchWarning,
             stacklevel=2,
         )
