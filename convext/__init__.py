@@ -14,19 +14,28 @@ except ImportError as error:
 _C.get_max_isa()  # reads CONVEXT_MAX_ISA: an unknown level raises ValueError here, not at the first layer
 
 from convext import backends, functional, nn, ops  # noqa: E402
+from convext._coverage import LeftToTorchWarning  # noqa: E402
 from convext._version import __version__  # noqa: E402
+from convext.conversion import ConversionReport, conversion_report, convert, revert  # noqa: E402
 from convext.inspect import explain, verify  # noqa: E402
 from convext.introspection import Plan, conv_plan, workspace_bytes  # noqa: E402
+from convext.rerouting import override  # noqa: E402
 
 __all__ = [
+    "ConversionReport",
+    "LeftToTorchWarning",
     "Plan",
     "__version__",
     "backends",
     "conv_plan",
+    "conversion_report",
+    "convert",
     "explain",
     "functional",
     "nn",
     "ops",
+    "override",
+    "revert",
     "verify",
     "workspace_bytes",
 ]
