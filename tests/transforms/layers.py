@@ -1,0 +1,180 @@
+"""The columns of layers: what training loops, loaders and quantisation do with a module."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import pickle
+import socket
+from typing import Any
+
+import torch
+import torch.multiprocessing
+from torch import Tensor
+from torch.nn.utils import parametrizations, parametrize
+
+from tests.transforms.columns import Before, Library, NotApplicable, column, gradients, same
+from tests.transforms.rows import ROWS, Row
+
+
+@column("pickle, deepcopy, save")
+def _copies(row: Row, library: Library) -> None:
+    model, image = Before(row, library), row.image(dtype=torch.float32)
+    if row.name.startswith("max_unpool") or library.is_ours is None:
+        raise NotApplicable
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    wanted = gradients(model, image)
+    for other in (
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        torch.load(file, weights_only=False),
+    ):
+        same(gradients(other, image), wanted)
+    same(other.state_dict(), model.state_dict())
+
+
+def _weight_of(row: Row, library: Library) -> torch.nn.Module:
+    layer = library.layer(row)
+    if not hasattr(layer, "weight"):
+        raise NotApplicable("no weight")
+    return layer
+
+
+@column("weight_norm, spectral_norm, parametrize")
+def _parametrized(row: Row, library: Library) -> None:
+    """Each against the function on the weight that the parametrisation gives."""
+
+    class Symmetric(torch.nn.Module):
+        def forward(self, w: Tensor) -> Tensor:
+            return w + w.flip(-1)
+
+    image = row.image(dtype=torch.float32)
+    for change in (
+        torch.nn.utils.weight_norm,
+        parametrizations.weight_norm,
+        torch.nn.utils.spectral_norm,
+        parametrizations.spectral_norm,
+        parametrizations.orthogonal,
+        lambda layer: parametrize.register_parametrization(layer, "weight", Symmetric()),
+    ):
+        torch.manual_seed(0)
+        layer: Any = change(_weight_of(row, library)).eval()
+        function = library.function(row)
+        y = layer(image)
+        if row.name.startswith(("conv", "locally")):
+            same(y, function(image, layer.weight, layer.bias))
+        y.tanh().sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+
+
+@column("quantisation-aware training")
+def _fake_quantised(row: Row, library: Library) -> None:
+    """torch.ao's prepare_qat, as far as torch has a wrapper of the layer's weight; then a step."""
+    from torch.ao.quantization import get_default_qat_qconfig, prepare_qat
+
+    if not row.name.startswith("conv"):
+        raise NotApplicable("torch wraps no such layer")
+    layer = library.layer(row)
+    model = torch.nn.Sequential(layer, torch.nn.ReLU()).train()
+    model.qconfig = get_default_qat_qconfig("fbgemm")  # type: ignore[assignment]
+    prepared: Any = prepare_qat(model)
+    image = row.image(dtype=torch.float32)
+    prepared(image).sum().backward()
+    if not any("weight_fake_quant" in name for name, _ in prepared.named_modules()):
+        raise RuntimeError("the weight is not quantised")
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _in_a_process(index: int, models: list[torch.nn.Module], images: list[Tensor], queue: Any) -> None:
+    torch.set_num_threads(2)
+    queue.put([[g.numpy() for g in gradients(model, image)] for model, image in zip(models, images, strict=True)])
+
+
+def _name(row: Row) -> int:
+    return ROWS.index(row)
+
+
+def _run_in_processes(row: Row, library: Library, method: str) -> None:
+    model, image = Before(row, library), row.image(dtype=torch.float32)
+    wanted = gradients(model, image)
+    context = torch.multiprocessing.get_context(method)
+    queue = context.SimpleQueue()
+    process = context.Process(target=_in_a_process, args=(0, [model], [image], queue))
+    process.start()
+    (received,) = queue.get()
+    process.join()
+    same([torch.from_numpy(a) for a in received], wanted)
+
+
+@column("processes: fork and spawn", slow=True)
+def _processes(row: Row, library: Library) -> None:
+    """After this process has used its own threads."""
+    torch.randn(512, 512) @ torch.randn(512, 512)
+    for method in ("fork", "spawn"):
+        _run_in_processes(row, library, method)
+
+
+class _Layered(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    def __init__(self, layer: torch.nn.Module, image: Tensor) -> None:
+        self.layer, self.image = layer, image
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, i: int) -> Tensor:
+        with torch.no_grad():
+            y: Tensor = self.layer(self.image * (1 + i))
+        return y
+
+
+@column("DataLoader workers", slow=True)
+def _data_loader(row: Row, library: Library) -> None:
+    model, image = Before(row, library), row.image(dtype=torch.float32)
+    data = _Layered(model, image)
+    loader = torch.utils.data.DataLoader(data, batch_size=2, num_workers=2)
+    same(torch.cat(list(loader)), torch.stack([data[i] for i in range(4)]))
+
+
+def _train_distributed(rank: int, port: int, model: torch.nn.Module, image: Tensor, queue: Any) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    try:
+        parallel = torch.nn.parallel.DistributedDataParallel(model)
+        half = image.chunk(2)[rank]
+        parallel(half).tanh().sum().backward()
+        if rank == 0:
+            queue.put([2 * p.grad.numpy() for p in model.parameters() if p.grad is not None])
+        torch.distributed.barrier()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@column("DistributedDataParallel", slow=True)
+def _distributed(row: Row, library: Library) -> None:
+    """The mean gradient of two processes, each with half of the batch, is that of one with all of it."""
+    model, image = Before(row, library), row.image(4, dtype=torch.float32)
+    if row.name.startswith("fractional"):
+        raise NotApplicable("its random numbers belong to a batch")
+    wanted = gradients(model, image)[1:]
+    context = torch.multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    port = _free_port()
+    workers = [context.Process(target=_train_distributed, args=(rank, port, model, image, queue)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    received = queue.get()
+    for worker in workers:
+        worker.join()
+    same([torch.from_numpy(a) for a in received], wanted)
