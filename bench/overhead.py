@@ -1,4 +1,4 @@
-"""What a call costs beside its arithmetic: tiny problems, ours and torch's in turn. Options: ``-m bench.overhead --help``.
+"""What a call costs beside its arithmetic: tiny problems, ours and torch's in turn. ``python -m bench.overhead``.
 
 An image of 1x1x8x8 has next to nothing to compute: the time of the call is that of checking arguments, choosing a
 kernel, allocating the result and recording the gradient.
