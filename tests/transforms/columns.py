@@ -263,23 +263,31 @@ def _checkpoint(row: Row, library: Library) -> None:
 # --- types, layouts, counts ------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def autocast_on(device: str, dtype: torch.dtype) -> Iterator[None]:
+    """What torch.autocast sets, which for a device that this build lacks it would refuse."""
+    before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    try:
+        torch.set_autocast_enabled(device, True)
+        torch.set_autocast_dtype(device, dtype)
+        yield
+    finally:
+        torch.set_autocast_enabled(device, before[0])
+        torch.set_autocast_dtype(device, before[1])
+
+
 def _dtypes(row: Row, library: Library, device: str) -> list[torch.dtype]:
-    """Of the results under autocast: of inputs in float32 and in the autocast type."""
+    """Of the results under autocast, for tensors of several types; they have a device and no data."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    results = []
     function = library.function(row)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    results = []
+    with FakeTensorMode():
         for low in (torch.bfloat16, torch.float16):
             for dtype in (torch.float32, torch.float64, low):
-                tensors = [t.to(device=device) for t in row.tensors(dtype)]
-                with torch.autocast(device, dtype=low):
-                    try:
-                        results.append(function(*tensors).dtype)
-                    except RuntimeError as error:
-                        if "FakeTensor" in str(error):
-                            raise
-                        results.append(RuntimeError)
+                tensors = [torch.empty(shape, dtype=dtype, device=device) for shape in row.shapes]
+                with autocast_on(device, low):
+                    results.append(function(*tensors).dtype)
     return results
 
 
@@ -290,8 +298,13 @@ def _autocast_cpu(row: Row, library: Library) -> None:
 
 @column("autocast, CUDA")
 def _autocast_cuda(row: Row, library: Library) -> None:
-    """On tensors that have a device and no data: the types alone."""
-    _same_types_as_torchs(row, library, "cuda")
+    """The types alone, on tensors without data."""
+    try:
+        _same_types_as_torchs(row, library, "cuda")
+    except RuntimeError as error:
+        if "not linked with support for cuda" not in str(error):
+            raise
+        raise NotApplicable("random numbers cannot be asked for without CUDA") from error
 
 
 def _same_types_as_torchs(row: Row, library: Library, device: str) -> None:

@@ -15,14 +15,12 @@ from torch import Tensor
 from torch.nn.utils import parametrizations, parametrize
 
 from tests.transforms.columns import Before, Library, NotApplicable, column, gradients, same
-from tests.transforms.rows import ROWS, Row
+from tests.transforms.rows import Row
 
 
 @column("pickle, deepcopy, save")
 def _copies(row: Row, library: Library) -> None:
     model, image = Before(row, library), row.image(dtype=torch.float32)
-    if row.name.startswith("max_unpool") or library.is_ours is None:
-        raise NotApplicable
     file = io.BytesIO()
     torch.save(model, file)
     file.seek(0)
@@ -70,21 +68,25 @@ def _parametrized(row: Row, library: Library) -> None:
         assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
 
 
-@column("quantisation-aware training")
+@column("fake-quantised weight")
 def _fake_quantised(row: Row, library: Library) -> None:
-    """torch.ao's prepare_qat, as far as torch has a wrapper of the layer's weight; then a step."""
-    from torch.ao.quantization import get_default_qat_qconfig, prepare_qat
+    """A step of quantisation-aware training with torch.ao's FakeQuantize as the weight's parametrisation."""
+    from torch.ao.quantization import FakeQuantize, default_weight_observer
 
-    if not row.name.startswith("conv"):
-        raise NotApplicable("torch wraps no such layer")
-    layer = library.layer(row)
-    model = torch.nn.Sequential(layer, torch.nn.ReLU()).train()
-    model.qconfig = get_default_qat_qconfig("fbgemm")  # type: ignore[assignment]
-    prepared: Any = prepare_qat(model)
+    torch.manual_seed(0)
+    layer = _weight_of(row, library)
+    quantise = FakeQuantize(  # type: ignore[no-untyped-call]
+        default_weight_observer, quant_min=-128, quant_max=127, dtype=torch.qint8, qscheme=torch.per_tensor_symmetric
+    )
+    parametrize.register_parametrization(layer, "weight", quantise)
     image = row.image(dtype=torch.float32)
-    prepared(image).sum().backward()
-    if not any("weight_fake_quant" in name for name, _ in prepared.named_modules()):
-        raise RuntimeError("the weight is not quantised")
+    y = layer(image)
+    same(y, library.function(row)(image, layer.weight, layer.bias))
+    steps = layer.weight / quantise.scale
+    same(steps, steps.round(), rtol=0, atol=1e-3)
+    y.tanh().sum().backward()
+    weight = layer.parametrizations.weight.original
+    assert weight.grad is not None and weight.grad.abs().sum() > 0
 
 
 # --- processes -------------------------------------------------------------------------------------------------------
@@ -99,10 +101,6 @@ def _free_port() -> int:
 def _in_a_process(index: int, models: list[torch.nn.Module], images: list[Tensor], queue: Any) -> None:
     torch.set_num_threads(2)
     queue.put([[g.numpy() for g in gradients(model, image)] for model, image in zip(models, images, strict=True)])
-
-
-def _name(row: Row) -> int:
-    return ROWS.index(row)
 
 
 def _run_in_processes(row: Row, library: Library, method: str) -> None:

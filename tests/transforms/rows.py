@@ -56,7 +56,7 @@ class Row:
         return values.reshape(batch, self.shapes[0][1], *pixels).to(dtype)
 
 
-_PIXELS: dict[int, tuple[int, ...]] = {1: (8,), 2: (6, 4), 3: (4, 4, 2)}
+_PIXELS: dict[int, tuple[int, ...]] = {1: (8,), 2: (6, 4), 3: (4, 3, 3)}
 
 
 def _image(rank: int) -> tuple[int, ...]:
@@ -139,7 +139,7 @@ def _fractional(rank: int) -> Row:
     def samples(x: Tensor) -> Tensor:
         return x.detach().new_full((*x.shape[:2], rank), 0.3)
 
-    size = (2, 2, 1)[:rank]
+    size = (2, 2) if rank == 2 else (2, 1, 1)  # torch wants more input than the windows need
 
     def of(functional: Any) -> Function:
         pool = getattr(functional, function)

@@ -22,7 +22,14 @@ YES, AS_TORCH, NOT_APPLICABLE = "yes", "as torch", "-"
 Cells = dict[tuple[str, str], str]  # by the names of row and column
 
 # Where a row does not pass: (column, names of rows that begin so, why).
-FOOTNOTES: list[tuple[str, tuple[str, ...], str]] = []
+FOOTNOTES: list[tuple[str, tuple[str, ...], str]] = [
+    (
+        "jit.script",
+        ("",),
+        "`torch.jit.script` of a layer raises NotImplementedError, which names what to use in its place; torch "
+        "itself has deprecated it.",
+    ),
+]
 
 INTRODUCTION = """\
 # Transforms

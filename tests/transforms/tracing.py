@@ -120,8 +120,8 @@ def _jit_trace(row: Row, library: Library) -> None:
 
 @column("jit.script")
 def _jit_script(row: Row, library: Library) -> None:
-    layer = library.layer(row)
-    torch.jit.script(layer)
+    """Of the layer."""
+    torch.jit.script(library.layer(row))  # type: ignore[no-untyped-call]
 
 
 @column("fx.symbolic_trace")
