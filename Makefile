@@ -11,10 +11,10 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build test demo bench lint format sdist wheel clean distclean
+.PHONY: help build test test-onnx transforms demo bench lint format sdist wheel clean distclean
 
 help: ## this list
-	@sed -n 's/^\([a-z.]*\):.*## \(.*\)/  make \1 @ \2/p' $(MAKEFILE_LIST) | column -t -s @
+	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/  make \1 @ \2/p' $(MAKEFILE_LIST) | column -t -s @
 
 $(REQUIREMENTS): requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "convext needs Python 3.10 or later")'
@@ -35,6 +35,14 @@ build: $(EXTENSION) ## compile the kernels in place
 
 test: build ## run the tests (TEST_ARGS="-k padding", TEST_ARGS="-m slow")
 	$(PY) -m pytest $(TEST_ARGS)
+
+test-onnx: build ## what torch.onnx.export makes of the operators, run by onnxruntime (installs requirements-onnx.txt)
+	$(PY) -m pip install --quiet -r requirements-onnx.txt
+	$(PY) -m pytest -m slow tests/test_onnx.py
+
+transforms: build ## run every transform on every function and write docs/transforms.md (half an hour)
+	$(PY) -m pip install --quiet -r requirements-onnx.txt
+	$(PY) -m tests.transforms --write
 
 demo: build ## train LeNet-5 on handwritten digits, held against torch.nn (DEMO_ARGS=--short)
 	$(PY) examples/digits_demo.py $(DEMO_ARGS)

@@ -14,8 +14,8 @@ import torch.multiprocessing
 from torch import Tensor
 from torch.nn.utils import parametrizations, parametrize
 
-from tests.transforms.columns import Before, Library, NotApplicable, column, gradients, same
-from tests.transforms.rows import Row
+from tests.transforms.columns import Before, Library, NotApplicable, column, gradients, once, same
+from tests.transforms.rows import ROWS, Row
 
 
 @column("pickle, deepcopy, save")
@@ -89,38 +89,49 @@ def _fake_quantised(row: Row, library: Library) -> None:
     assert weight.grad is not None and weight.grad.abs().sum() > 0
 
 
-# --- processes -------------------------------------------------------------------------------------------------------
+# --- processes: one, or one pair, runs all rows ---------------------------------------------------------------------
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+def _models(library: Library) -> dict[str, torch.nn.Module]:
+    return {row.name: Before(row, library) for row in ROWS if row.in_(library.functional) is not None}
 
 
-def _in_a_process(index: int, models: list[torch.nn.Module], images: list[Tensor], queue: Any) -> None:
+def _images(library: Library) -> dict[str, Tensor]:
+    return {row.name: row.image(4, dtype=torch.float32) for row in ROWS if row.in_(library.functional) is not None}
+
+
+Arrays = dict[str, list[Any]]  # NumPy's: tensors would be shared through files
+
+
+def _arrays(tensors: list[Tensor]) -> list[Any]:
+    return [t.numpy() for t in tensors]
+
+
+def _derive_all(models: dict[str, torch.nn.Module], images: dict[str, Tensor], queue: Any) -> None:
     torch.set_num_threads(2)
-    queue.put([[g.numpy() for g in gradients(model, image)] for model, image in zip(models, images, strict=True)])
+    queue.put({name: _arrays(gradients(model, images[name])) for name, model in models.items()})
 
 
-def _run_in_processes(row: Row, library: Library, method: str) -> None:
-    model, image = Before(row, library), row.image(dtype=torch.float32)
-    wanted = gradients(model, image)
+@once
+def _in_another_process(method: str, library: Library) -> Arrays:
+    """The gradients of every row's model, from a process that has been given it."""
+    torch.randn(512, 512) @ torch.randn(512, 512)  # with threads of its own already running here
     context = torch.multiprocessing.get_context(method)
     queue = context.SimpleQueue()
-    process = context.Process(target=_in_a_process, args=(0, [model], [image], queue))
+    process = context.Process(target=_derive_all, args=(_models(library), _images(library), queue))
     process.start()
-    (received,) = queue.get()
+    received: Arrays = queue.get()
     process.join()
-    same([torch.from_numpy(a) for a in received], wanted)
+    return received
 
 
 @column("processes: fork and spawn", slow=True)
 def _processes(row: Row, library: Library) -> None:
-    """After this process has used its own threads."""
-    torch.randn(512, 512) @ torch.randn(512, 512)
+    """The layer goes to another process, which derives it; after this one has used its threads."""
+    library.function(row)
+    wanted = gradients(Before(row, library), row.image(4, dtype=torch.float32))
     for method in ("fork", "spawn"):
-        _run_in_processes(row, library, method)
+        same([torch.from_numpy(a) for a in _in_another_process(method, library)[row.name]], wanted)
 
 
 class _Layered(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -138,41 +149,57 @@ class _Layered(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
 @column("DataLoader workers", slow=True)
 def _data_loader(row: Row, library: Library) -> None:
-    model, image = Before(row, library), row.image(dtype=torch.float32)
-    data = _Layered(model, image)
+    data = _Layered(Before(row, library), row.image(dtype=torch.float32))
     loader = torch.utils.data.DataLoader(data, batch_size=2, num_workers=2)
     same(torch.cat(list(loader)), torch.stack([data[i] for i in range(4)]))
 
 
-def _train_distributed(rank: int, port: int, model: torch.nn.Module, image: Tensor, queue: Any) -> None:
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _train_distributed(
+    rank: int, port: int, models: dict[str, torch.nn.Module], images: dict[str, Tensor], queue: Any
+) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     torch.set_num_threads(1)
+    results: Arrays = {}
     try:
-        parallel = torch.nn.parallel.DistributedDataParallel(model)
-        half = image.chunk(2)[rank]
-        parallel(half).tanh().sum().backward()
+        for name, model in models.items():
+            parallel = torch.nn.parallel.DistributedDataParallel(model)
+            parallel(images[name].chunk(2)[rank]).tanh().sum().backward()
+            results[name] = _arrays([2 * p.grad for p in model.parameters() if p.grad is not None])
         if rank == 0:
-            queue.put([2 * p.grad.numpy() for p in model.parameters() if p.grad is not None])
+            queue.put(results)
         torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
 
 
-@column("DistributedDataParallel", slow=True)
-def _distributed(row: Row, library: Library) -> None:
-    """The mean gradient of two processes, each with half of the batch, is that of one with all of it."""
-    model, image = Before(row, library), row.image(4, dtype=torch.float32)
-    if row.name.startswith("fractional"):
-        raise NotApplicable("its random numbers belong to a batch")
-    wanted = gradients(model, image)[1:]
+@once
+def _distributed_gradients(library: Library) -> Arrays:
+    """Summed over two processes, each with half of the batch."""
     context = torch.multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    port = _free_port()
-    workers = [context.Process(target=_train_distributed, args=(rank, port, model, image, queue)) for rank in range(2)]
+    models = {name: model for name, model in _models(library).items() if not name.startswith("fractional")}
+    arguments = (_free_port(), models, _images(library), queue)
+    workers = [context.Process(target=_train_distributed, args=(rank, *arguments)) for rank in range(2)]
     for worker in workers:
         worker.start()
-    received = queue.get()
+    received: Arrays = queue.get()
     for worker in workers:
         worker.join()
-    same([torch.from_numpy(a) for a in received], wanted)
+    return received
+
+
+@column("DistributedDataParallel", slow=True)
+def _distributed(row: Row, library: Library) -> None:
+    """Two processes of gloo, each with half of the batch, sum the gradients of one with all of it."""
+    library.function(row)
+    if row.name.startswith("fractional"):
+        raise NotApplicable("its random numbers belong to a batch")
+    wanted = gradients(Before(row, library), row.image(4, dtype=torch.float32))[1:]
+    same([torch.from_numpy(a) for a in _distributed_gradients(library)[row.name]], wanted)

@@ -26,8 +26,34 @@ FOOTNOTES: list[tuple[str, tuple[str, ...], str]] = [
     (
         "jit.script",
         ("",),
-        "`torch.jit.script` of a layer raises NotImplementedError, which names what to use in its place; torch "
-        "itself has deprecated it.",
+        "`torch.jit.script` of a layer raises NotImplementedError, which names what to use in its place; torch itself "
+        "has deprecated it.",
+    ),
+    (
+        "AOTInductor",
+        ("adaptive",),
+        "The package compiles, and raises when it runs: AOTInductor of torch 2.13 passes an empty list of ints as "
+        "None, and adaptive windows are empty lists to our operators.",
+    ),
+    (
+        "ONNX",
+        ("stochastic_pool1d, training", "stochastic_pool2d, training", "stochastic_pool3d, training"),
+        "ONNX has no node that draws one element of a window. In evaluation, where it is a weighted mean, it exports.",
+    ),
+    (
+        "ONNX, dynamic",
+        ("stochastic_pool1d, training", "stochastic_pool2d, training", "stochastic_pool3d, training"),
+        "As for ONNX with a symbolic batch alone.",
+    ),
+    (
+        "ONNX, dynamic",
+        ("max_pool1d, indices", "max_pool2d, indices", "max_pool3d, indices"),
+        "Values export; of indices the translation must know the sizes of the image. A symbolic batch is no obstacle.",
+    ),
+    (
+        "ONNX, dynamic",
+        ("unfold",),
+        "As slices, whose ends the translation must know. A symbolic batch is no obstacle.",
     ),
 ]
 
