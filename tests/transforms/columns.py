@@ -315,13 +315,13 @@ def _autocast_cpu(row: Row, library: Library) -> None:
 
 @column("autocast, CUDA")
 def _autocast_cuda(row: Row, library: Library) -> None:
-    """The types alone, on tensors without data."""
+    """The types alone, on tensors that have a device and no data."""
     try:
         _same_types_as_torchs(row, library, "cuda")
     except RuntimeError as error:
         if "not linked with support for cuda" not in str(error):
             raise
-        raise NotApplicable("random numbers cannot be asked for without CUDA") from error
+        raise NotApplicable("a build of torch without CUDA cannot be asked") from error
 
 
 def _same_types_as_torchs(row: Row, library: Library, device: str) -> None:
@@ -351,7 +351,7 @@ def _channels_last(row: Row, library: Library) -> None:
 
 @column("flop counter")
 def _flops(row: Row, library: Library) -> None:
-    """torch's numbers, forward and backward; its count of a grouped backward is wrong by the groups: see the tests."""
+    """torch's numbers, forward and, but for our grouped convolutions, whose gradients torch miscounts, backward."""
     from torch.utils.flop_counter import FlopCounterMode
 
     def count(of: Library) -> int:

@@ -67,6 +67,19 @@ raises, as torch's function does. **-**: has no meaning there. A number: see the
 """
 
 
+REMARKS = """\
+Beside the table:
+
+- `prepare_qat` of `torch.ao` replaces layers by their exact type and so leaves ours as they are, in floating point. The
+  way is that of the column *fake-quantised weight*: a `FakeQuantize` registered as the parametrisation of the weight.
+- A package of AOTInductor calls our operators: the process that loads it must have imported convext, whose kernels are
+  in an extension of Python.
+- `torch.onnx.export(model, args, path, dynamo=True, custom_translation_table=convext.onnx.translation_table())`, after
+  `import convext.onnx`, which needs `onnxscript`, writes standard nodes alone.
+- CUDA graphs: there are no CUDA kernels in this release.
+"""
+
+
 def footnote(row: Row, column: Column) -> int | None:
     """The number of the note on the cell, from 1 on."""
     for number, (title, names, _) in enumerate(FOOTNOTES, 1):
@@ -128,11 +141,11 @@ def document(cells: Cells) -> str:
     for number, (_, _, why) in enumerate(FOOTNOTES, 1):
         lines.append(f"({number}) {why}\n")
     lines.append("What the columns ask:\n")
-    for column in COLUMNS:
-        doc = column.check.__doc__
+    docs = [(column.title, " ".join((column.check.__doc__ or "").split())) for column in COLUMNS]
+    for doc, titles_of in groupby(docs, lambda pair: pair[1]):
         if doc:
-            lines.append(f"- **{column.title}**: {' '.join(doc.split())}")
-    return "\n".join(lines) + "\n"
+            lines.append(f"- **{'; '.join(title for title, _ in titles_of)}**: {doc}")
+    return "\n".join([*lines, "", REMARKS])
 
 
 def read(text: str) -> Cells:

@@ -77,7 +77,7 @@ def _inductor_column(title: str, dynamic: bool) -> None:
 def _aot_eager_column(title: str, dynamic: bool) -> None:
     @column(title, slow=dynamic)
     def check(row: Row, library: Library) -> None:
-        """One graph, whose backward is traced, too; other sizes of a dynamic one compile nothing again."""
+        """One graph, forward and backward; where sizes are left open, other images do not compile it again."""
         model = Applied(row, library)
         torch.compiler.reset()
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=dynamic)
