@@ -96,8 +96,8 @@ def _models(library: Library) -> dict[str, torch.nn.Module]:
     return {row.name: Before(row, library) for row in ROWS if row.in_(library.functional) is not None}
 
 
-def _images(library: Library) -> dict[str, Tensor]:
-    return {row.name: row.image(4, dtype=torch.float32) for row in ROWS if row.in_(library.functional) is not None}
+def _images(library: Library, batch: int) -> dict[str, Tensor]:
+    return {row.name: row.image(batch, dtype=torch.float32) for row in ROWS if row.in_(library.functional) is not None}
 
 
 Arrays = dict[str, list[Any]]  # NumPy's: tensors would be shared through files
@@ -108,7 +108,7 @@ def _arrays(tensors: list[Tensor]) -> list[Any]:
 
 
 def _derive_all(models: dict[str, torch.nn.Module], images: dict[str, Tensor], queue: Any) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # as DataLoader's workers: after a fork OpenMP hangs with more, torch's functions, too
     queue.put({name: _arrays(gradients(model, images[name])) for name, model in models.items()})
 
 
@@ -118,7 +118,7 @@ def _in_another_process(method: str, library: Library) -> Arrays:
     torch.randn(512, 512) @ torch.randn(512, 512)  # with threads of its own already running here
     context = torch.multiprocessing.get_context(method)
     queue = context.SimpleQueue()
-    process = context.Process(target=_derive_all, args=(_models(library), _images(library), queue))
+    process = context.Process(target=_derive_all, args=(_models(library), _images(library, 2), queue))
     process.start()
     received: Arrays = queue.get()
     process.join()
@@ -127,9 +127,9 @@ def _in_another_process(method: str, library: Library) -> Arrays:
 
 @column("processes: fork and spawn", slow=True)
 def _processes(row: Row, library: Library) -> None:
-    """The layer goes to another process, which derives it; after this one has used its threads."""
+    """A layer goes to another process, of one thread if forked, that derives it; this one has used threads before."""
     library.function(row)
-    wanted = gradients(Before(row, library), row.image(4, dtype=torch.float32))
+    wanted = gradients(Before(row, library), row.image(2, dtype=torch.float32))
     for method in ("fork", "spawn"):
         same([torch.from_numpy(a) for a in _in_another_process(method, library)[row.name]], wanted)
 
@@ -185,7 +185,7 @@ def _distributed_gradients(library: Library) -> Arrays:
     context = torch.multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     models = {name: model for name, model in _models(library).items() if not name.startswith("fractional")}
-    arguments = (_free_port(), models, _images(library), queue)
+    arguments = (_free_port(), models, _images(library, 4), queue)
     workers = [context.Process(target=_train_distributed, args=(rank, *arguments)) for rank in range(2)]
     for worker in workers:
         worker.start()
