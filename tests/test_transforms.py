@@ -40,6 +40,8 @@ def test_column(column: Column) -> None:
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
     cells = table.read(table.DOCUMENT.read_text(encoding="utf-8"))
+    if all(cells[row.name, column.title] == "not run" for row in ROWS):
+        pytest.skip("the document says that nobody has run it: `make transforms`")
     found = {row.name: table.cell(row, column) for row in ROWS}
     assert found == {row.name: cells[row.name, column.title] for row in ROWS}
 
