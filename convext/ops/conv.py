@@ -83,8 +83,13 @@ def _conj(t: Tensor) -> Tensor:
     return t.conj() if t.is_complex() else t
 
 
+# Sums of fewer elements torch leaves to one thread (at::internal::GRAIN_SIZE).
+_SUMMED_BY_ONE_THREAD = 1 << 15
+
+
 def _sum_to_bias(grad: Tensor) -> Tensor:
-    if grad.shape[1] != 1:
+    elements = grad.numel()
+    if grad.shape[1] != 1 or (type(elements) is int and elements < _SUMMED_BY_ONE_THREAD):
         return grad.sum((0, *range(2, grad.dim())))
     # torch cuts a sum to a single number among its threads, which then enter its bits: correlate with ones instead.
     rank = grad.dim() - 2

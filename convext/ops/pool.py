@@ -58,10 +58,11 @@ def _empty(
     return torch.empty(size, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
 
 
-def offset_type(sizes: Sequence[int], output: Sequence[int], kernel_size: Sequence[int]) -> torch.dtype:
-    """The smallest type that holds the number of taps of a window."""
-    longest = [size // out if size % out == 0 else -(-size // out) + 1 for size, out in zip(sizes, output, strict=True)]
-    taps = math.prod(kernel_size or longest)
+def offset_type(kernel_size: Sequence[int]) -> torch.dtype:
+    """The smallest type that holds the number of taps; of an adaptive window, whose size is the image's affair, any."""
+    if len(kernel_size) == 0:
+        return torch.int32
+    taps = math.prod(kernel_size)
     return torch.uint8 if taps < 1 << 8 else torch.int16 if taps < 1 << 15 else torch.int32
 
 
@@ -72,7 +73,7 @@ def _max_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[
 
 @torch.library.register_fake("convext::max_pool_with_offsets")  # type: ignore[untyped-decorator]
 def _max_with_offsets_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Any, minimum: bool) -> Any:
-    return _empty(x, output_size, k), _empty(x, output_size, k, offset_type(x.shape[2:], output_size, k))
+    return _empty(x, output_size, k), _empty(x, output_size, k, offset_type(k))
 
 
 @torch.library.register_fake("convext::max_pool_gather")  # type: ignore[untyped-decorator]

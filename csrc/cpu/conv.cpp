@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "../allocate.h"
 #include "../contract.h"
 #include "direct.h"
 #include "run.h"
@@ -16,7 +17,7 @@ Tensor allocate(const Tensor& a, const Tensor& b, const ConvProblem& p, int64_t 
   const int rank = static_cast<int>(a.dim()) - 2;
   IntList sizes{outer, channels};
   for (int i = 0; i < rank; ++i) sizes.push_back(p.axis[kSpatialAxes - rank + i].*size);
-  return torch::stable::empty(sizes, a.scalar_type(), std::nullopt, a.device(), std::nullopt, result_format(a, b));
+  return empty_result(a, sizes, a.scalar_type(), result_format(a, b));
 }
 
 // The data are only read where an operator reads them: ConvOperands has one type for both.

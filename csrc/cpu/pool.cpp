@@ -7,9 +7,9 @@
 #include <optional>
 #include <tuple>
 
+#include "../allocate.h"
 #include "../pool_contract.h"
 #include "engine.h"
-#include "memory.h"
 #include "parallel.h"
 #include "pool_scatter.h"
 
@@ -35,11 +35,8 @@ bool is_float(ScalarType type) { return pool_type(type) <= PoolType::kHalf; }
 
 Tensor empty_like(const Tensor& image, const IntList& spatial, const IntList& kernel_size, bool average,
                   std::optional<ScalarType> type = std::nullopt) {
-  Tensor result =
-      torch::stable::empty(with_spatial(image, spatial), type.value_or(image.scalar_type()), std::nullopt,
-                           image.device(), std::nullopt, pool_format(image, spatial, kernel_size.empty(), average));
-  advise_huge_pages(result.mutable_data_ptr(), result.numel() * static_cast<int64_t>(result.element_size()));
-  return result;
+  return empty_result(image, with_spatial(image, spatial), type.value_or(image.scalar_type()),
+                      pool_format(image, spatial, kernel_size.empty(), average));
 }
 
 int64_t work_of(const PoolProblem& p) { return p.planes() * (p.input_pixels() + p.output_pixels()); }
