@@ -80,7 +80,7 @@ struct WeightPacker {
 template <class T, class A>
 class ConvUnit {
  public:
-  ConvUnit(const ConvJob& job, int64_t index, A* workspace) : job_(job), weight_{job} {
+  ConvUnit(const ConvJob& job, int64_t index, A* workspace) : job_(job), epilogue_(job), weight_{job} {
     const RegionJob* r = job.wave.data();
     while (r + 1 < job.wave.data() + job.wave.size() && (r + 1)->first_unit <= index) ++r;
     region_ = r;
@@ -183,8 +183,9 @@ class ConvUnit {
   };
 
   void multiply_and_store(const TileJob& tile) {
-    const A* bias =
-        job_.bias ? static_cast<const A*>(job_.packed_bias) + group_ * job_.bias_channels() + tile.channel : nullptr;
+    const A* bias = job_.epilogue.bias
+                        ? static_cast<const A*>(job_.packed_bias) + group_ * job_.bias_channels() + tile.channel
+                        : nullptr;
     TileStart start = TileStart::kPartialSum;
     if (first_block_) {
       start = !bias ? TileStart::kZero : job_.shape.pixels_are_rows ? TileStart::kColumnBias : TileStart::kRowBias;
@@ -192,11 +193,15 @@ class ConvUnit {
     if constexpr (std::is_same_v<T, A>) {
       if (tile.direct) {
         T* c = tile.direct + tile.channel * job_.result_strides.channel;
-        return multiply<A>(tile.rows, {block_.length(), tile.a, tile.b, c, tile.direct_distance, start, bias});
+        multiply<A>(tile.rows, {block_.length(), tile.a, tile.b, c, tile.direct_distance, start, bias});
+        if (last_block_ && !epilogue_.is_bias()) finish_direct(tile.rows, c, tile.direct_distance);
+        return;
       }
     }
     multiply<A>(tile.rows, {block_.length(), tile.a, tile.b, tile.partial, kColumns, start, bias});
-    if (last_block_) store_partial(tile);
+    if (!last_block_) return;
+    if (!epilogue_.is_bias()) finish_partial(tile);
+    store_partial(tile);
   }
 
   const A* weight_panel(int64_t start) const { return weight_.panel_at(*region_, block_, group_, start); }
@@ -248,7 +253,26 @@ class ConvUnit {
     return evenly_spaced(runs, run_count, *distance);
   }
 
+  void finish_direct(int64_t rows, T* c, int64_t distance) const {
+    for (int64_t i = 0; i < rows; ++i) epilogue_.add_residual(c + i * distance, 1, c + i * distance, 1, kColumns);
+    epilogue_.activate(c, distance, rows, kColumns);
+  }
+  void finish_partial(const TileJob& tile) const {
+    if (epilogue_.has_residual())
+      for_each_line(tile, [&](T* to, int64_t to_step, A* from, int64_t from_step, int64_t n) {
+        epilogue_.add_residual(from, from_step, to, to_step, n);
+      });
+    epilogue_.activate(tile.partial, kColumns, tile.rows, kColumns);
+  }
   void store_partial(const TileJob& tile) const {
+    for_each_line(tile, [](T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
+      store_line(to, to_step, from, from_step, n);
+    });
+  }
+
+  // Visits the lines of a tile of sums: where in the result they go, and where they are.
+  template <class Visit>
+  void for_each_line(const TileJob& tile, Visit visit) const {
     const bool pixels_are_rows = job_.shape.pixels_are_rows;
     const int64_t pixel_step = pixels_are_rows ? kColumns : 1, channel_step = pixels_are_rows ? 1 : kColumns;
     const int64_t channels = pixels_are_rows ? tile.columns : tile.rows;
@@ -256,18 +280,19 @@ class ConvUnit {
     for (int i = 0; i < tile.run_count; ++i) {
       const PixelRun& run = tile.runs[i];
       T* to = result() + result_offset(run) + tile.channel * distance;
-      const A* from = tile.partial + run.column * pixel_step;
+      A* from = tile.partial + run.column * pixel_step;
       if (distance == 1) {
         for (int64_t j = 0; j < run.len; ++j)
-          store_line(to + j * result_step(), 1, from + j * pixel_step, channel_step, channels);
+          visit(to + j * result_step(), 1, from + j * pixel_step, channel_step, channels);
       } else {
         for (int64_t c = 0; c < channels; ++c)
-          store_line(to + c * distance, result_step(), from + c * channel_step, pixel_step, run.len);
+          visit(to + c * distance, result_step(), from + c * channel_step, pixel_step, run.len);
       }
     }
   }
 
   const ConvJob& job_;
+  const EpilogueOf<T, A> epilogue_;
   WeightPacker<T, A> weight_;
   const RegionJob* region_;
   int64_t group_, first_pixel_, pixels_, first_panel_, panels_;
