@@ -84,18 +84,14 @@ class BandedConv {
     T* band = static_cast<T*>(job_.result) + n * s.outer + group * job_.rows * s.channel;
     for (int i = 0; i < kSpatialAxes; ++i) band += (g[i].out0 + q[i] * g[i].out_step) * s.axis[i];
     const int64_t step = g[2].out_step * s.axis[2];
-    const int64_t row_step = g[1].out_step * s.axis[1], pitch = plan_.band.pitch;
-    for (int64_t m = 0; m < job_.rows; ++m) {
-      A* sums = partial_ + m * plan_.distance;
-      if (!epilogue_.is_bias()) {
-        if (epilogue_.has_residual())
-          for (int64_t i = 0; i < rows; ++i)
-            epilogue_.add_residual(sums + i * pitch, 1, band + m * s.channel + i * row_step, step, columns);
-        epilogue_.activate(sums, 0, 1, plan_.band.length(rows, columns));
-      }
+    for (int64_t m = 0; m < job_.rows; ++m)
       for (int64_t i = 0; i < rows; ++i) {
-        T* to = band + m * s.channel + i * row_step;
-        const A* from = sums + i * pitch;
+        T* to = band + m * s.channel + i * g[1].out_step * s.axis[1];
+        const A* from = partial_ + m * plan_.distance + i * plan_.band.pitch;
+        if (!epilogue_.is_bias()) {
+          epilogue_.write(to, step, from, 1, columns);
+          continue;
+        }
         if constexpr (std::is_same_v<T, A>) {
           if (step == 1) {
             copy_row(to, from, columns);
@@ -104,7 +100,6 @@ class BandedConv {
         }
         store_line(to, step, from, 1, columns);
       }
-    }
   }
 
   const ConvJob& job_;

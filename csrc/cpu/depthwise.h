@@ -140,13 +140,6 @@ class DepthwiseConv {
              {axis[0].phases->extent, axis[1].phases->extent, axis[2].phases->extent});
     result_ = planes_of<T, A>(static_cast<T*>(conv.result), conv.result_strides, first, last, channels,
                               [](int64_t k) { return k; });
-    if (epilogue_.has_residual()) {
-      const T* residual = static_cast<const T*>(conv.epilogue.residual);
-      residual_ =
-          planes_of<const T, A>(residual, conv.result_strides, first, last, channels, [](int64_t k) { return k; });
-      set_room(residual_, residual, conv.result_strides, conv.problem->batch, channels,
-               {axis[0].size, axis[1].size, axis[2].size});
-    }
     const T* bias = static_cast<const T*>(conv.epilogue.bias);
     A lane_bias[W] = {};
     const T* weight[W];
@@ -204,18 +197,21 @@ class DepthwiseConv {
   }
 
   void flush() {
-    if (!epilogue_.is_bias()) finish_pixels();
-    write_pixels<T, A>(row_, result_, lanes_, offset_, result_.axis[2], pixels_);
+    const int64_t step = result_.axis[2];
+    if (epilogue_.is_bias()) {
+      write_pixels<T, A>(row_, result_, lanes_, offset_, step, pixels_,
+                         [](Vector<A> sum, const T*, int64_t) { return sum; });
+    } else {
+      write_finished(step);
+    }
     pixels_ = 0;
   }
-
-  void finish_pixels() const {
-    const int64_t step = result_.axis[2];
-    if (epilogue_.has_residual())
-      for (int64_t i = 0; i < pixels_; i += W)
-        read_pixels<T, A>(residual_, offset_ + i * step, step, std::min<int64_t>(W, pixels_ - i),
-                          [&](int j, Vector<A> v) { store(row_ + (i + j) * W, load(row_ + (i + j) * W) + v); });
-    epilogue_.activate(row_, 0, 1, pixels_ * W);
+  [[gnu::noinline]] void write_finished(int64_t step) const {
+    epilogue_.with_activation([&](auto activate) {
+      write_pixels<T, A>(row_, result_, lanes_, offset_, step, pixels_, [&](Vector<A> sum, const T* to, int64_t n) {
+        return activate(epilogue_.add_residual(sum, to, step, n));
+      });
+    });
   }
 
   const ConvJob& job_;
@@ -227,7 +223,7 @@ class DepthwiseConv {
   A* weight_;
   A* row_;  // pixels_ results that wait to be written, from element offset_ of each plane on
   int64_t block_ = -1, offset_ = 0, pixels_ = 0, q_[kSpatialAxes] = {0, 0, 0};
-  Planes<const T, A> source_, residual_;
+  Planes<const T, A> source_;
   Planes<T, A> result_;
   Vector<A> bias_ = {};
   int lanes_ = 0;

@@ -165,31 +165,22 @@ class DepthwiseChannels {
           for (int v = 0; v < kCount; ++v)
             sum[j][v] += w[v] * load_widened<A>(source_[t * kPixels + j] + shift + c + v * W);
       }
-      if (!epilogue_.is_bias()) return finish_pixels<kCount>(sum, bias ? bias + c : nullptr, pixels, to + c, distance);
-      for (int64_t j = 0; j < pixels; ++j)
+      if (epilogue_.is_bias()) {
+        for (int64_t j = 0; j < pixels; ++j)
+#pragma GCC unroll 2
+          for (int v = 0; v < kCount; ++v)
+            store_narrowed<T, A>(to + j * distance + c + v * W,
+                                 (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v]);
+        return;
+      }
+      A finished[kPixels][kCount * W];
+#pragma GCC unroll 4
+      for (int j = 0; j < kPixels; ++j)
 #pragma GCC unroll 2
         for (int v = 0; v < kCount; ++v)
-          store_narrowed<T, A>(to + j * distance + c + v * W,
-                               (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v]);
+          store(finished[j] + v * W, (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v]);
+      for (int64_t j = 0; j < pixels; ++j) epilogue_.write(to + j * distance + c, 1, finished[j], 1, kCount * W);
     });
-  }
-
-  template <int kCount>
-  void finish_pixels(const Vector<A> (&sum)[kPixels][kCount], const T* bias, int64_t pixels, T* to,
-                     int64_t distance) const {
-    constexpr int W = kLanes<A>;
-    A values[kPixels * kCount * W];
-    const auto each_vector = [&](auto visit) {
-      for (int64_t j = 0; j < pixels; ++j)
-        for (int v = 0; v < kCount; ++v) visit(j, v, values + (j * kCount + v) * W, to + j * distance + v * W);
-    };
-    each_vector([&](int64_t j, int v, A* at, const T* result) {
-      Vector<A> y = (bias ? load_widened<A>(bias + v * W) : Vector<A>{}) + sum[j][v];
-      if (epilogue_.has_residual()) y += load_widened<A>(epilogue_.residual_of(result));
-      store(at, y);
-    });
-    epilogue_.activate(values, 0, 1, pixels * kCount * W);
-    each_vector([&](int64_t, int, const A* at, T* result) { store_narrowed<T, A>(result, load(at)); });
   }
 
   const ConvJob& job_;

@@ -1,15 +1,11 @@
-// What follows a finished sum (../epilogue.h), applied where the sums lie in L1: in a tile or a band of scratch memory
-// that is about to be written, or in the tile of the result that the micro-kernel has just written. Include only from
-// engine.inl.h.
+// What follows a finished sum (../epilogue.h), on its way from cache to the result. Include only from engine.inl.h.
 //
-//   for each tile or band, when its last reduction block is added:
-//     add_residual   line by line, for its lines are the result's
-//     activate       all of it, in whole vectors
-//     write, narrowed once
+//   result = narrow(activation(sum + residual))          the sum begins with the bias
 //
-// The bias is not here: it is what the first block's sum is added to. The micro-kernel knows nothing of all this, so a
-// convolution without an epilogue runs the same instructions as ever; one with it costs a load, the function and a
-// store a vector, in L1, and no memory traffic.
+// A tile that the micro-kernel writes in place is finished in its registers if the activation is a clamp (none, relu,
+// relu6): to write it first and come back costs more than a pass over the whole result, for the lines of the result are
+// not in cache yet. All others lie in scratch memory, and `write` takes them from there to the result, line by line,
+// instead of copying them.
 #pragma once
 
 template <class A>
@@ -59,9 +55,9 @@ inline Vector<A> exponential(Vector<A> x) {
   return series * reinterpret_cast<Vector<A>>(half << kMantissa) * reinterpret_cast<Vector<A>>(rest << kMantissa);
 }
 
-// `activated` on a vector.
+// `activated`, on a vector.
 template <Activation kind, class A>
-inline Vector<A> activate_vector(Vector<A> x, A slope) {
+inline Vector<A> activate(Vector<A> x, A slope) {
   const Vector<A> zero = {};
   const auto up_to_six = [&](Vector<A> v) {
     v = v < zero ? zero : v;
@@ -80,57 +76,89 @@ inline Vector<A> activate_vector(Vector<A> x, A slope) {
   }
 }
 
-// Rows of whole vectors, in place.
-template <Activation kind, class A>
-void activate_rows(A* values, int64_t distance, int64_t rows, int64_t columns, A slope) {
-  for (int64_t i = 0; i < rows; ++i, values += distance)
-    for (int64_t j = 0; j < columns; j += kLanes<A>)
-      store(values + j, activate_vector<kind, A>(load(values + j), slope));
-}
+// min(max(sum + residual, least), most); NaN stays.
+template <class A>
+struct Clamp {
+  A least, most;
+};
 
-// The epilogue of a job, for whoever has finished sums of it.
+// The epilogue of a job. An algorithm that has finished sums in scratch memory calls `write` where it would have called
+// store_line, or, where it writes vectors of its own making, `with_activation`.
 template <class T, class A>
 class EpilogueOf {
+  static constexpr A kInfinity = std::numeric_limits<A>::infinity();
+
  public:
   explicit EpilogueOf(const ConvJob& job)
       : epilogue_(job.epilogue),
         residual_(static_cast<const T*>(job.epilogue.residual)),
-        result_(static_cast<const T*>(job.result)) {}
+        result_(static_cast<const T*>(job.result)),
+        clamp_{job.epilogue.activation == Activation::kNone ? -kInfinity : A{0},
+               job.epilogue.activation == Activation::kRelu6 ? A{6} : kInfinity} {}
 
-  // Whether there is nothing to do.
+  // Whether the sums are the result.
   bool is_bias() const { return epilogue_.is_bias(); }
   bool has_residual() const { return residual_; }
-
   // The residual of a result element.
   const T* residual_of(const T* to) const { return residual_ + (to - result_); }
 
-  // values[i * step] += the residual of to[i * to_step], for n results.
-  void add_residual(A* values, int64_t step, const T* to, int64_t to_step, int64_t n) const {
-    if (!residual_) return;
-    const T* from = residual_of(to);
-    int64_t i = 0;
-    if (step == 1 && to_step == 1)
-      for (; i + kLanes<A> <= n; i += kLanes<A>) store(values + i, load(values + i) + load_widened<A>(from + i));
-    for (; i < n; ++i) values[i * step] += widen(from[i * to_step]);
-  }
+  bool is_clamp() const { return epilogue_.activation <= Activation::kRelu6; }
+  const Clamp<A>& clamp() const { return clamp_; }
 
-  // Activates rows of whole vectors in place; `columns` is rounded up to them.
-  void activate(A* values, int64_t distance, int64_t rows, int64_t columns) const {
+  // Calls visit(activate) with the activation as a function of a vector, compiled for it.
+  template <class Visit>
+  void with_activation(Visit visit) const {
+    using V = Vector<A>;
     const A slope = static_cast<A>(epilogue_.slope);
     switch (epilogue_.activation) {
-      case Activation::kNone: return;
-      case Activation::kRelu: return activate_rows<Activation::kRelu>(values, distance, rows, columns, slope);
-      case Activation::kRelu6: return activate_rows<Activation::kRelu6>(values, distance, rows, columns, slope);
-      case Activation::kLeakyRelu: return activate_rows<Activation::kLeakyRelu>(values, distance, rows, columns, slope);
-      case Activation::kSilu: return activate_rows<Activation::kSilu>(values, distance, rows, columns, slope);
-      case Activation::kSigmoid: return activate_rows<Activation::kSigmoid>(values, distance, rows, columns, slope);
-      case Activation::kHardswish: return activate_rows<Activation::kHardswish>(values, distance, rows, columns, slope);
-      case Activation::kGeluTanh: return activate_rows<Activation::kGeluTanh>(values, distance, rows, columns, slope);
+      case Activation::kNone: return visit([](V v) { return v; });
+      case Activation::kRelu: return visit([](V v) { return activate<Activation::kRelu, A>(v, 0); });
+      case Activation::kRelu6: return visit([](V v) { return activate<Activation::kRelu6, A>(v, 0); });
+      case Activation::kLeakyRelu: return visit([=](V v) { return activate<Activation::kLeakyRelu, A>(v, slope); });
+      case Activation::kSilu: return visit([](V v) { return activate<Activation::kSilu, A>(v, 0); });
+      case Activation::kSigmoid: return visit([](V v) { return activate<Activation::kSigmoid, A>(v, 0); });
+      case Activation::kHardswish: return visit([](V v) { return activate<Activation::kHardswish, A>(v, 0); });
+      case Activation::kGeluTanh: return visit([](V v) { return activate<Activation::kGeluTanh, A>(v, 0); });
     }
+  }
+
+  // The sums of `count` results from to[0] on, step apart, with their residuals.
+  Vector<A> add_residual(Vector<A> sum, const T* to, int64_t step, int64_t count) const {
+    if (!residual_) return sum;
+    const T* from = residual_of(to);
+    if (step == 1 && count == kLanes<A>) return sum + load_widened<A>(from);
+    A part[kLanes<A>] = {};
+    for (int64_t i = 0; i < count; ++i) part[i] = widen(from[i * step]);
+    return sum + load(part);
+  }
+
+  // to[i * to_step] = the result of sum from[i * from_step], for n of them. Where from_step is 1 a vector may be read
+  // from beyond the last sum. Not inlined: tiles without an epilogue should not carry its registers.
+  [[gnu::noinline]] void write(T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) const {
+    with_activation([&](auto activate) {
+      constexpr int W = kLanes<A>;
+      if (to_step == 1 && from_step == 1 && n >= W) {
+        for (int64_t i = 0; i < n; i += W) {
+          const int64_t at = std::min(i, n - W);  // the last vector writes some results again
+          store_narrowed<T, A>(to + at, activate(add_residual(load(from + at), to + at, 1, W)));
+        }
+        return;
+      }
+      for (int64_t i = 0; i < n; i += W, from += W * from_step, to += W * to_step) {
+        const int64_t count = std::min<int64_t>(W, n - i);
+        A part[W] = {};
+        if (from_step != 1)
+          for (int64_t k = 0; k < count; ++k) part[k] = from[k * from_step];
+        const Vector<A> sum = from_step == 1 ? load(from) : load(part);
+        store(part, activate(add_residual(sum, to, to_step, count)));
+        store_line(to, to_step, part, 1, count);
+      }
+    });
   }
 
  private:
   const Epilogue& epilogue_;
   const T* residual_;
   const T* result_;
+  Clamp<A> clamp_;
 };
