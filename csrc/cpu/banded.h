@@ -84,14 +84,16 @@ class BandedConv {
     T* band = static_cast<T*>(job_.result) + n * s.outer + group * job_.rows * s.channel;
     for (int i = 0; i < kSpatialAxes; ++i) band += (g[i].out0 + q[i] * g[i].out_step) * s.axis[i];
     const int64_t step = g[2].out_step * s.axis[2];
+    const int64_t row_step = g[1].out_step * s.axis[1], pitch = plan_.band.pitch;
+    if (!epilogue_.is_bias()) {
+      for (int64_t m = 0; m < job_.rows; ++m)
+        epilogue_.write({band + m * s.channel, row_step, step, partial_ + m * plan_.distance, pitch, 1, rows, columns});
+      return;
+    }
     for (int64_t m = 0; m < job_.rows; ++m)
       for (int64_t i = 0; i < rows; ++i) {
-        T* to = band + m * s.channel + i * g[1].out_step * s.axis[1];
-        const A* from = partial_ + m * plan_.distance + i * plan_.band.pitch;
-        if (!epilogue_.is_bias()) {
-          epilogue_.write(to, step, from, 1, columns);
-          continue;
-        }
+        T* to = band + m * s.channel + i * row_step;
+        const A* from = partial_ + m * plan_.distance + i * pitch;
         if constexpr (std::is_same_v<T, A>) {
           if (step == 1) {
             copy_row(to, from, columns);

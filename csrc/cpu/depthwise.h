@@ -207,9 +207,10 @@ class DepthwiseConv {
     pixels_ = 0;
   }
   [[gnu::noinline]] void write_finished(int64_t step) const {
-    epilogue_.with_activation([&](auto activate) {
-      write_pixels<T, A>(row_, result_, lanes_, offset_, step, pixels_, [&](Vector<A> sum, const T* to, int64_t n) {
-        return activate(epilogue_.add_residual(sum, to, step, n));
+    const EpilogueOf<T, A> epilogue = epilogue_;  // a store to the result cannot change it
+    epilogue.with_activation([&](auto activate) {
+      write_pixels<T, A>(row_, result_, lanes_, offset_, step, pixels_, [=](Vector<A> sum, const T* to, int64_t n) {
+        return activate(epilogue.add_residual(sum, to, step, n));
       });
     });
   }

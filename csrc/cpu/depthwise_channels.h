@@ -173,13 +173,23 @@ class DepthwiseChannels {
                                  (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v]);
         return;
       }
+      if (epilogue_.is_clamp()) {
+        for (int64_t j = 0; j < pixels; ++j)
+#pragma GCC unroll 2
+          for (int v = 0; v < kCount; ++v) {
+            T* at = to + j * distance + c + v * W;
+            const Vector<A> biased = (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v];
+            store_narrowed<T, A>(at, clamped<A>(epilogue_.add_residual(biased, at, 1, W), epilogue_.clamp()));
+          }
+        return;
+      }
       A finished[kPixels][kCount * W];
 #pragma GCC unroll 4
       for (int j = 0; j < kPixels; ++j)
 #pragma GCC unroll 2
         for (int v = 0; v < kCount; ++v)
           store(finished[j] + v * W, (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v]);
-      for (int64_t j = 0; j < pixels; ++j) epilogue_.write(to + j * distance + c, 1, finished[j], 1, kCount * W);
+      epilogue_.write({to + c, distance, 1, finished[0], kCount * W, 1, pixels, kCount * W});
     });
   }
 

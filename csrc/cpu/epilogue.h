@@ -4,8 +4,8 @@
 //
 // A tile that the micro-kernel writes in place is finished in its registers if the activation is a clamp (none, relu,
 // relu6): to write it first and come back costs more than a pass over the whole result, for the lines of the result are
-// not in cache yet. All others lie in scratch memory, and `write` takes them from there to the result, line by line,
-// instead of copying them.
+// not in cache yet. All others lie in scratch memory, and `write` takes them from there to the result instead
+// of copying them.
 #pragma once
 
 template <class A>
@@ -81,6 +81,22 @@ template <class A>
 struct Clamp {
   A least, most;
 };
+template <class A>
+inline Vector<A> clamped(Vector<A> v, const Clamp<A>& clamp) {
+  const Vector<A> least = Vector<A>{} + clamp.least, most = Vector<A>{} + clamp.most;
+  v = v < least ? least : v;
+  return v > most ? most : v;
+}
+
+// `rows` lines of `length` finished sums, and where their results go.
+template <class T, class A>
+struct SumLines {
+  T* to;
+  int64_t to_row, to_step;
+  const A* from;
+  int64_t from_row, from_step;
+  int64_t rows, length;
+};
 
 // The epilogue of a job. An algorithm that has finished sums in scratch memory calls `write` where it would have called
 // store_line, or, where it writes vectors of its own making, `with_activation`.
@@ -132,31 +148,47 @@ class EpilogueOf {
     return sum + load(part);
   }
 
-  // to[i * to_step] = the result of sum from[i * from_step], for n of them. Where from_step is 1 a vector may be read
-  // from beyond the last sum. Not inlined: tiles without an epilogue should not carry its registers.
-  [[gnu::noinline]] void write(T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) const {
+  // Writes the results of lines of sums. Where from_step is 1 a vector may be read from beyond a line's last sum. Many
+  // lines a call, for a call costs about forty cycles.
+  [[gnu::noinline]] void write(const SumLines<T, A>& lines) const {
+    const EpilogueOf epilogue = *this;  // a store to the result cannot change it
+    const bool contiguous = lines.to_step == 1 && lines.from_step == 1;
     with_activation([&](auto activate) {
-      constexpr int W = kLanes<A>;
-      if (to_step == 1 && from_step == 1 && n >= W) {
-        for (int64_t i = 0; i < n; i += W) {
-          const int64_t at = std::min(i, n - W);  // the last vector writes some results again
-          store_narrowed<T, A>(to + at, activate(add_residual(load(from + at), to + at, 1, W)));
+      T* to = lines.to;
+      const A* from = lines.from;
+      for (int64_t row = 0; row < lines.rows; ++row, to += lines.to_row, from += lines.from_row) {
+        if (contiguous && lines.length >= kLanes<A>) {
+          epilogue.write_vectors(to, from, lines.length, activate);
+        } else {
+          epilogue.write_parts(to, lines.to_step, from, lines.from_step, lines.length, activate);
         }
-        return;
-      }
-      for (int64_t i = 0; i < n; i += W, from += W * from_step, to += W * to_step) {
-        const int64_t count = std::min<int64_t>(W, n - i);
-        A part[W] = {};
-        if (from_step != 1)
-          for (int64_t k = 0; k < count; ++k) part[k] = from[k * from_step];
-        const Vector<A> sum = from_step == 1 ? load(from) : load(part);
-        store(part, activate(add_residual(sum, to, to_step, count)));
-        store_line(to, to_step, part, 1, count);
       }
     });
   }
 
  private:
+  template <class Activate>
+  void write_vectors(T* to, const A* from, int64_t n, Activate activate) const {
+    constexpr int W = kLanes<A>;
+    for (int64_t i = 0; i < n; i += W) {
+      const int64_t at = std::min(i, n - W);  // the last vector writes some results again
+      store_narrowed<T, A>(to + at, activate(add_residual(load(from + at), to + at, 1, W)));
+    }
+  }
+  template <class Activate>
+  void write_parts(T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n, Activate activate) const {
+    constexpr int W = kLanes<A>;
+    for (int64_t i = 0; i < n; i += W, from += W * from_step, to += W * to_step) {
+      const int64_t count = std::min<int64_t>(W, n - i);
+      A part[W] = {};
+      if (from_step != 1)
+        for (int64_t k = 0; k < count; ++k) part[k] = from[k * from_step];
+      const Vector<A> sum = from_step == 1 ? load(from) : load(part);
+      store(part, activate(add_residual(sum, to, to_step, count)));
+      for (int64_t k = 0; k < count; ++k) to[k * to_step] = Narrow<T>::from(part[k]);
+    }
+  }
+
   const Epilogue& epilogue_;
   const T* residual_;
   const T* result_;

@@ -78,11 +78,8 @@ void multiply_tile(const TileCall<A>& call) {
     });
   with_addend([&](auto addend) { for_each_vector([&](int i, int j) { sum[i][j] = addend(i, j) + sum[i][j]; }); });
   if (call.residual) for_each_vector([&](int i, int j) { sum[i][j] += load(call.residual + i * call.ldc + j * W); });
-  const V least = V{} + call.clamp->least, most = V{} + call.clamp->most;
-  for_each_vector([&](int i, int j) {
-    const V low = sum[i][j] < least ? least : sum[i][j];
-    store(c + i * call.ldc + j * W, low > most ? most : low);
-  });
+  const Clamp<A> clamp = *call.clamp;
+  for_each_vector([&](int i, int j) { store(c + i * call.ldc + j * W, clamped<A>(sum[i][j], clamp)); });
 }
 
 template <class A>
