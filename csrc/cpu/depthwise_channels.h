@@ -127,7 +127,12 @@ class DepthwiseChannels {
         list_sources(rows, qw, pixels);
         listed = inside ? qw : -1;
       }
-      run_pixels(weight, inside ? (qw - listed) * rows.advance() : 0, pixels, to + qw * distance, distance);
+      const int64_t shift = inside ? (qw - listed) * rows.advance() : 0;
+      if (epilogue_.is_bias()) {
+        run_pixels<true>(weight, shift, pixels, to + qw * distance, distance);
+      } else {
+        run_pixels<false>(weight, shift, pixels, to + qw * distance, distance);
+      }
     }
   }
 
@@ -149,6 +154,7 @@ class DepthwiseChannels {
   }
 
   // kPixels results from the listed sources, all moved on by `shift` elements.
+  template <bool kIsBias>
   void run_pixels(const A* weight, int64_t shift, int64_t pixels, T* to, int64_t distance) const {
     constexpr int W = kLanes<A>;
     const T* bias = static_cast<const T*>(job_.epilogue.bias);
@@ -165,7 +171,7 @@ class DepthwiseChannels {
           for (int v = 0; v < kCount; ++v)
             sum[j][v] += w[v] * load_widened<A>(source_[t * kPixels + j] + shift + c + v * W);
       }
-      if (epilogue_.is_bias()) {
+      if constexpr (kIsBias) {
         for (int64_t j = 0; j < pixels; ++j)
 #pragma GCC unroll 2
           for (int v = 0; v < kCount; ++v)

@@ -148,6 +148,19 @@ class EpilogueOf {
     return sum + load(part);
   }
 
+  // values[i * step] += the residual of to[i * to_step], for n of them.
+  void add_residuals(A* values, int64_t step, const T* to, int64_t to_step, int64_t n) const {
+    const T* from = residual_of(to);
+    for (int64_t i = 0; i < n; ++i) values[i * step] += widen(from[i * to_step]);
+  }
+  // Activates rows of whole vectors where they are: for scratch whose lines are too short for `write`.
+  [[gnu::noinline]] void activate_rows(A* values, int64_t distance, int64_t rows, int64_t columns) const {
+    with_activation([&](auto activate) {
+      for (int64_t i = 0; i < rows; ++i, values += distance)
+        for (int64_t j = 0; j < columns; j += kLanes<A>) store(values + j, activate(load(values + j)));
+    });
+  }
+
   // Writes the results of lines of sums. Where from_step is 1 a vector may be read from beyond a line's last sum. Many
   // lines a call, for a call costs about forty cycles.
   [[gnu::noinline]] void write(const SumLines<T, A>& lines) const {

@@ -196,22 +196,19 @@ class ConvUnit {
         TileCall<A> call{block_.length(), tile.a, tile.b, c, tile.direct_distance, start, bias};
         if (last_block_ && !epilogue_.is_bias()) {
           call.clamp = &epilogue_.clamp();
-          if (epilogue_.has_residual()) call.residual = epilogue_.residual_of(c);
+          if (epilogue_.has_residual()) call.residual = prefetched(epilogue_.residual_of(c), tile);
         }
         return multiply<A>(tile.rows, call);
       }
     }
     multiply<A>(tile.rows, {block_.length(), tile.a, tile.b, tile.partial, kColumns, start, bias});
     if (!last_block_) return;
-    if (epilogue_.is_bias()) {
-      for_each_run(tile, [](const SumLines<T, A>& lines) {
-        for (int64_t i = 0; i < lines.rows; ++i)
-          store_line(lines.to + i * lines.to_row, lines.to_step, lines.from + i * lines.from_row, lines.from_step,
-                     lines.length);
-      });
-    } else {
-      for_each_run(tile, [&](const SumLines<T, A>& lines) { epilogue_.write(lines); });
-    }
+    if (tile.direct)
+      return epilogue_.write({place_of(tile), tile.direct_distance, 1, tile.partial, kColumns, 1, tile.rows, kColumns});
+    if (!epilogue_.is_bias()) finish_partial(tile);
+    for_each_line(tile, [](T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
+      store_line(to, to_step, from, from_step, n);
+    });
   }
 
   // The place of a tile's partial sums. One that its first block completes leaves it at once: all such share one in L1.
@@ -266,14 +263,28 @@ class ConvUnit {
     return evenly_spaced(runs, run_count, *distance);
   }
 
+  // The residual of a tile, on its way to the cache while the tile is multiplied.
+  static const A* prefetched(const A* residual, const TileJob& tile) {
+    for (int64_t i = 0; i < tile.rows; ++i)
+      for (int64_t j = 0; j < kColumns; j += 64 / sizeof(A))
+        __builtin_prefetch(residual + i * tile.direct_distance + j);
+    return residual;
+  }
+
   // Where in the result a tile stands that can be written in place.
   T* place_of(const TileJob& tile) const { return tile.direct + tile.channel * job_.result_strides.channel; }
 
-  // Visits the sums of a tile, run by run, with where in the result they go; in lines along what is contiguous there.
+  [[gnu::noinline]] void finish_partial(const TileJob& tile) const {
+    if (epilogue_.has_residual())
+      for_each_line(tile, [&](const T* to, int64_t to_step, A* from, int64_t from_step, int64_t n) {
+        epilogue_.add_residuals(from, from_step, to, to_step, n);
+      });
+    epilogue_.activate_rows(tile.partial, kColumns, tile.rows, kColumns);
+  }
+
+  // Visits the lines of a tile of sums: where in the result they go, and where they are.
   template <class Visit>
-  void for_each_run(const TileJob& tile, Visit visit) const {
-    if (tile.direct)
-      return visit({place_of(tile), tile.direct_distance, 1, tile.partial, kColumns, 1, tile.rows, kColumns});
+  void for_each_line(const TileJob& tile, Visit visit) const {
     const bool pixels_are_rows = job_.shape.pixels_are_rows;
     const int64_t pixel_step = pixels_are_rows ? kColumns : 1, channel_step = pixels_are_rows ? 1 : kColumns;
     const int64_t channels = pixels_are_rows ? tile.columns : tile.rows;
@@ -281,11 +292,13 @@ class ConvUnit {
     for (int i = 0; i < tile.run_count; ++i) {
       const PixelRun& run = tile.runs[i];
       T* to = result() + result_offset(run) + tile.channel * distance;
-      const A* from = tile.partial + run.column * pixel_step;
+      A* from = tile.partial + run.column * pixel_step;
       if (distance == 1) {
-        visit({to, result_step(), 1, from, pixel_step, channel_step, run.len, channels});
+        for (int64_t j = 0; j < run.len; ++j)
+          visit(to + j * result_step(), 1, from + j * pixel_step, channel_step, channels);
       } else {
-        visit({to, distance, result_step(), from, channel_step, pixel_step, channels, run.len});
+        for (int64_t c = 0; c < channels; ++c)
+          visit(to + c * distance, result_step(), from + c * channel_step, pixel_step, run.len);
       }
     }
   }
