@@ -57,14 +57,16 @@ def _fused_shape(x: Tensor, w: Tensor, b: Tensor | None, residual: Tensor | None
     return y
 
 
-def _fused_vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-    tensor_dims = tuple(in_dims[:4])
-    rest = args[4:]
-
-    def call(*tensors: Any) -> Tensor:
-        return _composition(*tensors, *rest)
-
-    return torch.vmap(call, tensor_dims, randomness=info.randomness)(*args[:4]), 0
+def _fused_vmap(info: Any, in_dims: Any, x: Any, w: Any, b: Any, residual: Any, *rest: Any) -> Any:
+    *conf, activation, slope, transposed = rest
+    operator: Any = conv.dgrad if transposed else conv.fprop
+    if all(dim is None for dim in in_dims[:3]):
+        y = operator(x, w, b, *conf).unsqueeze(0)
+    else:
+        y, _ = conv._image_vmap(operator, info, in_dims[:3], x, w, b, *conf)
+    if residual is not None:
+        residual = conv._mapped_first(residual, in_dims[3], info.batch_size)
+    return activate(y, residual, activation, slope), 0
 
 
 def _fused_flops(x: Any, w: Any, b: Any, residual: Any, *rest: Any, out_shape: Sequence[int]) -> tuple[int, ...]:
