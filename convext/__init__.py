@@ -17,6 +17,7 @@ from convext import backends, functional, nn, ops  # noqa: E402
 from convext._coverage import LeftToTorchWarning  # noqa: E402
 from convext._version import __version__  # noqa: E402
 from convext.conversion import ConversionReport, conversion_report, convert, revert  # noqa: E402
+from convext.fusion import fuse  # noqa: E402
 from convext.inspect import explain, verify  # noqa: E402
 from convext.introspection import Plan, conv_plan, workspace_bytes  # noqa: E402
 from convext.rerouting import override  # noqa: E402
@@ -32,6 +33,7 @@ __all__ = [
     "convert",
     "explain",
     "functional",
+    "fuse",
     "nn",
     "ops",
     "override",
