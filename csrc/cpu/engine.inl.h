@@ -22,7 +22,26 @@ namespace {
 #include "fold_bands.h"
 #include "response_norm.h"
 #include "position_product.h"
+#include "winograd_transform.h"
+#include "winograd_stage.h"
+#include "winograd_product.h"
+#include "winograd_weight.h"
+#include "winograd.h"
 // clang-format on
+
+// The member function of WinogradConv that does one item of a range.
+template <int M, auto step>
+void run_winograd(const WinogradJob& job, int64_t begin, int64_t end, void* workspace) {
+  WinogradConv<float, M> conv(job, static_cast<float*>(workspace));
+  for (int64_t i = begin; i < end; ++i) (conv.*step)(i);
+}
+template <class T, int M>
+constexpr WinogradKernels winograd_kernels() {
+  if constexpr (!std::is_same_v<T, float>) return {};
+  using Conv = WinogradConv<float, M>;
+  return {&run_winograd<M, &Conv::transform_weight>, &run_winograd<M, &Conv::run_block>,
+          &run_winograd<M, &Conv::transform_channels>, &run_winograd<M, &Conv::run_pass>};
+}
 
 template <class T, class A>
 struct KernelsOf {
@@ -103,6 +122,8 @@ struct KernelsOf {
             .pack_depthwise = &pack_depthwise,
             .run_depthwise_channels = &run_depthwise_channels,
             .run_depthwise_channels_wgrad = &run_depthwise_channels_wgrad,
+            .winograd_4x4 = winograd_kernels<T, 4>(),
+            .winograd_2x2 = winograd_kernels<T, 2>(),
             .run_full_tile = &run_full_tile};
   }
 };

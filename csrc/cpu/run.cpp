@@ -5,6 +5,7 @@
 #include <new>
 
 #include "band.h"
+#include "winograd_plan.h"
 
 namespace convext {
 namespace {
@@ -148,6 +149,51 @@ void run_banded_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   });
 }
 
+WinogradJob make_winograd_job(const PlanRequest& request, const ConvPlan& plan, const ConvJob& conv) {
+  const GatherAxis* axis = conv.wave[0].region->axis;
+  WinogradJob job;
+  job.conv = &conv;
+  job.shape = plan.winograd;
+  job.grid = winograd_grid(request, job.shape.side);
+  job.flipped = axis[1].off_step < 0;
+  for (int i = 0; i < 2; ++i)
+    job.origin[i] = axis[1 + i].off0 + std::min<int64_t>(0, axis[1 + i].off_step * (kWinogradKernel - 1));
+  return job;
+}
+
+void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                       const ConvOperands& operands) {
+  ConvJob conv = make_job(request, plan, operands);
+  const std::vector<Region> regions = regions_of(request);
+  RegionJob region;
+  region.region = regions.data();
+  conv.wave.push_back(region);
+  WinogradJob job = make_winograd_job(request, plan, conv);
+  const Workspace workspace(plan);
+  const int64_t groups = request.problem.groups;
+  conv.packed_bias = workspace.shared();
+  if (conv.bias) kernels.pack_bias(conv);
+  float* shared = static_cast<float*>(conv.packed_bias) + groups * conv.bias_channels();
+  const WinogradKernels& steps = job.shape.side == 4 ? kernels.winograd_4x4 : kernels.winograd_2x2;
+  const auto in_parallel = [&](WinogradKernels::Step step, int64_t count) {
+    for_each_worker(plan.workers, count, [&](int64_t worker, int64_t begin, int64_t end) {
+      step(job, begin, end, workspace.of_worker(worker));
+    });
+  };
+  if (!job.shape.deep) {
+    job.weight = shared;
+    in_parallel(steps.transform_weight, groups * job.weight_panels());
+    return in_parallel(steps.run_blocks, groups * job.blocks());
+  }
+  job.source = shared;
+  for (job.group = 0; job.group < groups; ++job.group)
+    for (job.first_tile = 0; job.first_tile < job.all_tiles(); job.first_tile += job.shape.tiles) {
+      job.tiles = std::min(job.shape.tiles, job.all_tiles() - job.first_tile);
+      in_parallel(steps.transform_channels, divide_up(conv.depth, request.lanes));
+      in_parallel(steps.run_passes, job.passes());
+    }
+}
+
 void run_depthwise_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                         const ConvOperands& operands) {
   ConvJob job = make_job(request, plan, operands);
@@ -269,6 +315,7 @@ PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engi
   request.element_bytes = engine.of(type).element_bytes;
   request.sum_bytes = engine.of(type).sum_bytes;
   request.threads = threads;
+  request.winograd = winograd_enabled();
   return request;
 }
 
@@ -283,6 +330,8 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& k
     case Algorithm::kDepthwise:
       return (wgrad ? run_depthwise_wgrad : run_depthwise_conv)(request, plan, kernels, operands);
     case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
+    case Algorithm::kWinograd4:
+    case Algorithm::kWinograd2: return run_winograd_conv(request, plan, kernels, operands);
     case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
     case Algorithm::kPacked: return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
     case Algorithm::kDirect: return;

@@ -1,0 +1,146 @@
+// Winograd's fprop and dgrad. Include only from engine.inl.h.
+//
+//   image --stage, BT d B--> source [36][tile][C]                          weight --G g GT--> panel [36][C][NR]
+//                                 \                                          /
+//                                  36 products [tile][C] x [C][NR], for each point of the transform
+//                                                     |
+//                            product [36][tile][NR] --AT m A, bias, stage--> result
+//
+// Two ways to cut the same work:
+//
+//   shallow   transform the whole weight, shared; then for each block of tiles, in parallel: transform its source,
+//   which
+//             stays in L2, and for each pass of panels: multiply, transform back. For weights that the caches hold.
+//   deep      for each block of tiles (large: V of all threads together): transform the source, shared, in parallel
+//   over
+//             channels; then for each pass of panels, in parallel: for each chunk of channels transform the weight into
+//             L2 and multiply; transform back. The transformed weight, four times the weight, never goes to memory.
+//
+// A sum over channels is: chunks (their length follows from the depth) summed from zero in registers, then added in
+// ascending order. A tile's arithmetic knows nothing of its block.
+#pragma once
+
+template <class A, int M>
+class WinogradConv {
+  static constexpr int W = kLanes<A>;
+  static constexpr int kEdge = M + 2;
+  static constexpr int64_t kColumns = kTileColumns<A>;
+
+ public:
+  WinogradConv(const WinogradJob& job, A* workspace)
+      : job_(job),
+        conv_(*job.conv),
+        sizes_(job.shape, conv_.tile, W, conv_.depth),
+        product_(workspace),
+        stage_(product_ + sizes_.product.elements()),
+        taps_(stage_ + sizes_.stage),
+        own_(taps_ + sizes_.taps),
+        weight_(job, taps_) {}
+
+  // Shallow: the weight's panel `index`, counted over (group, panel).
+  void transform_weight(int64_t index) {
+    const int64_t panels = job_.weight_panels();
+    weight_.transform(index / panels, index % panels, 0, conv_.depth,
+                      job_.weight + index * sizes_.weight_panel(job_.shape), sizes_.weight_plane);
+  }
+
+  // Shallow: block `index` of tiles, counted over (group, block).
+  void run_block(int64_t index) {
+    const int64_t group = index / job_.blocks(), first = index % job_.blocks() * job_.shape.tiles;
+    const int64_t tiles = std::min(job_.shape.tiles, job_.all_tiles() - first);
+    for (int64_t c = 0; c < conv_.depth; c += W) transform_source(group, first, tiles, c, own_);
+    for (int64_t pass = 0; pass < job_.passes(); ++pass) {
+      for (int64_t c = 0; c < conv_.depth; c += job_.shape.chunk)
+        for (int64_t p = pass * job_.shape.panels; p < last_panel(pass); ++p)
+          multiply(tiles, c, own_,
+                   job_.weight + (group * job_.weight_panels() + p) * sizes_.weight_panel(job_.shape) + c * kColumns,
+                   p - pass * job_.shape.panels);
+      transform_result(group, first, tiles, pass);
+    }
+  }
+
+  // Deep: vector `index` of the source's channels of the job's block.
+  void transform_channels(int64_t index) {
+    transform_source(job_.group, job_.first_tile, job_.tiles, index * W, job_.source);
+  }
+
+  // Deep: the job's block times pass `pass` of panels.
+  void run_pass(int64_t pass) {
+    for (int64_t c = 0; c < conv_.depth; c += job_.shape.chunk)
+      for (int64_t p = pass * job_.shape.panels; p < last_panel(pass); ++p) {
+        weight_.transform(job_.group, p, c, chunk(c), own_, sizes_.weight_plane);
+        multiply(job_.tiles, c, job_.source, own_, p - pass * job_.shape.panels);
+      }
+    transform_result(job_.group, job_.first_tile, job_.tiles, pass);
+  }
+
+ private:
+  int64_t chunk(int64_t c) const { return std::min(job_.shape.chunk, conv_.depth - c); }
+  int64_t last_panel(int64_t pass) const { return std::min((pass + 1) * job_.shape.panels, job_.weight_panels()); }
+
+  // Channels [channel, channel + W) of `tiles` tiles from `first` on.
+  void transform_source(int64_t group, int64_t first, int64_t tiles, int64_t channel, A* source) {
+    const GatherAxis* g = conv_.wave[0].region->axis;
+    for_each_run(job_.grid, first, tiles, [&](const TileRun& run) {
+      const A* from = static_cast<const A*>(conv_.source) + run.image * conv_.source_strides.outer +
+                      (group * conv_.depth + channel) * conv_.source_strides.channel;
+      const auto axis = [&](int i, int64_t tile, int64_t size) {
+        return StageAxis{job_.origin[i] + tile * M, size + 2 - tile * M, g[1 + i].extent, conv_.source_mode};
+      };
+      const int64_t columns = run.count * M + 2;
+      load_stage(from, conv_.source_strides, std::min<int64_t>(W, conv_.depth - channel),
+                 axis(0, run.row, job_.grid.height), axis(1, run.column, job_.grid.width), kEdge, columns, stage_);
+      for (int64_t t = 0; t < run.count; ++t) {
+        const A* tile = stage_ + t * M * W;
+        A* to = source + (run.first + t) * sizes_.source.row + channel;
+        transform_plane<kEdge, kEdge, Vector<A>>(
+            [](const auto& d, auto& v) { Winograd<M>::image(d, v); },
+            [&](int i, int j) { return load(tile + (i * columns + j) * W); },
+            [&](int i, int j, Vector<A> v) { store(to + (i * kEdge + j) * sizes_.source.plane, v); });
+      }
+    });
+  }
+
+  // Adds the products over the chunk of channels from c on to columns [panel * kColumns, ...) of product_.
+  void multiply(int64_t tiles, int64_t c, const A* source, const A* weight, int64_t panel) {
+    for (int point = 0; point < kEdge * kEdge; ++point)
+      multiply_all<A, false>(
+          tiles,
+          {chunk(c), source + point * sizes_.source.plane + c, sizes_.source.row, weight + point * sizes_.weight_plane,
+           kColumns, product_ + point * sizes_.product.plane + panel * kColumns, sizes_.product.row, c > 0});
+  }
+
+  // The results of a pass's channels.
+  void transform_result(int64_t group, int64_t first, int64_t tiles, int64_t pass) {
+    const int64_t begin = pass * job_.shape.panels * kColumns, end = std::min(last_panel(pass) * kColumns, conv_.rows);
+    for (int64_t k = begin; k < end; k += W)
+      for_each_run(job_.grid, first, tiles, [&](const TileRun& run) {
+        const int64_t pitch = run.count * M, channels = std::min<int64_t>(W, end - k);
+        const Vector<A> bias = conv_.bias
+                                   ? load(static_cast<const A*>(conv_.packed_bias) + group * conv_.bias_channels() + k)
+                                   : Vector<A>{};
+        for (int64_t t = 0; t < run.count; ++t) {
+          const A* from = product_ + (run.first + t) * sizes_.product.row + k - begin;
+          A* tile = stage_ + t * M * W;
+          transform_plane<kEdge, M, Vector<A>>(
+              [](const auto& m, auto& y) { Winograd<M>::result(m, y); },
+              [&](int i, int j) { return load(from + (i * kEdge + j) * sizes_.product.plane); },
+              [&](int i, int j, Vector<A> y) { store(tile + (i * pitch + j) * W, y + bias); });
+        }
+        A* to = static_cast<A*>(conv_.result) + run.image * conv_.result_strides.outer +
+                (group * conv_.rows + k) * conv_.result_strides.channel + run.row * M * conv_.result_strides.axis[1] +
+                run.column * M * conv_.result_strides.axis[2];
+        store_stage(to, conv_.result_strides, channels, std::min<int64_t>(M, job_.grid.height - run.row * M),
+                    std::min(pitch, job_.grid.width - run.column * M), pitch, stage_);
+      });
+  }
+
+  const WinogradJob& job_;
+  const ConvJob& conv_;
+  const WinogradSizes sizes_;
+  A* product_;
+  A* stage_;
+  A* taps_;
+  A* own_;  // shallow: the block's source; deep: a chunk of a panel of the weight
+  WinogradWeight<A, M> weight_;
+};

@@ -1,0 +1,94 @@
+// Winograd's edges to the images: reading and writing tiles with channels along the vector. Include only from
+// engine.inl.h.
+//
+//   stage[row][column] = one vector of channels of a pixel, of all rows and columns under a run of tiles
+//
+//        image, NCHW: rows of a channel                stage: 6 rows x (4 n + 2) columns for n tiles
+//        c0 | p0 p1 p2 ...                             p0 | c0 c1 c2 ...
+//        c1 | p0 p1 p2 ...     -- transposed -->       p1 | c0 c1 c2 ...
+//
+// channels_last pixels are vectors already and are copied. Layout, strides, padding, the overhang of the last tiles and
+// channels beyond the last are all settled here: the transforms see full tiles of full vectors.
+#pragma once
+
+// One plane axis of a tiled source: which coordinate of the source a coordinate of the stage reads.
+struct StageAxis {
+  int64_t begin;   // coordinate in the padded source that stage coordinate 0 reads
+  int64_t reach;   // first stage coordinate that no result needs
+  int64_t extent;  // of the source
+  PaddingMode mode;
+  // -1 for a zero.
+  int64_t source(int64_t i) const { return i < reach ? padded_source(mode, begin + i, extent) : -1; }
+  // First stage coordinate from `count` or fewer whose source coordinate is at least x.
+  int64_t at(int64_t x, int64_t count) const { return std::clamp<int64_t>(x - begin, 0, count); }
+};
+
+// Fills rows x columns pixels of a stage with `channels` channels (at most a vector) that start at `from`.
+template <class A>
+inline void load_stage(const A* from, const Strides& strides, int64_t channels, const StageAxis& y, const StageAxis& x,
+                       int64_t rows, int64_t columns, A* stage) {
+  constexpr int W = kLanes<A>;
+  const int64_t step = strides.axis[2], inside = x.at(0, columns), outside = x.at(x.extent, columns);
+  const auto zero = [](A* to) { store(to, Vector<A>{}); };
+  const auto pixel = [&](const A* p, A* to) {
+    if (strides.channel == 1 && channels == W) return store(to, load(p));
+    zero(to);
+    for (int64_t c = 0; c < channels; ++c) to[c] = p[c * strides.channel];
+  };
+  for (int64_t i = 0; i < rows; ++i, stage += columns * W) {
+    const int64_t row = y.source(i);
+    if (row < 0) {
+      for (int64_t j = 0; j < columns; ++j) zero(stage + j * W);
+      continue;
+    }
+    const A* line = from + row * strides.axis[1];
+    const auto edge = [&](int64_t j) {
+      const int64_t column = x.source(j);
+      if (column < 0) return zero(stage + j * W);
+      pixel(line + column * step, stage + j * W);
+    };
+    for (int64_t j = 0; j < inside; ++j) edge(j);
+    const int64_t end = std::clamp(x.reach, inside, outside);
+    for (int64_t j = end; j < columns; ++j) edge(j);
+    if (step != 1 || end - inside < W) {
+      for (int64_t j = inside; j < end; ++j) pixel(line + (x.begin + j) * step, stage + j * W);
+      continue;
+    }
+    for (int64_t j = inside; j < end; j += W) {
+      j = std::min(j, end - W);  // the last block overlaps the one before it
+      Vector<A> v[W];
+#pragma GCC unroll 16
+      for (int c = 0; c < W; ++c) v[c] = c < channels ? load(line + c * strides.channel + x.begin + j) : Vector<A>{};
+      transpose_square<A>(v);
+#pragma GCC unroll 16
+      for (int p = 0; p < W; ++p) store(stage + (j + p) * W, v[p]);
+    }
+  }
+}
+
+// Writes rows x columns pixels of a stage whose rows are `pitch` pixels long.
+template <class A>
+inline void store_stage(A* to, const Strides& strides, int64_t channels, int64_t rows, int64_t columns, int64_t pitch,
+                        const A* stage) {
+  constexpr int W = kLanes<A>;
+  const int64_t step = strides.axis[2];
+  for (int64_t i = 0; i < rows; ++i, stage += pitch * W, to += strides.axis[1]) {
+    if (strides.channel == 1) {
+      for (int64_t j = 0; j < columns; ++j) copy_row(to + j * step, stage + j * W, channels);
+      continue;
+    }
+    if (step != 1 || columns < W) {
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t j = 0; j < columns; ++j) to[c * strides.channel + j * step] = stage[j * W + c];
+      continue;
+    }
+    for (int64_t j = 0; j < columns; j += W) {
+      j = std::min(j, columns - W);
+      Vector<A> v[W];
+#pragma GCC unroll 16
+      for (int p = 0; p < W; ++p) v[p] = load(stage + (j + p) * W);
+      transpose_square<A>(v);
+      for (int c = 0; c < channels; ++c) store(to + c * strides.channel + j, v[c]);
+    }
+  }
+}
