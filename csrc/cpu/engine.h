@@ -13,11 +13,14 @@
 
 namespace convext {
 
-// The steps of one Winograd algorithm over ranges of (group, panel), (group, block), channel vectors and passes.
+// The steps of Winograd's algorithm over ranges of (group, panel), (group, block), channel vectors, passes; units and
+// rows of wgrad.
 struct WinogradKernels {
   using Step = void (*)(const WinogradJob&, int64_t begin, int64_t end, void* workspace);
+  using WgradStep = void (*)(const WinogradWgradJob&, int64_t begin, int64_t end, void* workspace);
   Step transform_weight = nullptr, run_blocks = nullptr;    // shallow
   Step transform_channels = nullptr, run_passes = nullptr;  // deep
+  WgradStep run_wgrad = nullptr, finish_wgrad = nullptr;
 };
 
 // The packed kernels for one element type. Ranges are of pack steps, units or rows of the job.
@@ -40,7 +43,7 @@ struct Kernels {
   void (*pack_depthwise)(const ConvJob&, int64_t begin, int64_t end);
   void (*run_depthwise_channels)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
   void (*run_depthwise_channels_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
-  WinogradKernels winograd_4x4, winograd_2x2;  // float32 only
+  WinogradKernels winograd;  // float32 only
   // Multiplies a full tile from L1 so many times and returns the FLOPs done: what the machine can do at best.
   double (*run_full_tile)(int64_t times);
 };

@@ -27,20 +27,28 @@ namespace {
 #include "winograd_product.h"
 #include "winograd_weight.h"
 #include "winograd.h"
+#include "winograd_wgrad.h"
 // clang-format on
 
 // The member function of WinogradConv that does one item of a range.
-template <int M, auto step>
+template <auto step>
 void run_winograd(const WinogradJob& job, int64_t begin, int64_t end, void* workspace) {
-  WinogradConv<float, M> conv(job, static_cast<float*>(workspace));
+  WinogradConv<float> conv(job, static_cast<float*>(workspace));
   for (int64_t i = begin; i < end; ++i) (conv.*step)(i);
 }
-template <class T, int M>
+template <auto step>
+void run_winograd_wgrad(const WinogradWgradJob& job, int64_t begin, int64_t end, void* workspace) {
+  WinogradWgrad<float> wgrad(job, static_cast<float*>(workspace));
+  for (int64_t i = begin; i < end; ++i) (wgrad.*step)(i);
+}
+template <class T>
 constexpr WinogradKernels winograd_kernels() {
   if constexpr (!std::is_same_v<T, float>) return {};
-  using Conv = WinogradConv<float, M>;
-  return {&run_winograd<M, &Conv::transform_weight>, &run_winograd<M, &Conv::run_block>,
-          &run_winograd<M, &Conv::transform_channels>, &run_winograd<M, &Conv::run_pass>};
+  using Conv = WinogradConv<float>;
+  using Wgrad = WinogradWgrad<float>;
+  return {&run_winograd<&Conv::transform_weight>,   &run_winograd<&Conv::run_block>,
+          &run_winograd<&Conv::transform_channels>, &run_winograd<&Conv::run_pass>,
+          &run_winograd_wgrad<&Wgrad::run>,         &run_winograd_wgrad<&Wgrad::finish_row>};
 }
 
 template <class T, class A>
@@ -122,8 +130,7 @@ struct KernelsOf {
             .pack_depthwise = &pack_depthwise,
             .run_depthwise_channels = &run_depthwise_channels,
             .run_depthwise_channels_wgrad = &run_depthwise_channels_wgrad,
-            .winograd_4x4 = winograd_kernels<T, 4>(),
-            .winograd_2x2 = winograd_kernels<T, 2>(),
+            .winograd = winograd_kernels<T>(),
             .run_full_tile = &run_full_tile};
   }
 };

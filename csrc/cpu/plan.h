@@ -11,16 +11,7 @@
 namespace convext {
 
 // Candidates in the order they are tried; the last one takes everything.
-enum class Algorithm {
-  kDepthwiseChannelsLast,
-  kDepthwise,
-  kCorrelation,
-  kWinograd4,
-  kWinograd2,
-  kBanded,
-  kPacked,
-  kDirect
-};
+enum class Algorithm { kDepthwiseChannelsLast, kDepthwise, kCorrelation, kWinograd, kBanded, kPacked, kDirect };
 const char* algorithm_name(Algorithm algorithm);
 
 struct PlanRequest {
@@ -50,6 +41,7 @@ struct ConvPlan {
   UnitShape shape;
   bool channels_inner = false;
   WinogradShape winograd;
+  WinogradWgradShape winograd_wgrad;
   // Banded.
   int64_t band_rows = 1;
   // Packed wgrad.

@@ -149,32 +149,36 @@ void run_banded_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   });
 }
 
-WinogradJob make_winograd_job(const PlanRequest& request, const ConvPlan& plan, const ConvJob& conv) {
-  const GatherAxis* axis = conv.wave[0].region->axis;
-  WinogradJob job;
-  job.conv = &conv;
-  job.shape = plan.winograd;
-  job.grid = winograd_grid(request, job.shape.side);
-  job.flipped = axis[1].off_step < 0;
-  for (int i = 0; i < 2; ++i)
-    job.origin[i] = axis[1 + i].off0 + std::min<int64_t>(0, axis[1 + i].off_step * (kWinogradKernel - 1));
-  return job;
+// The image that a stride-1 gather of 3 x 3 taps reads: where they descend, from the last tap on.
+TiledImage tiled_image(const Operand& operand, const Region& region, PaddingMode mode) {
+  TiledImage image;
+  image.data = static_cast<const float*>(operand.data);
+  image.strides = operand.strides;
+  image.mode = mode;
+  for (int i = 0; i < 2; ++i) {
+    const GatherAxis& g = region.axis[1 + i];
+    image.origin[i] = g.off0 + std::min<int64_t>(0, g.off_step * (kWinogradKernel - 1));
+    image.extent[i] = g.extent;
+  }
+  return image;
 }
 
 void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                        const ConvOperands& operands) {
   ConvJob conv = make_job(request, plan, operands);
-  const std::vector<Region> regions = regions_of(request);
-  RegionJob region;
-  region.region = regions.data();
-  conv.wave.push_back(region);
-  WinogradJob job = make_winograd_job(request, plan, conv);
+  const Region region = regions_of(request).front();
+  WinogradJob job;
+  job.conv = &conv;
+  job.shape = plan.winograd;
+  job.grid = winograd_grid(request);
+  job.image = tiled_image(operands.image, region, conv.source_mode);
+  job.flipped = region.axis[1].off_step < 0;
   const Workspace workspace(plan);
   const int64_t groups = request.problem.groups;
   conv.packed_bias = workspace.shared();
   if (conv.bias) kernels.pack_bias(conv);
   float* shared = static_cast<float*>(conv.packed_bias) + groups * conv.bias_channels();
-  const WinogradKernels& steps = job.shape.side == 4 ? kernels.winograd_4x4 : kernels.winograd_2x2;
+  const WinogradKernels& steps = kernels.winograd;
   const auto in_parallel = [&](WinogradKernels::Step step, int64_t count) {
     for_each_worker(plan.workers, count, [&](int64_t worker, int64_t begin, int64_t end) {
       step(job, begin, end, workspace.of_worker(worker));
@@ -272,6 +276,28 @@ void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Ke
                   [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
 }
 
+void run_winograd_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                        const ConvOperands& operands) {
+  const WgradJob wgrad = make_wgrad_job(request, plan, operands);
+  WinogradWgradJob job;
+  job.wgrad = &wgrad;
+  job.shape = plan.winograd_wgrad;
+  job.grid = winograd_grid(request);
+  job.image = tiled_image(operands.image, wgrad.source_region, request.problem.mode);
+  job.grad.data = static_cast<const float*>(wgrad.grad);
+  job.grad.strides = wgrad.grad_strides;
+  const Workspace workspace(plan);
+  job.partial = reinterpret_cast<float*>(workspace.shared());
+  const WinogradKernels& steps = kernels.winograd;
+  const auto in_parallel = [&](WinogradKernels::WgradStep step, int64_t count) {
+    for_each_worker(plan.workers, count, [&](int64_t worker, int64_t begin, int64_t end) {
+      step(job, begin, end, workspace.of_worker(worker));
+    });
+  };
+  in_parallel(steps.run_wgrad, job.units());
+  if (job.shape.slices > 1) in_parallel(steps.finish_wgrad, request.problem.groups * request.problem.out_channels);
+}
+
 void run_depthwise_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                          const ConvOperands& operands) {
   const WgradJob job = make_wgrad_job(request, plan, operands);
@@ -330,8 +356,8 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& k
     case Algorithm::kDepthwise:
       return (wgrad ? run_depthwise_wgrad : run_depthwise_conv)(request, plan, kernels, operands);
     case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
-    case Algorithm::kWinograd4:
-    case Algorithm::kWinograd2: return run_winograd_conv(request, plan, kernels, operands);
+    case Algorithm::kWinograd:
+      return (wgrad ? run_winograd_wgrad : run_winograd_conv)(request, plan, kernels, operands);
     case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
     case Algorithm::kPacked: return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
     case Algorithm::kDirect: return;

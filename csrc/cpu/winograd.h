@@ -20,10 +20,10 @@
 // ascending order. A tile's arithmetic knows nothing of its block.
 #pragma once
 
-template <class A, int M>
+template <class A>
 class WinogradConv {
   static constexpr int W = kLanes<A>;
-  static constexpr int kEdge = M + 2;
+  static constexpr int kTile = kWinogradTile, kEdge = kWinogradEdge;
   static constexpr int64_t kColumns = kTileColumns<A>;
 
  public:
@@ -40,8 +40,8 @@ class WinogradConv {
   // Shallow: the weight's panel `index`, counted over (group, panel).
   void transform_weight(int64_t index) {
     const int64_t panels = job_.weight_panels();
-    weight_.transform(index / panels, index % panels, 0, conv_.depth,
-                      job_.weight + index * sizes_.weight_panel(job_.shape), sizes_.weight_plane);
+    weight_.transform(index / panels, index % panels, 0, conv_.depth, job_.weight + index * sizes_.weight_panel(),
+                      sizes_.weight_plane);
   }
 
   // Shallow: block `index` of tiles, counted over (group, block).
@@ -50,11 +50,8 @@ class WinogradConv {
     const int64_t tiles = std::min(job_.shape.tiles, job_.all_tiles() - first);
     for (int64_t c = 0; c < conv_.depth; c += W) transform_source(group, first, tiles, c, own_);
     for (int64_t pass = 0; pass < job_.passes(); ++pass) {
-      for (int64_t c = 0; c < conv_.depth; c += job_.shape.chunk)
-        for (int64_t p = pass * job_.shape.panels; p < last_panel(pass); ++p)
-          multiply(tiles, c, own_,
-                   job_.weight + (group * job_.weight_panels() + p) * sizes_.weight_panel(job_.shape) + c * kColumns,
-                   p - pass * job_.shape.panels);
+      const A* weight = job_.weight + (group * job_.weight_panels() + pass * job_.shape.panels) * sizes_.weight_panel();
+      for (int64_t c = 0; c < conv_.depth; c += job_.shape.chunk) multiply(pass, tiles, c, own_, weight + c * kColumns);
       transform_result(group, first, tiles, pass);
     }
   }
@@ -66,11 +63,12 @@ class WinogradConv {
 
   // Deep: the job's block times pass `pass` of panels.
   void run_pass(int64_t pass) {
-    for (int64_t c = 0; c < conv_.depth; c += job_.shape.chunk)
-      for (int64_t p = pass * job_.shape.panels; p < last_panel(pass); ++p) {
-        weight_.transform(job_.group, p, c, chunk(c), own_, sizes_.weight_plane);
-        multiply(job_.tiles, c, job_.source, own_, p - pass * job_.shape.panels);
-      }
+    for (int64_t c = 0; c < conv_.depth; c += job_.shape.chunk) {
+      for (int64_t p = pass * job_.shape.panels; p < last_panel(pass); ++p)
+        weight_.transform(job_.group, p, c, chunk(c), own_ + (p - pass * job_.shape.panels) * sizes_.weight_panel(),
+                          sizes_.weight_plane);
+      multiply(pass, job_.tiles, c, job_.source, own_);
+    }
     transform_result(job_.group, job_.first_tile, job_.tiles, pass);
   }
 
@@ -80,34 +78,19 @@ class WinogradConv {
 
   // Channels [channel, channel + W) of `tiles` tiles from `first` on.
   void transform_source(int64_t group, int64_t first, int64_t tiles, int64_t channel, A* source) {
-    const GatherAxis* g = conv_.wave[0].region->axis;
-    for_each_run(job_.grid, first, tiles, [&](const TileRun& run) {
-      const A* from = static_cast<const A*>(conv_.source) + run.image * conv_.source_strides.outer +
-                      (group * conv_.depth + channel) * conv_.source_strides.channel;
-      const auto axis = [&](int i, int64_t tile, int64_t size) {
-        return StageAxis{job_.origin[i] + tile * M, size + 2 - tile * M, g[1 + i].extent, conv_.source_mode};
-      };
-      const int64_t columns = run.count * M + 2;
-      load_stage(from, conv_.source_strides, std::min<int64_t>(W, conv_.depth - channel),
-                 axis(0, run.row, job_.grid.height), axis(1, run.column, job_.grid.width), kEdge, columns, stage_);
-      for (int64_t t = 0; t < run.count; ++t) {
-        const A* tile = stage_ + t * M * W;
-        A* to = source + (run.first + t) * sizes_.source.row + channel;
-        transform_plane<kEdge, kEdge, Vector<A>>(
-            [](const auto& d, auto& v) { Winograd<M>::image(d, v); },
-            [&](int i, int j) { return load(tile + (i * columns + j) * W); },
-            [&](int i, int j, Vector<A> v) { store(to + (i * kEdge + j) * sizes_.source.plane, v); });
-      }
-    });
+    transform_tiles<A>(job_.image, job_.grid, first, tiles, group * conv_.depth + channel, conv_.depth - channel,
+                       stage_, source + sizes_.source.at(channel), sizes_.source);
   }
 
-  // Adds the products over the chunk of channels from c on to columns [panel * kColumns, ...) of product_.
-  void multiply(int64_t tiles, int64_t c, const A* source, const A* weight, int64_t panel) {
+  // Adds to product_ the products over the chunk of channels from c on, where the pass's panels of the weight hold it.
+  void multiply(int64_t pass, int64_t tiles, int64_t c, const A* source, const A* weight) {
+    const int64_t panels = last_panel(pass) - pass * job_.shape.panels;
     for (int point = 0; point < kEdge * kEdge; ++point)
-      multiply_all<A, false>(
-          tiles,
-          {chunk(c), source + point * sizes_.source.plane + c, sizes_.source.row, weight + point * sizes_.weight_plane,
-           kColumns, product_ + point * sizes_.product.plane + panel * kColumns, sizes_.product.row, c > 0});
+      for (int64_t p = 0; p < panels; ++p)
+        multiply_all<A, false>(tiles,
+                               {chunk(c), source + sizes_.source.at(c) + point * sizes_.source.plane, sizes_.source.row,
+                                weight + p * sizes_.weight_panel() + point * sizes_.weight_plane, kColumns,
+                                product_ + point * sizes_.product.plane + p * kColumns, sizes_.product.row, c > 0});
   }
 
   // The results of a pass's channels.
@@ -115,23 +98,23 @@ class WinogradConv {
     const int64_t begin = pass * job_.shape.panels * kColumns, end = std::min(last_panel(pass) * kColumns, conv_.rows);
     for (int64_t k = begin; k < end; k += W)
       for_each_run(job_.grid, first, tiles, [&](const TileRun& run) {
-        const int64_t pitch = run.count * M, channels = std::min<int64_t>(W, end - k);
+        const int64_t pitch = run.count * kTile, channels = std::min<int64_t>(W, end - k);
         const Vector<A> bias = conv_.bias
                                    ? load(static_cast<const A*>(conv_.packed_bias) + group * conv_.bias_channels() + k)
                                    : Vector<A>{};
         for (int64_t t = 0; t < run.count; ++t) {
           const A* from = product_ + (run.first + t) * sizes_.product.row + k - begin;
-          A* tile = stage_ + t * M * W;
-          transform_plane<kEdge, M, Vector<A>>(
-              [](const auto& m, auto& y) { Winograd<M>::result(m, y); },
+          A* tile = stage_ + t * kTile * W;
+          transform_plane<kEdge, kTile, Vector<A>>(
+              [](const auto& m, auto& y) { Winograd::result(m, y); },
               [&](int i, int j) { return load(from + (i * kEdge + j) * sizes_.product.plane); },
               [&](int i, int j, Vector<A> y) { store(tile + (i * pitch + j) * W, y + bias); });
         }
         A* to = static_cast<A*>(conv_.result) + run.image * conv_.result_strides.outer +
-                (group * conv_.rows + k) * conv_.result_strides.channel + run.row * M * conv_.result_strides.axis[1] +
-                run.column * M * conv_.result_strides.axis[2];
-        store_stage(to, conv_.result_strides, channels, std::min<int64_t>(M, job_.grid.height - run.row * M),
-                    std::min(pitch, job_.grid.width - run.column * M), pitch, stage_);
+                (group * conv_.rows + k) * conv_.result_strides.channel +
+                run.row * kTile * conv_.result_strides.axis[1] + run.column * kTile * conv_.result_strides.axis[2];
+        store_stage(to, conv_.result_strides, channels, std::min<int64_t>(kTile, job_.grid.height - run.row * kTile),
+                    std::min(pitch, job_.grid.width - run.column * kTile), pitch, stage_);
       });
   }
 
@@ -142,5 +125,5 @@ class WinogradConv {
   A* stage_;
   A* taps_;
   A* own_;  // shallow: the block's source; deep: a chunk of a panel of the weight
-  WinogradWeight<A, M> weight_;
+  WinogradWeight<A> weight_;
 };

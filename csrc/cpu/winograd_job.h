@@ -9,7 +9,8 @@
 
 namespace convext {
 
-inline constexpr int64_t kWinogradKernel = 3;
+// F(4 x 4, 3 x 3): tiles of 4 x 4 results from 6 x 6 inputs, through the products at 36 points.
+inline constexpr int kWinogradKernel = 3, kWinogradTile = 4, kWinogradEdge = 6, kWinogradPoints = 36;
 // Tiles of one row of tiles that are staged at a time: 58 columns of 6 rows and 16 floats are 22 KiB, half of L1.
 inline constexpr int64_t kWinogradRun = 14;
 
@@ -21,11 +22,11 @@ inline int64_t odd_lines(int64_t n) {
   return (lines + 1 - lines % 2) * kLine;
 }
 
-// The result plane of every image in side x side tiles, numbered over (image, row, column); the last ones overhang.
+// The result plane of every image in tiles, numbered over (image, row, column); the last ones overhang.
 struct TileGrid {
-  int64_t side = 4, height = 0, width = 0;
-  int64_t rows() const { return divide_up(height, side); }
-  int64_t columns() const { return divide_up(width, side); }
+  int64_t height = 0, width = 0;
+  int64_t rows() const { return divide_up(height, kWinogradTile); }
+  int64_t columns() const { return divide_up(width, kWinogradTile); }
   int64_t per_image() const { return rows() * columns(); }
 };
 
@@ -50,26 +51,30 @@ inline void for_each_run(const TileGrid& grid, int64_t begin, int64_t count, Vis
   }
 }
 
-// A block of transformed tiles, [point][tile][channel].
+// A block of transformed tiles, [part][point][tile][channel of the part].
 struct TileBlock {
-  int64_t row = 0;    // from a tile to the next
-  int64_t plane = 0;  // from a point to the next
-  int64_t points = 0;
+  int64_t part = 1;   // channels of a part
+  int64_t row = 0;    // floats from a tile to the next,
+  int64_t plane = 0;  // from a point to the next,
+  int64_t parts = 0;
   TileBlock() = default;
-  TileBlock(int64_t points_, int64_t tiles, int64_t channels)
-      : row(odd_lines(channels)), plane(odd_lines(tiles * row)), points(points_) {}
-  int64_t elements() const { return points * plane; }
+  TileBlock(int64_t tiles, int64_t channels, int64_t part_, int64_t row_)
+      : part(part_), row(row_), plane(odd_lines(tiles * row_)), parts(divide_up(channels, part_)) {}
+  int64_t at(int64_t channel) const { return channel / part * kWinogradPoints * plane + channel % part; }
+  int64_t elements() const { return parts * kWinogradPoints * plane; }
 };
 
-// How the work is cut. None of it enters the arithmetic but `chunk`.
+// Rows of an image under a run of tiles, for one vector of channels.
+inline int64_t winograd_stage(int64_t lanes) {
+  return kWinogradEdge * (kWinogradRun * kWinogradTile + kWinogradKernel - 1) * lanes;
+}
+
+// How fprop and dgrad are cut. None of it enters the arithmetic but `chunk`.
 struct WinogradShape {
-  int64_t side = 4;    // of a tile's results
   bool deep = false;   // winograd.h
   int64_t tiles = 1;   // of a block
   int64_t panels = 1;  // of result channels, multiplied and transformed back at a time
-  int64_t chunk = 1;   // source channels whose products are summed in registers
-
-  int64_t points() const { return (side + 2) * (side + 2); }
+  int64_t chunk = 1;   // source channels, in whole vectors, whose products are summed in registers
 };
 
 // Memory of a WinogradShape in floats.
@@ -77,28 +82,37 @@ struct WinogradSizes {
   TileBlock source;      // transformed tiles of the source, all channels of a group
   TileBlock product;     // their products with some panels of the weight
   int64_t weight_plane;  // from a point to the next in a panel of the transformed weight
-  int64_t stage;         // rows of the source, or of the result, under a run of tiles, for one vector of channels
-  int64_t taps;          // of the weight, for a vector of result channels and as many source channels
+  int64_t stage;
+  int64_t taps;  // of the weight, for a vector of result channels and as many source channels
 
   WinogradSizes(const WinogradShape& shape, const Tile& tile, int64_t lanes, int64_t depth)
-      : source(shape.points(), shape.tiles, round_up(depth, lanes)),
-        product(shape.points(), shape.tiles, shape.panels * tile.columns),
+      : source(shape.tiles, depth, shape.chunk, shape.chunk),
+        product(shape.tiles, shape.panels * tile.columns, shape.panels * tile.columns, shape.panels * tile.columns),
         weight_plane(odd_lines((shape.deep ? shape.chunk : depth) * tile.columns)),
-        stage((shape.side + 2) * (kWinogradRun * shape.side + 2) * lanes),
-        taps((kWinogradKernel * kWinogradKernel * lanes + lanes) * lanes) {}
-  int64_t weight_panel(const WinogradShape& shape) const { return shape.points() * weight_plane; }
-  // Of a worker: the deep form has one panel of the weight, of one chunk; the other its own block of tiles.
+        stage(winograd_stage(lanes)),
+        taps((kWinogradKernel * kWinogradKernel + 1) * lanes * lanes) {}
+  int64_t weight_panel() const { return kWinogradPoints * weight_plane; }
+  // Of a worker: the deep form has a chunk of some panels of the weight; the other its own block of tiles.
   int64_t own(const WinogradShape& shape) const {
-    return product.elements() + stage + taps + (shape.deep ? weight_panel(shape) : source.elements());
+    return product.elements() + stage + taps + (shape.deep ? shape.panels * weight_panel() : source.elements());
   }
 };
 
+// An image that tiles are read from.
+struct TiledImage {
+  const float* data = nullptr;
+  Strides strides;
+  PaddingMode mode = PaddingMode::kZeros;  // of coordinates outside of it
+  int64_t origin[2] = {};                  // coordinate of the first tile's first element
+  int64_t extent[2] = {};                  // height and width
+};
+
 struct WinogradJob {
-  const ConvJob* conv = nullptr;  // operands; its wave is one region
+  const ConvJob* conv = nullptr;  // operands
   TileGrid grid;
+  TiledImage image;
   WinogradShape shape;
   bool flipped = false;               // the taps are in descending order: dgrad
-  int64_t origin[2] = {};             // source coordinate of the first tile's first element
   float* weight = nullptr;            // transformed: (group, panel), each [point][source channel][tile.columns]
   float* source = nullptr;            // the deep form's block of tiles
   int64_t group = 0;                  // and what it holds: of which group,
@@ -108,6 +122,42 @@ struct WinogradJob {
   int64_t blocks() const { return divide_up(all_tiles(), shape.tiles); }
   int64_t weight_panels() const { return divide_up(conv->rows, conv->tile.columns); }
   int64_t passes() const { return divide_up(weight_panels(), shape.panels); }
+};
+
+// How wgrad is cut: all of it follows from the problem, batch included, and fixes the result's bits.
+struct WinogradWgradShape {
+  int64_t slices = 1;             // parts of the tiles that are summed apart
+  int64_t tiles = 1;              // of a chunk: summed in registers
+  int64_t rows = 1, columns = 1;  // result and source channels of a unit
+};
+
+// Memory of a worker in floats.
+struct WinogradWgradSizes {
+  TileBlock grad, source;  // transformed tiles of a chunk
+  TileBlock sums;          // [point][result channel][source channel]
+  int64_t stage, taps;
+
+  WinogradWgradSizes(const WinogradWgradShape& shape, const Tile& tile, int64_t lanes)
+      : grad(shape.tiles, shape.rows, shape.rows, odd_lines(shape.rows)),
+        source(shape.tiles, shape.columns, tile.columns, tile.columns),
+        sums(shape.rows, shape.columns, shape.columns, shape.columns),
+        stage(winograd_stage(lanes)),
+        taps(2 * kWinogradKernel * kWinogradKernel * lanes) {}
+  int64_t elements() const { return grad.elements() + source.elements() + sums.elements() + stage + taps; }
+};
+
+struct WinogradWgradJob {
+  const WgradJob* wgrad = nullptr;  // operands
+  TileGrid grid;
+  TiledImage grad, image;
+  WinogradWgradShape shape;
+  float* partial = nullptr;  // where there are several slices: a contiguous result for each
+
+  int64_t all_tiles() const { return wgrad->problem->batch * grid.per_image(); }
+  int64_t slice_tiles() const { return round_up(divide_up(all_tiles(), shape.slices), shape.tiles); }
+  int64_t row_blocks() const { return divide_up(wgrad->problem->out_channels, shape.rows); }
+  int64_t column_blocks() const { return divide_up(wgrad->problem->in_channels, shape.columns); }
+  int64_t units() const { return shape.slices * wgrad->problem->groups * row_blocks() * column_blocks(); }
 };
 
 }  // namespace convext

@@ -11,13 +11,13 @@ namespace convext {
 bool winograd_enabled();
 void set_winograd_enabled(bool enabled);
 
-// Why F(side x side, 3 x 3) cannot take the request; empty if it can.
-std::string winograd_refusal(const PlanRequest& request, int64_t side);
+// Why Winograd cannot take the request; empty if it can.
+std::string winograd_refusal(const PlanRequest& request);
 
 // Shape and workspace of a request that is not refused.
 void plan_winograd(const PlanRequest& request, ConvPlan& plan);
 
 // The tiles of the operator's result; of wgrad: of the gradient.
-TileGrid winograd_grid(const PlanRequest& request, int64_t side);
+TileGrid winograd_grid(const PlanRequest& request);
 
 }  // namespace convext

@@ -92,3 +92,50 @@ inline void store_stage(A* to, const Strides& strides, int64_t channels, int64_t
     }
   }
 }
+
+// The source's vector of channels from `channel` on, of which `channels` are left, of `tiles` tiles from `first` on:
+// BT d B, to a block of tiles.
+template <class A>
+inline void transform_tiles(const TiledImage& image, const TileGrid& grid, int64_t first, int64_t tiles,
+                            int64_t channel, int64_t channels, A* stage, A* to, const TileBlock& block) {
+  constexpr int W = kLanes<A>, kTile = kWinogradTile, kEdge = kWinogradEdge;
+  for_each_run(grid, first, tiles, [&](const TileRun& run) {
+    const StageAxis y{image.origin[0] + run.row * kTile, grid.height + 2 - run.row * kTile, image.extent[0],
+                      image.mode};
+    const StageAxis x{image.origin[1] + run.column * kTile, grid.width + 2 - run.column * kTile, image.extent[1],
+                      image.mode};
+    const int64_t columns = run.count * kTile + kWinogradKernel - 1;
+    load_stage(image.data + run.image * image.strides.outer + channel * image.strides.channel, image.strides,
+               std::clamp<int64_t>(channels, 0, W), y, x, kEdge, columns, stage);
+    for (int64_t t = 0; t < run.count; ++t) {
+      const A* tile = stage + t * kTile * W;
+      A* v = to + (run.first + t) * block.row;
+      transform_plane<kEdge, kEdge, Vector<A>>(
+          [](const auto& d, auto& points) { Winograd::image(d, points); },
+          [&](int i, int j) { return load(tile + (i * columns + j) * W); },
+          [&](int i, int j, Vector<A> p) { store(v + (i * kEdge + j) * block.plane, p); });
+    }
+  });
+}
+
+// The same of a gradient of the result, whose tiles do not overlap: A dY AT.
+template <class A>
+inline void transform_grad_tiles(const TiledImage& grad, const TileGrid& grid, int64_t first, int64_t tiles,
+                                 int64_t channel, int64_t channels, A* stage, A* to, const TileBlock& block) {
+  constexpr int W = kLanes<A>, kTile = kWinogradTile, kEdge = kWinogradEdge;
+  for_each_run(grid, first, tiles, [&](const TileRun& run) {
+    const StageAxis y{run.row * kTile, grid.height - run.row * kTile, grid.height, PaddingMode::kZeros};
+    const StageAxis x{run.column * kTile, grid.width - run.column * kTile, grid.width, PaddingMode::kZeros};
+    const int64_t columns = run.count * kTile;
+    load_stage(grad.data + run.image * grad.strides.outer + channel * grad.strides.channel, grad.strides,
+               std::clamp<int64_t>(channels, 0, W), y, x, kTile, columns, stage);
+    for (int64_t t = 0; t < run.count; ++t) {
+      const A* tile = stage + t * kTile * W;
+      A* v = to + (run.first + t) * block.row;
+      transform_plane<kTile, kEdge, Vector<A>>(
+          [](const auto& d, auto& points) { Winograd::result_adjoint(d, points); },
+          [&](int i, int j) { return load(tile + (i * columns + j) * W); },
+          [&](int i, int j, Vector<A> p) { store(v + (i * kEdge + j) * block.plane, p); });
+    }
+  });
+}

@@ -1,6 +1,6 @@
-// The transforms of Winograd's convolution F(M x M, 3 x 3). Include only from engine.inl.h.
+// The transforms of Winograd's convolution F(4 x 4, 3 x 3). Include only from engine.inl.h.
 //
-// M + 2 inputs d and 3 taps g give M outputs y with M + 2 multiplications, one for each point p of a polynomial
+// Six inputs d and 3 taps g give four outputs y with six multiplications, one for each point p of a polynomial
 // product's evaluation and interpolation (Toom and Cook; Winograd 1980; Lavin and Gray 2015):
 //
 //   y = AT [ (G g) . (BT d) ]                 in two dimensions   Y = AT [ (G g GT) . (BT d B) ] A
@@ -14,22 +14,16 @@
 //             +--------+          12 multiplications done as 6; 144 done as 36 in the plane
 //                +--------+
 //
-// Symmetric points cost half: p and -p share their even and their odd part. F(4 x 4) takes 0, +-3/4, +-3/2, infinity:
-// the usual 0, +-1, +-2 have twice the error (random data, 128 channels: 2.0e-6 against 1.0e-6 relative; the points of
-// Barabasz et al. 2018, 0, +-1, 1/2, -2: 1.3e-6), and every constant of AT and BT is exact. F(2 x 2) takes 0, +-1,
-// infinity, and is exact on small integers.
+// The points are 0, +-3/4, +-3/2 and infinity. Symmetric ones cost half, as p and -p share their even and their odd
+// part, and every constant of AT and BT is exact. The usual 0, +-1, +-2 have twice the error (random data, 128
+// channels: 2.0e-6 against 1.0e-6 relative; those of Barabasz et al. 2018, 0, +-1, 1/2, -2: 1.3e-6).
 //
 // The adjoints serve wgrad: L = <dY, Y> is linear in each factor, so dg = GT [ sum over tiles (A dY AT) . (BT d B) ] G.
 //
 // All are straight-line code over vectors; what the lanes are, channels here, does not enter.
 #pragma once
 
-template <int M>
-struct Winograd;
-
-template <>
-struct Winograd<4> {
-  static constexpr int kPoints = 6;
+struct Winograd {
   static constexpr float a = 0.75f, b = 1.5f;  // the finite points are 0, a, -a, b, -b
   static constexpr float a2 = a * a, b2 = b * b, a3 = a * a2, b3 = b * b2;
   static constexpr double fa = 2.0 * a2 * (a2 - b2), fb = 2.0 * b2 * (b2 - a2);
@@ -85,45 +79,6 @@ struct Winograd<4> {
     g[0] = g0 * u[0] + ga0 * sum_a + gb0 * sum_b;
     g[1] = ga1 * (u[1] - u[2]) + gb1 * (u[3] - u[4]);
     g[2] = ga2 * sum_a + gb2 * sum_b + u[5];
-  }
-};
-
-template <>
-struct Winograd<2> {
-  static constexpr int kPoints = 4;
-
-  template <class V>
-  static void image(const V (&d)[4], V (&v)[4]) {
-    v[0] = d[0] - d[2];
-    v[1] = d[1] + d[2];
-    v[2] = d[2] - d[1];
-    v[3] = d[3] - d[1];
-  }
-  template <class V>
-  static void weight(const V (&g)[3], V (&u)[4]) {
-    const V even = 0.5f * (g[0] + g[2]);
-    u[0] = g[0];
-    u[1] = even + 0.5f * g[1];
-    u[2] = even - 0.5f * g[1];
-    u[3] = g[2];
-  }
-  template <class V>
-  static void result(const V (&m)[4], V (&y)[2]) {
-    y[0] = m[0] + m[1] + m[2];
-    y[1] = m[1] - m[2] + m[3];
-  }
-  template <class V>
-  static void result_adjoint(const V (&y)[2], V (&m)[4]) {
-    m[0] = y[0];
-    m[1] = y[0] + y[1];
-    m[2] = y[0] - y[1];
-    m[3] = y[1];
-  }
-  template <class V>
-  static void weight_adjoint(const V (&u)[4], V (&g)[3]) {
-    g[0] = u[0] + 0.5f * (u[1] + u[2]);
-    g[1] = 0.5f * (u[1] - u[2]);
-    g[2] = 0.5f * (u[1] + u[2]) + u[3];
   }
 };
 

@@ -6,7 +6,7 @@
 // contiguous in the weight says how. dgrad exchanges k and c, and takes the taps in descending order.
 #pragma once
 
-template <class A, int M>
+template <class A>
 class WinogradWeight {
   static constexpr int W = kLanes<A>;
   static constexpr int kTaps = 9;
@@ -27,13 +27,13 @@ class WinogradWeight {
         gather(begin + c, n);
         for (int64_t i = 0; i < n; ++i) {
           A* out = to + (c + i) * kVectors * W + v * W;
-          transform_plane<3, M + 2, Vector<A>>(
-              [](const auto& g, auto& u) { Winograd<M>::weight(g, u); },
+          transform_plane<3, kWinogradEdge, Vector<A>>(
+              [](const auto& g, auto& u) { Winograd::weight(g, u); },
               [&](int y, int x) {
                 const int tap = job_.flipped ? kTaps - 1 - (y * 3 + x) : y * 3 + x;
                 return load(taps_ + i * channel_step_ + tap * tap_step_);
               },
-              [&](int y, int x, Vector<A> u) { store(out + (y * (M + 2) + x) * plane, u); });
+              [&](int y, int x, Vector<A> u) { store(out + (y * kWinogradEdge + x) * plane, u); });
         }
       }
     }
