@@ -15,6 +15,7 @@ _C.get_max_isa()  # reads CONVEXT_MAX_ISA: an unknown level raises ValueError he
 
 from convext import backends, functional, nn, ops  # noqa: E402
 from convext._version import __version__  # noqa: E402
+from convext.fusion import fuse  # noqa: E402
 from convext.introspection import Plan, conv_plan, workspace_bytes  # noqa: E402
 
-__all__ = ["Plan", "__version__", "backends", "conv_plan", "functional", "nn", "ops", "workspace_bytes"]
+__all__ = ["Plan", "__version__", "backends", "conv_plan", "functional", "fuse", "nn", "ops", "workspace_bytes"]

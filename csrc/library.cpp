@@ -18,6 +18,12 @@ STABLE_TORCH_LIBRARY(convext, m) {
       "conv_wgrad(Tensor grad_output, Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
       "SymInt[] dilation, SymInt groups, int padding_mode) -> Tensor");
 
+  // conv_fprop, or conv_dgrad where `transposed`, followed in the same pass by activation(sum + bias + residual). The
+  // residual has the result's sizes; `activation` is convext::Activation, `slope` that of leaky_relu below zero.
+  m.def(
+      "conv_fused(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, SymInt[] stride, SymInt[] padding, "
+      "SymInt[] dilation, SymInt groups, int padding_mode, int activation, float slope, bool transposed) -> Tensor");
+
   // Pooling. Kernel size, stride, dilation and the (before, after) padding of each axis are all empty where the windows
   // are adaptive; the size of the result is always given. `offsets` hold each window's winner as the index of its tap,
   // (td * KH + th) * KW + tw: uint8, or int16 or int32 where the window needs it; -1 (255) where a window is empty.

@@ -14,6 +14,14 @@ from convext.nn.conv import (
     LazyConvTranspose2d,
     LazyConvTranspose3d,
 )
+from convext.nn.fused import (
+    FusedConv1d,
+    FusedConv2d,
+    FusedConv3d,
+    FusedConvTranspose1d,
+    FusedConvTranspose2d,
+    FusedConvTranspose3d,
+)
 from convext.nn.norm import (
     LocalContrastNorm,
     LocallyConnected1d,
@@ -76,6 +84,12 @@ __all__ = [
     "Fold",
     "FractionalMaxPool2d",
     "FractionalMaxPool3d",
+    "FusedConv1d",
+    "FusedConv2d",
+    "FusedConv3d",
+    "FusedConvTranspose1d",
+    "FusedConvTranspose2d",
+    "FusedConvTranspose3d",
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",

@@ -27,7 +27,15 @@ from torch._C._functorch import (
 from torch.autograd.function import _SingleLevelFunction
 from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ["Rule", "differentiable", "register_autocast", "register_flops", "register_vmap", "without_record"]
+__all__ = [
+    "Rule",
+    "composed",
+    "differentiable",
+    "register_autocast",
+    "register_flops",
+    "register_vmap",
+    "without_record",
+]
 
 _library: Any = torch.library.Library("convext", "FRAGMENT")  # type: ignore[no-untyped-call]
 
@@ -159,8 +167,8 @@ def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Any
     return entry
 
 
-def without_record(op: Any, recording: Callable[..., Any]) -> Callable[..., Tensor]:
-    """Registers for `op`, which gives the result of `recording` alone, that `recording` is called for a derivative.
+def composed(op: Any, composition: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Registers for `op` that `composition`, the same in operators that have derivatives, is called for a derivative.
 
     Returns:
         The operator as a function of the same positional arguments.
@@ -169,9 +177,9 @@ def without_record(op: Any, recording: Callable[..., Any]) -> Callable[..., Tens
 
     def kernel(*args: Any) -> Any:
         if _functorch_active() or forward_ad._current_level >= 0:
-            return recording(*args)[0]
+            return composition(*args)
         if torch.is_grad_enabled() and _any_requires_grad(*args):
-            return recording(*args)[0]
+            return composition(*args)
         with _AutoDispatchBelowAutograd():
             return raw(*args)
 
@@ -183,6 +191,11 @@ def without_record(op: Any, recording: Callable[..., Any]) -> Callable[..., Tens
         return kernel(*args)
 
     return entry
+
+
+def without_record(op: Any, recording: Callable[..., Any]) -> Callable[..., Tensor]:
+    """`composed` for an `op` that gives the result of `recording`, without the record that its derivative needs."""
+    return composed(op, lambda *args: recording(*args)[0])
 
 
 def register_vmap(op: Any, rule: Callable[..., tuple[Any, Any]]) -> None:

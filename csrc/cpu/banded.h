@@ -16,7 +16,7 @@ class BandedConv {
  public:
   // `offsets` has room for kReductionBlock numbers.
   BandedConv(const ConvJob& job, int64_t* offsets, A* workspace)
-      : job_(job), weight_{job}, offset_(offsets), workspace_(workspace) {}
+      : job_(job), epilogue_(job), weight_{job}, offset_(offsets), workspace_(workspace) {}
 
   void run(int64_t index) {
     const RegionJob* r = job_.wave.data();
@@ -66,7 +66,8 @@ class BandedConv {
 
   void multiply_block(const Block& block, bool first, int64_t group, int64_t length) const {
     const Panels panels(job_.rows, job_.tile.rows);
-    const A* bias = job_.bias ? static_cast<const A*>(job_.packed_bias) + group * job_.bias_channels() : nullptr;
+    const A* bias =
+        job_.epilogue.bias ? static_cast<const A*>(job_.packed_bias) + group * job_.bias_channels() : nullptr;
     const TileStart start = !first ? TileStart::kPartialSum : bias ? TileStart::kRowBias : TileStart::kZero;
     for (int64_t f = 0; f < length; f += kColumns)
       for (int64_t p = 0; p < panels.count; ++p) {
@@ -87,6 +88,10 @@ class BandedConv {
       for (int64_t i = 0; i < rows; ++i) {
         T* to = band + m * s.channel + i * g[1].out_step * s.axis[1];
         const A* from = partial_ + m * plan_.distance + i * plan_.band.pitch;
+        if (!epilogue_.is_bias()) {
+          epilogue_.write(to, step, from, 1, columns);
+          continue;
+        }
         if constexpr (std::is_same_v<T, A>) {
           if (step == 1) {
             copy_row(to, from, columns);
@@ -98,6 +103,7 @@ class BandedConv {
   }
 
   const ConvJob& job_;
+  const EpilogueOf<T, A> epilogue_;
   WeightPacker<T, A> weight_;
   int64_t* offset_;
   A* workspace_;

@@ -92,7 +92,7 @@ template <class T, class A>
 class DepthwiseChannels {
  public:
   // The workspace holds kPixels pointers a tap, a pointer a tap row, the taps' numbers, and a zero for every channel.
-  DepthwiseChannels(const ConvJob& job, void* workspace) : job_(job), channels_(job.problem->groups) {
+  DepthwiseChannels(const ConvJob& job, void* workspace) : job_(job), epilogue_(job), channels_(job.problem->groups) {
     const int64_t taps = kernel_taps(*job.problem);
     source_ = static_cast<const T**>(workspace);
     rows_ = source_ + kPixels * taps;
@@ -151,7 +151,7 @@ class DepthwiseChannels {
   // kPixels results from the listed sources, all moved on by `shift` elements.
   void run_pixels(const A* weight, int64_t shift, int64_t pixels, T* to, int64_t distance) const {
     constexpr int W = kLanes<A>;
-    const T* bias = static_cast<const T*>(job_.bias);
+    const T* bias = static_cast<const T*>(job_.epilogue.bias);
     for_each_channel_vector<A>(channels_, [&]<int kCount>(int64_t c) {
       Vector<A> sum[kPixels][kCount] = {};
       for (int64_t t = 0; t < taps_; ++t) {
@@ -165,15 +165,26 @@ class DepthwiseChannels {
           for (int v = 0; v < kCount; ++v)
             sum[j][v] += w[v] * load_widened<A>(source_[t * kPixels + j] + shift + c + v * W);
       }
-      for (int64_t j = 0; j < pixels; ++j)
+      if (epilogue_.is_bias()) {
+        for (int64_t j = 0; j < pixels; ++j)
+#pragma GCC unroll 2
+          for (int v = 0; v < kCount; ++v)
+            store_narrowed<T, A>(to + j * distance + c + v * W,
+                                 (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v]);
+        return;
+      }
+      A finished[kPixels][kCount * W];
+#pragma GCC unroll 4
+      for (int j = 0; j < kPixels; ++j)
 #pragma GCC unroll 2
         for (int v = 0; v < kCount; ++v)
-          store_narrowed<T, A>(to + j * distance + c + v * W,
-                               (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v]);
+          store(finished[j] + v * W, (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v]);
+      for (int64_t j = 0; j < pixels; ++j) epilogue_.write(to + j * distance + c, 1, finished[j], 1, kCount * W);
     });
   }
 
   const ConvJob& job_;
+  const EpilogueOf<T, A> epilogue_;
   int64_t channels_, taps_ = 0;
   const T** source_;
   const T** rows_;

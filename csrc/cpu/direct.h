@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "../elements.h"
+#include "../epilogue.h"
 #include "../problem.h"
 
 namespace convext::direct {
@@ -36,20 +37,23 @@ class BlockedSum {
   int count_ = 0;
 };
 
-// Sums of T live in a Sum<T>: unsigned 64-bit for integers (wrap-around is defined), float64 for all others.
+// Sums of T live in a Sum<T>: unsigned 64-bit for integers (wrap-around is defined), float64 for all others. Only
+// floating types have activations.
 template <class T, bool = std::is_integral_v<T>>
 struct Sum {
   BlockedSum value;
   void add(T a, T b) { value.add(static_cast<double>(widen(a)) * widen(b)); }
   void add(T a) { value.add(widen(a)); }
-  T result() const { return Narrow<T>::from(static_cast<decltype(widen(T{}))>(value.total())); }
+  T result(const Epilogue& e) const {
+    return Narrow<T>::from(static_cast<decltype(widen(T{}))>(activated(e.activation, e.slope, value.total())));
+  }
 };
 template <class T>
 struct Sum<T, true> {
   uint64_t value = 0;
   void add(T a, T b) { value += static_cast<uint64_t>(a) * static_cast<uint64_t>(b); }
   void add(T a) { value += static_cast<uint64_t>(a); }
-  T result() const { return static_cast<T>(value); }
+  T result(const Epilogue&) const { return static_cast<T>(value); }
 };
 template <class R>
 struct Sum<Complex<R>, false> {
@@ -60,7 +64,7 @@ struct Sum<Complex<R>, false> {
     im.add(a_re * b.im + a_im * b.re);
   }
   void add(Complex<R> a) { re.add(a.re), im.add(a.im); }
-  Complex<R> result() const { return {static_cast<R>(re.total()), static_cast<R>(im.total())}; }
+  Complex<R> result(const Epilogue&) const { return {static_cast<R>(re.total()), static_cast<R>(im.total())}; }
 };
 
 // Calls visit(coordinate) for each index below the three extents, row by row.
@@ -72,10 +76,18 @@ void for_each_index(int64_t depth, int64_t height, int64_t width, Visit visit) {
       for (x[2] = 0; x[2] < width; ++x[2]) visit(x);
 }
 
+// Writes the finished sum of channel k.
+template <class T>
+void finish(Sum<T>& sum, int64_t k, const Epilogue& epilogue, Image<T> result, T* to) {
+  if (epilogue.bias) sum.add(static_cast<const T*>(epilogue.bias)[k]);
+  if (epilogue.residual) sum.add(static_cast<const T*>(epilogue.residual)[to - result.data]);
+  *to = sum.result(epilogue);
+}
+
 // One output plane (n, k) of fprop; `plane` counts n * channels + k.
 template <class T>
-void fprop_plane(const ConvProblem& p, int64_t plane, Image<const T> input, Image<const T> weight, const T* bias,
-                 Image<T> output) {
+void fprop_plane(const ConvProblem& p, int64_t plane, Image<const T> input, Image<const T> weight,
+                 const Epilogue& epilogue, Image<T> output) {
   const int64_t channels = p.groups * p.out_channels, n = plane / channels, k = plane % channels;
   const int64_t first = k / p.out_channels * p.in_channels;
   const ConvAxis* a = p.axis;
@@ -90,15 +102,14 @@ void fprop_plane(const ConvProblem& p, int64_t plane, Image<const T> input, Imag
       const int64_t at = input.offset(x), tap = weight.offset(t);
       for (int64_t c = 0; c < p.in_channels; ++c) sum.add(input.at(n, first + c)[at], weight.at(k, c)[tap]);
     });
-    if (bias) sum.add(bias[k]);
-    output.at(n, k)[output.offset(o)] = sum.result();
+    finish(sum, k, epilogue, output, output.at(n, k) + output.offset(o));
   });
 }
 
 // One result plane (n, c) of dgrad: every input pixel gathers the windows that cover one of its padded images.
 template <class T>
-void dgrad_plane(const ConvProblem& p, int64_t plane, Image<const T> grad, Image<const T> weight, const T* bias,
-                 Image<T> result) {
+void dgrad_plane(const ConvProblem& p, int64_t plane, Image<const T> grad, Image<const T> weight,
+                 const Epilogue& epilogue, Image<T> result) {
   const int64_t channels = p.groups * p.in_channels, n = plane / channels, c = plane % channels;
   const int64_t first = c / p.in_channels * p.out_channels;
   const ConvAxis* a = p.axis;
@@ -129,8 +140,7 @@ void dgrad_plane(const ConvProblem& p, int64_t plane, Image<const T> grad, Image
         });
       });
     });
-    if (bias) sum.add(bias[c]);
-    result.at(n, c)[result.offset(i)] = sum.result();
+    finish(sum, c, epilogue, result, result.at(n, c) + result.offset(i));
   });
 }
 
@@ -154,7 +164,7 @@ void wgrad_slice(const ConvProblem& p, int64_t slice, Image<const T> grad, Image
         sum.add(g[grad.offset(o)], source[input.offset(x)]);
       });
     }
-    result.at(k, c)[result.offset(t)] = sum.result();
+    result.at(k, c)[result.offset(t)] = sum.result({});
   });
 }
 

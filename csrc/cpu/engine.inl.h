@@ -8,6 +8,7 @@ namespace {
 // Each file uses the ones before it.
 // clang-format off
 #include "simd.h"
+#include "epilogue.h"
 #include "microkernel.h"
 #include "gather.h"
 #include "packed_conv.h"
@@ -55,11 +56,11 @@ template <class T, class A>
 struct KernelsOf {
   static void pack_bias(const ConvJob& job) {
     const int64_t padded = job.bias_channels();
-    const T* from = static_cast<const T*>(job.bias);
+    const T* from = static_cast<const T*>(job.epilogue.bias);
     A* to = static_cast<A*>(job.packed_bias);
     for (int64_t group = 0; group < job.problem->groups; ++group)
       for (int64_t i = 0; i < padded; ++i)
-        to[group * padded + i] = i < job.rows ? widen(from[(group * job.rows + i) / job.bias_repeats]) : A{0};
+        to[group * padded + i] = i < job.rows ? widen(from[(group * job.rows + i) / job.epilogue.bias_repeats]) : A{0};
   }
   static void pack_weight(const ConvJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) WeightPacker<T, A>{job}.pack(i);

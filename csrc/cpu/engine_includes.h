@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include <utility>
 
 #include "../elements.h"
+#include "../epilogue.h"
 #include "../region.h"
 #include "band.h"
 #include "engine.h"

@@ -65,8 +65,7 @@ ConvJob make_job(const PlanRequest& request, const ConvPlan& plan, const ConvOpe
   job.weight_row = dgrad ? weight.channel : weight.outer;
   job.weight_depth = dgrad ? weight.outer : weight.channel;
   std::copy_n(weight.axis, kSpatialAxes, job.weight_tap);
-  job.bias = operands.bias;
-  job.bias_repeats = operands.bias_repeats;
+  job.epilogue = operands.epilogue;
   job.result = operands.result.data;
   job.result_strides = operands.result.strides;
   return job;
@@ -110,7 +109,7 @@ void run_packed_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   job.packed_bias = workspace.shared();
   job.packed_weight = workspace.shared() + bias_bytes;
   const int64_t capacity = (plan.shared_bytes - bias_bytes) / request.sum_bytes;
-  if (job.bias) kernels.pack_bias(job);
+  if (job.epilogue.bias) kernels.pack_bias(job);
   for (auto region = regions.begin(); region != regions.end();) {
     job.wave.clear();
     job.pack_count = job.unit_count = 0;
@@ -141,7 +140,7 @@ void run_banded_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   const Workspace workspace(plan);
   job.packed_bias = workspace.shared();
   job.packed_weight = workspace.shared() + request.problem.groups * job.bias_channels() * request.sum_bytes;
-  if (job.bias) kernels.pack_bias(job);
+  if (job.epilogue.bias) kernels.pack_bias(job);
   for_each_worker(plan.workers, job.pack_count,
                   [&](int64_t, int64_t begin, int64_t end) { kernels.pack_weight(job, begin, end); });
   for_each_worker(plan.workers, job.unit_count, [&](int64_t worker, int64_t begin, int64_t end) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "../epilogue.h"
 #include "engine.h"
 #include "plan.h"
 
@@ -19,8 +20,7 @@ struct Operand {
 //   wgrad: image = input, weight = grad_output, result = weight's gradient
 struct ConvOperands {
   Operand image, weight, result;
-  const void* bias = nullptr;
-  int64_t bias_repeats = 1;  // result channels in a row that share an element of the bias
+  Epilogue epilogue;  // of fprop and dgrad
 };
 
 PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engine& engine, FloatType type,
