@@ -90,7 +90,9 @@ DRAWS = {
     "alternating": lambda t: (
         (t.abs() + 1) * (1 - 2 * ((torch.arange(t.shape[2])[:, None] + torch.arange(t.shape[3])) % 2))
     ),
-    "one large pixel": lambda t: t.index_put((torch.tensor(0), torch.tensor(1), torch.tensor(1), torch.tensor(2)), torch.tensor(1e4)),
+    "one large pixel": lambda t: t.index_put(
+        (torch.tensor(0), torch.tensor(1), torch.tensor(1), torch.tensor(2)), torch.tensor(1e4)
+    ),
     "subnormal": lambda t: t * 1e-41,
     "near the largest": lambda t: t * 1e34,
 }
@@ -175,7 +177,9 @@ def test_layouts_have_the_same_bits(layout: str) -> None:
             of = problem(operator, case)
             plain = operands(operator, of, torch.float32, "normal", 4)
             moved = [
-                t if t is None or t.dim() == 1 or layout == "contiguous" else t.contiguous(memory_format=torch.channels_last)
+                t
+                if t is None or t.dim() == 1 or layout == "contiguous"
+                else t.contiguous(memory_format=torch.channels_last)
                 for t in plain
             ]
             assert same_bits(call(operator, of, moved), call(operator, of, plain)), (operator, case)
@@ -321,7 +325,9 @@ def test_declines_other_types_and_ranks() -> None:
 
 
 @pytest.mark.parametrize("threads_", (1, 2, 16))
-@pytest.mark.parametrize("channels", ((32, 32), (64, 128), (256, 256), (512, 512), (1024, 1024), (2048, 64), (64, 2048)))
+@pytest.mark.parametrize(
+    "channels", ((32, 32), (64, 128), (256, 256), (512, 512), (1024, 1024), (2048, 64), (64, 2048))
+)
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_workspace(operator: str, channels: tuple[int, int], threads_: int, isa: str) -> None:
     """At most 8 MiB a thread and one transformed weight, 36/9 of it; the same for every batch and image."""

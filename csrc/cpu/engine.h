@@ -43,7 +43,6 @@ struct Kernels {
   void (*pack_depthwise)(const ConvJob&, int64_t begin, int64_t end);
   void (*run_depthwise_channels)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
   void (*run_depthwise_channels_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
-  WinogradKernels winograd;  // float32 only
   // Multiplies a full tile from L1 so many times and returns the FLOPs done: what the machine can do at best.
   double (*run_full_tile)(int64_t times);
 };
@@ -71,6 +70,7 @@ struct Engine {
   ResponseNormKernels response_norm[4];        // by FloatType
   PositionProductKernels position_product[4];  // by FloatType
   const PoolTable& pool_kernels;
+  const WinogradKernels& winograd;  // float32 only
   const Kernels& of(FloatType type) const { return kernels[static_cast<int>(type)]; }
   const PoolKernels& of(PoolType type) const { return pool_kernels[static_cast<std::size_t>(type)]; }
 };
@@ -85,14 +85,17 @@ const char* max_isa();
 // is no level.
 void set_max_isa(const char* name);
 
-// One per file engine_<level>.cpp, and its pooling kernels per file pool_<level>.cpp.
+// One per file engine_<level>.cpp, and its other kernels per file pool_<level>.cpp and winograd_<level>.cpp.
 extern const Engine kBaselineEngine;
 extern const PoolTable kBaselinePools;
+extern const WinogradKernels kBaselineWinograd;
 #if defined(__x86_64__)
 extern const Engine kAvx2Engine;
 extern const PoolTable kAvx2Pools;
+extern const WinogradKernels kAvx2Winograd;
 extern const Engine kAvx512Engine;
 extern const PoolTable kAvx512Pools;
+extern const WinogradKernels kAvx512Winograd;
 #endif
 
 }  // namespace convext

@@ -23,34 +23,7 @@ namespace {
 #include "fold_bands.h"
 #include "response_norm.h"
 #include "position_product.h"
-#include "winograd_transform.h"
-#include "winograd_stage.h"
-#include "winograd_product.h"
-#include "winograd_weight.h"
-#include "winograd.h"
-#include "winograd_wgrad.h"
 // clang-format on
-
-// The member function of WinogradConv that does one item of a range.
-template <auto step>
-void run_winograd(const WinogradJob& job, int64_t begin, int64_t end, void* workspace) {
-  WinogradConv<float> conv(job, static_cast<float*>(workspace));
-  for (int64_t i = begin; i < end; ++i) (conv.*step)(i);
-}
-template <auto step>
-void run_winograd_wgrad(const WinogradWgradJob& job, int64_t begin, int64_t end, void* workspace) {
-  WinogradWgrad<float> wgrad(job, static_cast<float*>(workspace));
-  for (int64_t i = begin; i < end; ++i) (wgrad.*step)(i);
-}
-template <class T>
-constexpr WinogradKernels winograd_kernels() {
-  if constexpr (!std::is_same_v<T, float>) return {};
-  using Conv = WinogradConv<float>;
-  using Wgrad = WinogradWgrad<float>;
-  return {&run_winograd<&Conv::transform_weight>,   &run_winograd<&Conv::run_block>,
-          &run_winograd<&Conv::transform_channels>, &run_winograd<&Conv::run_pass>,
-          &run_winograd_wgrad<&Wgrad::run>,         &run_winograd_wgrad<&Wgrad::finish_row>};
-}
 
 template <class T, class A>
 struct KernelsOf {
@@ -131,7 +104,6 @@ struct KernelsOf {
             .pack_depthwise = &pack_depthwise,
             .run_depthwise_channels = &run_depthwise_channels,
             .run_depthwise_channels_wgrad = &run_depthwise_channels_wgrad,
-            .winograd = winograd_kernels<T>(),
             .run_full_tile = &run_full_tile};
   }
 };
@@ -174,7 +146,7 @@ constexpr PositionProductKernels position_product_kernels() {
   }};
 }
 
-constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels) {
+constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels, const WinogradKernels& winograd) {
   return {name,
           {KernelsOf<float, float>::table(), KernelsOf<double, double>::table(), KernelsOf<BFloat16, float>::table(),
            KernelsOf<Half, float>::table()},
@@ -183,7 +155,8 @@ constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels) {
            response_norm_kernels<BFloat16, float>(), response_norm_kernels<Half, float>()},
           {position_product_kernels<float, float>(), position_product_kernels<double, double>(),
            position_product_kernels<BFloat16, float>(), position_product_kernels<Half, float>()},
-          pool_kernels};
+          pool_kernels,
+          winograd};
 }
 
 }  // namespace

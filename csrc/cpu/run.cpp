@@ -162,7 +162,7 @@ TiledImage tiled_image(const Operand& operand, const Region& region, PaddingMode
   return image;
 }
 
-void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const Engine& engine,
                        const ConvOperands& operands) {
   ConvJob conv = make_job(request, plan, operands);
   const Region region = regions_of(request).front();
@@ -175,9 +175,9 @@ void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const K
   const Workspace workspace(plan);
   const int64_t groups = request.problem.groups;
   conv.packed_bias = workspace.shared();
-  if (conv.bias) kernels.pack_bias(conv);
+  if (conv.epilogue.bias) engine.of(FloatType::kFloat).pack_bias(conv);
   float* shared = static_cast<float*>(conv.packed_bias) + groups * conv.bias_channels();
-  const WinogradKernels& steps = kernels.winograd;
+  const WinogradKernels& steps = engine.winograd;
   const auto in_parallel = [&](WinogradKernels::Step step, int64_t count) {
     for_each_worker(plan.workers, count, [&](int64_t worker, int64_t begin, int64_t end) {
       step(job, begin, end, workspace.of_worker(worker));
@@ -275,7 +275,7 @@ void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Ke
                   [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
 }
 
-void run_winograd_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+void run_winograd_wgrad(const PlanRequest& request, const ConvPlan& plan, const Engine& engine,
                         const ConvOperands& operands) {
   const WgradJob wgrad = make_wgrad_job(request, plan, operands);
   WinogradWgradJob job;
@@ -287,7 +287,7 @@ void run_winograd_wgrad(const PlanRequest& request, const ConvPlan& plan, const 
   job.grad.strides = wgrad.grad_strides;
   const Workspace workspace(plan);
   job.partial = reinterpret_cast<float*>(workspace.shared());
-  const WinogradKernels& steps = kernels.winograd;
+  const WinogradKernels& steps = engine.winograd;
   const auto in_parallel = [&](WinogradKernels::WgradStep step, int64_t count) {
     for_each_worker(plan.workers, count, [&](int64_t worker, int64_t begin, int64_t end) {
       step(job, begin, end, workspace.of_worker(worker));
@@ -344,7 +344,9 @@ PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engi
   return request;
 }
 
-void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels, const ConvOperands& operands) {
+void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
+              const ConvOperands& operands) {
+  const Kernels& kernels = engine.of(type);
   const ConvProblem& p = request.problem;
   const bool wgrad = request.op == ConvOperator::kWgrad;
   const int64_t result_elements = wgrad ? weight_elements(p) : p.batch * p.groups * gather_rows(request);
@@ -355,8 +357,7 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& k
     case Algorithm::kDepthwise:
       return (wgrad ? run_depthwise_wgrad : run_depthwise_conv)(request, plan, kernels, operands);
     case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
-    case Algorithm::kWinograd:
-      return (wgrad ? run_winograd_wgrad : run_winograd_conv)(request, plan, kernels, operands);
+    case Algorithm::kWinograd: return (wgrad ? run_winograd_wgrad : run_winograd_conv)(request, plan, engine, operands);
     case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
     case Algorithm::kPacked: return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
     case Algorithm::kDirect: return;

@@ -30,6 +30,7 @@ class WinogradConv {
   WinogradConv(const WinogradJob& job, A* workspace)
       : job_(job),
         conv_(*job.conv),
+        epilogue_(conv_),
         sizes_(job.shape, conv_.tile, W, conv_.depth),
         product_(workspace),
         stage_(product_ + sizes_.product.elements()),
@@ -95,13 +96,28 @@ class WinogradConv {
 
   // The results of a pass's channels.
   void transform_result(int64_t group, int64_t first, int64_t tiles, int64_t pass) {
+    if (epilogue_.is_bias())
+      return write_result(group, first, tiles, pass, [](Vector<A> sum, const A*, int64_t, int64_t) { return sum; });
+    write_finished(group, first, tiles, pass);
+  }
+  [[gnu::noinline]] void write_finished(int64_t group, int64_t first, int64_t tiles, int64_t pass) {
+    epilogue_.with_activation([&](auto activate) {
+      write_result(group, first, tiles, pass, [&](Vector<A> sum, const A* to, int64_t step, int64_t n) {
+        return activate(epilogue_.add_residual(sum, to, step, n));
+      });
+    });
+  }
+
+  template <class Finish>
+  void write_result(int64_t group, int64_t first, int64_t tiles, int64_t pass, Finish finish) {
     const int64_t begin = pass * job_.shape.panels * kColumns, end = std::min(last_panel(pass) * kColumns, conv_.rows);
-    for (int64_t k = begin; k < end; k += W)
+    const Strides& s = conv_.result_strides;
+    for (int64_t k = begin; k < end; k += W) {
+      Vector<A> bias = {};
+      if (conv_.epilogue.bias)
+        bias = load(static_cast<const A*>(conv_.packed_bias) + group * conv_.bias_channels() + k);
       for_each_run(job_.grid, first, tiles, [&](const TileRun& run) {
-        const int64_t pitch = run.count * kTile, channels = std::min<int64_t>(W, end - k);
-        const Vector<A> bias = conv_.bias
-                                   ? load(static_cast<const A*>(conv_.packed_bias) + group * conv_.bias_channels() + k)
-                                   : Vector<A>{};
+        const int64_t pitch = run.count * kTile;
         for (int64_t t = 0; t < run.count; ++t) {
           const A* from = product_ + (run.first + t) * sizes_.product.row + k - begin;
           A* tile = stage_ + t * kTile * W;
@@ -110,16 +126,18 @@ class WinogradConv {
               [&](int i, int j) { return load(from + (i * kEdge + j) * sizes_.product.plane); },
               [&](int i, int j, Vector<A> y) { store(tile + (i * pitch + j) * W, y + bias); });
         }
-        A* to = static_cast<A*>(conv_.result) + run.image * conv_.result_strides.outer +
-                (group * conv_.rows + k) * conv_.result_strides.channel +
-                run.row * kTile * conv_.result_strides.axis[1] + run.column * kTile * conv_.result_strides.axis[2];
-        store_stage(to, conv_.result_strides, channels, std::min<int64_t>(kTile, job_.grid.height - run.row * kTile),
-                    std::min(pitch, job_.grid.width - run.column * kTile), pitch, stage_);
+        const int64_t y = run.row * kTile, x = run.column * kTile;
+        A* to = static_cast<A*>(conv_.result) + run.image * s.outer + (group * conv_.rows + k) * s.channel +
+                y * s.axis[1] + x * s.axis[2];
+        store_stage(to, s, std::min<int64_t>(W, end - k), std::min<int64_t>(kTile, job_.grid.height - y),
+                    std::min(pitch, job_.grid.width - x), pitch, stage_, finish);
       });
+    }
   }
 
   const WinogradJob& job_;
   const ConvJob& conv_;
+  const EpilogueOf<A, A> epilogue_;
   const WinogradSizes sizes_;
   A* product_;
   A* stage_;

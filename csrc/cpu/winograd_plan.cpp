@@ -7,20 +7,27 @@ namespace {
 
 std::atomic<bool> enabled{true};
 
+// Channels of a group on either side from which it wins, and the share of the definition's multiplications up to which:
+// the overhang of the last tiles raises it from a quarter. Measured: docs/performance.md.
+constexpr int64_t kLeastChannels = 32;
+constexpr double kMostWork = 0.45;
+
 // A thread's block of transformed tiles with its products stays in this much of L2.
 constexpr int64_t kBlockBytes = 800 << 10;
 // Transformed weights up to this size are read from the caches; larger ones are not kept.
 constexpr int64_t kShallowBytes = 6 << 20;
+constexpr int64_t kShallowChunk = 128, kShallowPanels = 2;
 constexpr int64_t kWorkerBytes = int64_t{8} << 20;
-// Most tiles of the deep form's block: their products with a panel, half a megabyte, stay in L2.
-constexpr int64_t kMostDeepTiles = 112;
+// Most tiles of the deep form's block: their products with a panel, half a megabyte, stay in L2; so do 36 points of a
+// panel of the weight, of a chunk of channels: 288 KiB.
+constexpr int64_t kDeepTiles = 112, kDeepChunk = 64;
+// The fewest tiles that pay for transforming a weight.
 constexpr int64_t kLeastDeepTiles = 14;
-// Channels of a chunk in the deep form: 36 points of a panel of the weight, 288 KiB, stay in L2.
-constexpr int64_t kDeepChunk = 64, kShallowChunk = 128;
 
-// wgrad: most channels of a block on either side, tiles of a chunk; as few units as eight are cut into slices.
+// wgrad: most channels of a block on either side, and tiles of a chunk. Fewer than so many units are cut into slices of
+// enough tiles to pay for the transform of their sums, or into half as many result channels.
 constexpr int64_t kWgradChannels = 128, kWgradTiles = 112;
-constexpr int64_t kWgradUnits = 8, kLeastSliceTiles = 28, kSliceBytes = 4 << 20;
+constexpr int64_t kWgradUnits = 8, kLeastSliceTiles = 56, kSliceBytes = int64_t{4} << 20, kLeastWgradRows = 64;
 
 WinogradSizes sizes_of(const PlanRequest& r, const WinogradShape& shape) {
   return {shape, r.tile, r.lanes, gather_depth(r)};
@@ -28,29 +35,35 @@ WinogradSizes sizes_of(const PlanRequest& r, const WinogradShape& shape) {
 
 int64_t panels_of(const PlanRequest& r) { return divide_up(gather_rows(r), r.tile.columns); }
 
-int64_t deep_tiles(const PlanRequest& r, WinogradShape shape) {
-  shape.tiles = kMostDeepTiles;
-  const int64_t own = sizes_of(r, shape).own(shape) * r.sum_bytes;
-  const int64_t tile = kWinogradPoints * round_up(gather_depth(r), shape.chunk) * r.sum_bytes;
-  return std::min(kMostDeepTiles, r.threads * (kWorkerBytes - own) / tile);
+bool is_deep(const PlanRequest& r) {
+  return kWinogradPoints * gather_depth(r) * panels_of(r) * r.tile.columns * r.sum_bytes > kShallowBytes;
 }
 
-WinogradShape shape_of(const PlanRequest& r) {
+WinogradShape deep_shape(const PlanRequest& r, int64_t threads) {
+  WinogradShape shape;
+  shape.deep = true;
+  shape.chunk = round_up(balanced(gather_depth(r), kDeepChunk), r.lanes);
+  shape.tiles = kDeepTiles;
+  const int64_t own = sizes_of(r, shape).own(shape) * r.sum_bytes;
+  const int64_t tile = kWinogradPoints * round_up(gather_depth(r), shape.chunk) * r.sum_bytes;
+  shape.tiles = std::min(kDeepTiles, threads * (kWorkerBytes - own) / tile);
+  return shape;
+}
+
+WinogradShape shape_of(const PlanRequest& r, int64_t threads) {
   WinogradShape shape;
   const int64_t depth = gather_depth(r), panels = panels_of(r);
   const int64_t total = r.problem.batch * winograd_grid(r).per_image();
-  shape.deep = kWinogradPoints * depth * panels * r.tile.columns * r.sum_bytes > kShallowBytes;
-  if (shape.deep) {
-    shape.panels = 1;
-    shape.chunk = round_up(balanced(depth, kDeepChunk), r.lanes);
-    shape.tiles = std::max<int64_t>(1, std::min(total, deep_tiles(r, shape)));
+  if (is_deep(r)) {
+    shape = deep_shape(r, threads);
+    shape.tiles = std::clamp<int64_t>(total, 1, shape.tiles);
     return shape;
   }
-  shape.panels = std::min<int64_t>(2, panels);
+  shape.panels = std::min(kShallowPanels, panels);
   shape.chunk = round_up(balanced(depth, kShallowChunk), r.lanes);
   const int64_t tile_bytes = kWinogradPoints * (depth + shape.panels * r.tile.columns) * r.sum_bytes;
   const int64_t most = std::clamp<int64_t>(kBlockBytes / tile_bytes / r.tile.rows, 1, 4) * r.tile.rows;
-  const int64_t units = round_up(divide_up(total * r.problem.groups, most), r.threads);
+  const int64_t units = round_up(divide_up(total * r.problem.groups, most), threads);
   shape.tiles = std::clamp<int64_t>(divide_up(total * r.problem.groups, std::max<int64_t>(units, 1)), 1, most);
   return shape;
 }
@@ -66,6 +79,7 @@ WinogradWgradShape wgrad_shape_of(const PlanRequest& r) {
   while (units * shape.slices < kWgradUnits && total >= 2 * shape.slices * kLeastSliceTiles &&
          2 * shape.slices * result_bytes <= kSliceBytes)
     shape.slices *= 2;
+  if (units * shape.slices == 1 && shape.rows >= 2 * kLeastWgradRows) shape.rows = round_up(shape.rows / 2, r.lanes);
   shape.tiles = balanced(std::max<int64_t>(1, divide_up(total, shape.slices)), kWgradTiles);
   return shape;
 }
@@ -83,9 +97,9 @@ TileGrid winograd_grid(const PlanRequest& request) {
 
 std::string winograd_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
-  const auto number = [](int64_t n) { return std::to_string(n); };
-  if (!r.packed_type || r.element_bytes != 4) return "it computes float32";
+  const auto by = [](int64_t a, int64_t b) { return std::to_string(a) + " x " + std::to_string(b); };
   const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
+  if (!r.packed_type || r.element_bytes != 4) return "it computes float32";
   if (y.kernel != kWinogradKernel || x.kernel != kWinogradKernel || z.kernel != 1)
     return "the kernel is not 3 x 3 in a plane";
   if (y.stride != 1 || x.stride != 1 || y.dilation != 1 || x.dilation != 1) return "stride or dilation is not one";
@@ -93,10 +107,19 @@ std::string winograd_refusal(const PlanRequest& r) {
   if (!r.winograd) return "convext.backends.winograd.enabled is False";
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";
+  if (std::min(p.in_channels, p.out_channels) < kLeastChannels)
+    return "a group has " + by(p.in_channels, p.out_channels) + " channels, fewer than " +
+           std::to_string(kLeastChannels) + " on a side";
   const TileGrid grid = winograd_grid(r);
-  if (grid.height < 8 || grid.width < 8)
-    return "the result has " + number(grid.height) + " x " + number(grid.width) + " pixels";
-  if (gather_rows(r) < 16 || gather_depth(r) < 16) return "few channels";
+  if (grid.height < 1 || grid.width < 1) return "there is no result";
+  const double work =
+      static_cast<double>(grid.per_image() * kWinogradPoints) /
+      (static_cast<double>(grid.height) * static_cast<double>(grid.width) * kWinogradKernel * kWinogradKernel);
+  if (work > kMostWork) return by(grid.height, grid.width) + " results overhang their tiles too far";
+  if (r.op != ConvOperator::kWgrad && is_deep(r) && deep_shape(r, 1).tiles < kLeastDeepTiles)
+    return std::to_string(gather_depth(r)) +
+           " channels of so few tiles fill the workspace that the weight is transformed "
+           "too often";
   return "";
 }
 
@@ -108,9 +131,7 @@ void plan_winograd(const PlanRequest& r, ConvPlan& plan) {
     plan.thread_bytes = WinogradWgradSizes(plan.winograd_wgrad, r.tile, r.lanes).elements() * r.sum_bytes;
     return;
   }
-  PlanRequest request = r;
-  request.threads = plan.workers;
-  plan.winograd = shape_of(request);
+  plan.winograd = shape_of(r, plan.workers);
   plan.shape.pixels_are_rows = true;  // tiles are
   const WinogradSizes sizes = sizes_of(r, plan.winograd);
   const int64_t groups = r.problem.groups, panels = groups * panels_of(r);

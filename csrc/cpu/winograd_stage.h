@@ -23,6 +23,24 @@ struct StageAxis {
   int64_t at(int64_t x, int64_t count) const { return std::clamp<int64_t>(x - begin, 0, count); }
 };
 
+// The first `count` lanes from p on, reading nothing beyond them.
+template <class A>
+inline Vector<A> load_first(const A* p, int64_t count) {
+  if (count == kLanes<A>) return load(p);
+  A part[kLanes<A>] = {};
+  copy_fewer<kLanes<A>>(part, p, count);
+  return load(part);
+}
+
+// Writes the first `count` lanes of a vector.
+template <class A>
+inline void store_first(A* p, Vector<A> v, int64_t count) {
+  if (count == kLanes<A>) return store(p, v);
+  A part[kLanes<A>];
+  store(part, v);
+  copy_fewer<kLanes<A>>(p, part, count);
+}
+
 // Fills rows x columns pixels of a stage with `channels` channels (at most a vector) that start at `from`.
 template <class A>
 inline void load_stage(const A* from, const Strides& strides, int64_t channels, const StageAxis& y, const StageAxis& x,
@@ -31,7 +49,7 @@ inline void load_stage(const A* from, const Strides& strides, int64_t channels, 
   const int64_t step = strides.axis[2], inside = x.at(0, columns), outside = x.at(x.extent, columns);
   const auto zero = [](A* to) { store(to, Vector<A>{}); };
   const auto pixel = [&](const A* p, A* to) {
-    if (strides.channel == 1 && channels == W) return store(to, load(p));
+    if (strides.channel == 1) return store(to, load_first(p, channels));
     zero(to);
     for (int64_t c = 0; c < channels; ++c) to[c] = p[c * strides.channel];
   };
@@ -50,45 +68,58 @@ inline void load_stage(const A* from, const Strides& strides, int64_t channels, 
     for (int64_t j = 0; j < inside; ++j) edge(j);
     const int64_t end = std::clamp(x.reach, inside, outside);
     for (int64_t j = end; j < columns; ++j) edge(j);
-    if (step != 1 || end - inside < W) {
+    if (step != 1) {
       for (int64_t j = inside; j < end; ++j) pixel(line + (x.begin + j) * step, stage + j * W);
       continue;
     }
     for (int64_t j = inside; j < end; j += W) {
-      j = std::min(j, end - W);  // the last block overlaps the one before it
+      if (end - inside >= W) j = std::min(j, end - W);  // the last block overlaps the one before it
+      const int64_t count = std::min<int64_t>(W, end - j);
       Vector<A> v[W];
 #pragma GCC unroll 16
-      for (int c = 0; c < W; ++c) v[c] = c < channels ? load(line + c * strides.channel + x.begin + j) : Vector<A>{};
+      for (int c = 0; c < W; ++c)
+        v[c] = c < channels ? load_first(line + c * strides.channel + x.begin + j, count) : Vector<A>{};
       transpose_square<A>(v);
+      if (count == W) {
 #pragma GCC unroll 16
-      for (int p = 0; p < W; ++p) store(stage + (j + p) * W, v[p]);
+        for (int p = 0; p < W; ++p) store(stage + (j + p) * W, v[p]);
+      } else {
+        for (int64_t p = 0; p < count; ++p) store(stage + (j + p) * W, v[p]);
+      }
     }
   }
 }
 
-// Writes rows x columns pixels of a stage whose rows are `pitch` pixels long.
-template <class A>
+// Writes rows x columns pixels of a stage whose rows are `pitch` pixels long. finish(sums, to, step, count) makes the
+// results from to[0] on, `step` apart, of a vector of which the first `count` lanes count.
+template <class A, class Finish>
 inline void store_stage(A* to, const Strides& strides, int64_t channels, int64_t rows, int64_t columns, int64_t pitch,
-                        const A* stage) {
+                        const A* stage, Finish finish) {
   constexpr int W = kLanes<A>;
   const int64_t step = strides.axis[2];
   for (int64_t i = 0; i < rows; ++i, stage += pitch * W, to += strides.axis[1]) {
-    if (strides.channel == 1) {
-      for (int64_t j = 0; j < columns; ++j) copy_row(to + j * step, stage + j * W, channels);
-      continue;
-    }
-    if (step != 1 || columns < W) {
-      for (int64_t c = 0; c < channels; ++c)
-        for (int64_t j = 0; j < columns; ++j) to[c * strides.channel + j * step] = stage[j * W + c];
+    if (step != 1) {  // channels_last, and odd strides
+      for (int64_t j = 0; j < columns; ++j) {
+        const Vector<A> v = finish(load(stage + j * W), to + j * step, strides.channel, channels);
+        if (strides.channel == 1) {
+          store_first(to + j * step, v, channels);
+        } else {
+          for (int64_t c = 0; c < channels; ++c) to[j * step + c * strides.channel] = v[c];
+        }
+      }
       continue;
     }
     for (int64_t j = 0; j < columns; j += W) {
-      j = std::min(j, columns - W);
+      if (columns >= W) j = std::min(j, columns - W);  // the last block overlaps the one before it
+      const int64_t count = std::min<int64_t>(W, columns - j);
       Vector<A> v[W];
 #pragma GCC unroll 16
-      for (int p = 0; p < W; ++p) v[p] = load(stage + (j + p) * W);
+      for (int p = 0; p < W; ++p) v[p] = load(stage + (j + std::min<int64_t>(p, count - 1)) * W);
       transpose_square<A>(v);
-      for (int c = 0; c < channels; ++c) store(to + c * strides.channel + j, v[c]);
+      for (int c = 0; c < channels; ++c) {
+        A* line = to + c * strides.channel + j;
+        store_first(line, finish(v[c], line, int64_t{1}, count), count);
+      }
     }
   }
 }
