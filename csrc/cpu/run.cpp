@@ -5,30 +5,38 @@
 #include <new>
 
 #include "band.h"
+#include "memory.h"
 #include "winograd_plan.h"
 
 namespace convext {
 namespace {
 
-constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kAlignment = 64, kHugePage = std::size_t{2} << 20;
 
 // Workspace for one call, allocated before any thread starts: an exception inside a parallel region loses its message.
+// Where the allocator has none to give back it is fresh memory, of which small pages take longer to fault in than a
+// convolution of small images takes.
 class Workspace {
  public:
   explicit Workspace(const ConvPlan& plan)
       : thread_bytes_(round_up(plan.thread_bytes, kAlignment)),
         shared_bytes_(round_up(plan.shared_bytes, kAlignment)),
-        data_(static_cast<std::byte*>(::operator new(
-            static_cast<std::size_t>(shared_bytes_ + plan.workers * thread_bytes_), std::align_val_t{kAlignment}))) {}
+        bytes_(static_cast<std::size_t>(shared_bytes_ + plan.workers * thread_bytes_)),
+        alignment_{bytes_ < kHugePage ? kAlignment : kHugePage},
+        data_(static_cast<std::byte*>(::operator new(bytes_, alignment_))) {
+    advise_huge_pages(data_, static_cast<int64_t>(bytes_));
+  }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
-  ~Workspace() { ::operator delete(data_, std::align_val_t{kAlignment}); }
+  ~Workspace() { ::operator delete(data_, alignment_); }
 
   std::byte* shared() const { return data_; }
   std::byte* of_worker(int64_t worker) const { return data_ + shared_bytes_ + worker * thread_bytes_; }
 
  private:
   int64_t thread_bytes_, shared_bytes_;
+  std::size_t bytes_;
+  std::align_val_t alignment_;
   std::byte* data_;
 };
 

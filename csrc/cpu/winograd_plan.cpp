@@ -7,20 +7,23 @@ namespace {
 
 std::atomic<bool> enabled{true};
 
-// Channels of a group on either side from which it wins, and the share of the definition's multiplications up to which:
-// the overhang of the last tiles raises it from a quarter. Measured: docs/performance.md.
-constexpr int64_t kLeastChannels = 32;
+// Where it wins (measured: docs/performance.md): from so many channels of a group on either side; up to this share of
+// the definition's multiplications, which the overhang of the last tiles raises from a quarter; and from so many pixels
+// or, for wgrad, tiles of an image, fewer of which do not pay for the transform of the weight or of its sums.
+constexpr int64_t kLeastChannels = 32, kLeastPixels = 49, kLeastWgradTiles = 16;
 constexpr double kMostWork = 0.45;
 
 // A thread's block of transformed tiles with its products stays in this much of L2.
 constexpr int64_t kBlockBytes = 800 << 10;
-// Transformed weights up to this size are read from the caches; larger ones are not kept.
-constexpr int64_t kShallowBytes = 6 << 20;
-constexpr int64_t kShallowChunk = 128, kShallowPanels = 2;
+constexpr int64_t kShallowPanels = 2;
+// Transformed weights up to this size are read from the caches; larger ones are not kept. Nor are those above the
+// second size where all tiles are one block, so that keeping them saves nothing, and their memory is fresh.
+constexpr int64_t kShallowBytes = 6 << 20, kShallowBytesOfABlock = 1 << 20;
 constexpr int64_t kWorkerBytes = int64_t{8} << 20;
-// Most tiles of the deep form's block: their products with a panel, half a megabyte, stay in L2; so do 36 points of a
-// panel of the weight, of a chunk of channels: 288 KiB.
-constexpr int64_t kDeepTiles = 112, kDeepChunk = 64;
+// Channels that are summed in registers, in both forms, so that the batch may choose the form. In the deep one 36
+// points of such a chunk of a panel of the weight, 288 KiB, stay in L2; so do the products of a panel with the most
+// tiles of a block, half a megabyte.
+constexpr int64_t kChunk = 64, kDeepTiles = 112;
 // The fewest tiles that pay for transforming a weight.
 constexpr int64_t kLeastDeepTiles = 14;
 
@@ -35,14 +38,14 @@ WinogradSizes sizes_of(const PlanRequest& r, const WinogradShape& shape) {
 
 int64_t panels_of(const PlanRequest& r) { return divide_up(gather_rows(r), r.tile.columns); }
 
-bool is_deep(const PlanRequest& r) {
-  return kWinogradPoints * gather_depth(r) * panels_of(r) * r.tile.columns * r.sum_bytes > kShallowBytes;
+int64_t transformed_bytes(const PlanRequest& r) {
+  return kWinogradPoints * gather_depth(r) * panels_of(r) * r.tile.columns * r.sum_bytes;
 }
 
 WinogradShape deep_shape(const PlanRequest& r, int64_t threads) {
   WinogradShape shape;
   shape.deep = true;
-  shape.chunk = round_up(balanced(gather_depth(r), kDeepChunk), r.lanes);
+  shape.chunk = round_up(balanced(gather_depth(r), kChunk), r.lanes);
   shape.tiles = kDeepTiles;
   const int64_t own = sizes_of(r, shape).own(shape) * r.sum_bytes;
   const int64_t tile = kWinogradPoints * round_up(gather_depth(r), shape.chunk) * r.sum_bytes;
@@ -54,13 +57,14 @@ WinogradShape shape_of(const PlanRequest& r, int64_t threads) {
   WinogradShape shape;
   const int64_t depth = gather_depth(r), panels = panels_of(r);
   const int64_t total = r.problem.batch * winograd_grid(r).per_image();
-  if (is_deep(r)) {
+  const int64_t bytes = transformed_bytes(r);
+  if (bytes > kShallowBytes || (bytes > kShallowBytesOfABlock && total <= kDeepTiles && panels >= threads)) {
     shape = deep_shape(r, threads);
     shape.tiles = std::clamp<int64_t>(total, 1, shape.tiles);
     return shape;
   }
   shape.panels = std::min(kShallowPanels, panels);
-  shape.chunk = round_up(balanced(depth, kShallowChunk), r.lanes);
+  shape.chunk = round_up(balanced(depth, kChunk), r.lanes);
   const int64_t tile_bytes = kWinogradPoints * (depth + shape.panels * r.tile.columns) * r.sum_bytes;
   const int64_t most = std::clamp<int64_t>(kBlockBytes / tile_bytes / r.tile.rows, 1, 4) * r.tile.rows;
   const int64_t units = round_up(divide_up(total * r.problem.groups, most), threads);
@@ -111,15 +115,16 @@ std::string winograd_refusal(const PlanRequest& r) {
     return "a group has " + by(p.in_channels, p.out_channels) + " channels, fewer than " +
            std::to_string(kLeastChannels) + " on a side";
   const TileGrid grid = winograd_grid(r);
-  if (grid.height < 1 || grid.width < 1) return "there is no result";
-  const double work =
-      static_cast<double>(grid.per_image() * kWinogradPoints) /
-      (static_cast<double>(grid.height) * static_cast<double>(grid.width) * kWinogradKernel * kWinogradKernel);
-  if (work > kMostWork) return by(grid.height, grid.width) + " results overhang their tiles too far";
-  if (r.op != ConvOperator::kWgrad && is_deep(r) && deep_shape(r, 1).tiles < kLeastDeepTiles)
-    return std::to_string(gather_depth(r)) +
-           " channels of so few tiles fill the workspace that the weight is transformed "
-           "too often";
+  const int64_t pixels = grid.height * grid.width;
+  if (grid.height < 1 || pixels < kLeastPixels)
+    return by(grid.height, grid.width) + " pixels of a result are few for a transform of the weight";
+  if (r.op == ConvOperator::kWgrad && grid.per_image() < kLeastWgradTiles)
+    return std::to_string(grid.per_image()) + " tiles of an image are few for a transform of the weight's gradient";
+  const double work = static_cast<double>(grid.per_image() * kWinogradPoints);
+  if (work > kMostWork * static_cast<double>(pixels) * kWinogradKernel * kWinogradKernel)
+    return by(grid.height, grid.width) + " pixels leave too much of their tiles empty";
+  if (r.op != ConvOperator::kWgrad && transformed_bytes(r) > kShallowBytes && deep_shape(r, 1).tiles < kLeastDeepTiles)
+    return std::to_string(gather_depth(r)) + " channels of few tiles fill the workspace";
   return "";
 }
 
