@@ -80,9 +80,16 @@ class WinogradWgrad {
     transform_plane<kEdge, 3, Vector<A>>([](const auto& u, auto& g) { Winograd::weight_adjoint(u, g); },
                                          [&](int i, int j) { return load(sums + (i * kEdge + j) * sizes_.sums.plane); },
                                          [&](int y, int x, Vector<A> g) { store(by_tap + (y * 3 + x) * W, g); });
+    const Strides& s = wgrad_.result_strides;
+    const int64_t channels = std::min<int64_t>(W, depth_ - channel);
+    if (job_.shape.slices == 1 && s.channel == 1) {  // channels_last: the vectors are the result
+      A* to = static_cast<A*>(wgrad_.result) + row * s.outer + channel;
+      for (int t = 0; t < kTaps; ++t)
+        store_first(to + t / 3 * s.axis[1] + t % 3 * s.axis[2], load(by_tap + t * W), channels);
+      return;
+    }
     const A* rows[kTaps];
     for (int t = 0; t < kTaps; ++t) rows[t] = by_tap + t * W;
-    const int64_t channels = std::min<int64_t>(W, depth_ - channel);
     if (job_.shape.slices > 1) {
       const int64_t at = (slice * wgrad_.problem->groups * rows_ + row) * depth_ + channel;
       return transpose_rows(rows, kTaps, channels, job_.partial + at * kTaps);
