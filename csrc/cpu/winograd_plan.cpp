@@ -84,7 +84,7 @@ WinogradWgradShape wgrad_shape_of(const PlanRequest& r) {
          2 * shape.slices * result_bytes <= kSliceBytes)
     shape.slices *= 2;
   if (units * shape.slices == 1 && shape.rows >= 2 * kLeastWgradRows) shape.rows = round_up(shape.rows / 2, r.lanes);
-  shape.tiles = balanced(std::max<int64_t>(1, divide_up(total, shape.slices)), kWgradTiles);
+  shape.tiles = std::clamp<int64_t>(divide_up(total, shape.slices), 1, kWgradTiles);
   return shape;
 }
 
