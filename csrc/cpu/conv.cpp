@@ -121,7 +121,7 @@ void run(ConvOperator op, const ConvProblem& whole, ScalarType type, const ConvO
   request.grad_channels_last = op == ConvOperator::kWgrad && channels_last(operands.weight, outputs);
   const ConvPlan plan = plan_conv(request);
   if (plan.algorithm == Algorithm::kDirect) return run_direct(op, whole, type, given);
-  run_plan(request, plan, engine.of(*packed), operands);
+  run_plan(request, plan, engine, *packed, operands);
 }
 
 Tensor conv_fprop(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntList stride,

@@ -146,7 +146,7 @@ constexpr PositionProductKernels position_product_kernels() {
   }};
 }
 
-constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels) {
+constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels, const WinogradKernels& winograd) {
   return {name,
           {KernelsOf<float, float>::table(), KernelsOf<double, double>::table(), KernelsOf<BFloat16, float>::table(),
            KernelsOf<Half, float>::table()},
@@ -155,7 +155,8 @@ constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels) {
            response_norm_kernels<BFloat16, float>(), response_norm_kernels<Half, float>()},
           {position_product_kernels<float, float>(), position_product_kernels<double, double>(),
            position_product_kernels<BFloat16, float>(), position_product_kernels<Half, float>()},
-          pool_kernels};
+          pool_kernels,
+          winograd};
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engi
                          int64_t threads);
 
 // Runs a request as planned, unless the plan is the direct algorithm.
-void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels, const ConvOperands& operands);
+void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
+              const ConvOperands& operands);
 
 }  // namespace convext
