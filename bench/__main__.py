@@ -24,7 +24,12 @@ def arguments() -> argparse.Namespace:
     )
     many = {"nargs": "+", "metavar": "X"}
     parser.add_argument("--net", choices=list(nets.NETS), help="only these networks", **many)  # type: ignore[arg-type]
-    parser.add_argument("--filter", default="", metavar="REGEX", help="only layers whose 'net/name' or family matches")
+    parser.add_argument(
+        "--filter",
+        default="",
+        metavar="REGEX",
+        help="only layers whose 'net/name', family or shape (as --list prints them) matches",
+    )
     parser.add_argument("--quick", action="store_true", help="a few layers, short times: to see that it runs")
     parser.add_argument("--batch", type=int, help="for all layers (default: each network's own, 1 to 4)")
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=measure.DTYPES)
@@ -51,7 +56,7 @@ def chosen_layers(options: argparse.Namespace) -> list[nets.Layer]:
         few = {layer.id for layer in nets.quick()}
         found = [layer for layer in found if layer.id in few]
     pattern = re.compile(options.filter)
-    return [layer for layer in found if pattern.search(layer.id) or pattern.search(layer.family)]
+    return [layer for layer in found if any(map(pattern.search, (layer.id, layer.family, str(layer))))]
 
 
 def processor() -> str:

@@ -18,9 +18,32 @@ from convext import _cuda  # noqa: E402
 _cuda.load()
 
 from convext import backends, functional, nn, ops  # noqa: E402
+from convext._coverage import LeftToTorchWarning  # noqa: E402
 from convext._version import __version__  # noqa: E402
+from convext.conversion import ConversionReport, conversion_report, convert, revert  # noqa: E402
+from convext.fusion import fuse  # noqa: E402
+from convext.inspect import explain, verify  # noqa: E402
 from convext.introspection import Plan, conv_plan, workspace_bytes  # noqa: E402
+from convext.rerouting import override  # noqa: E402
 
 _cuda.explain_missing()
 
-__all__ = ["Plan", "__version__", "backends", "conv_plan", "functional", "nn", "ops", "workspace_bytes"]
+__all__ = [
+    "ConversionReport",
+    "LeftToTorchWarning",
+    "Plan",
+    "__version__",
+    "backends",
+    "conv_plan",
+    "conversion_report",
+    "convert",
+    "explain",
+    "functional",
+    "fuse",
+    "nn",
+    "ops",
+    "override",
+    "revert",
+    "verify",
+    "workspace_bytes",
+]

@@ -47,6 +47,8 @@ def exact_padding(
     dilation: Sequence[int],
 ) -> tuple[int, ...]:
     """The flat padding (lo0, hi0, lo1, ...) less what no window reaches: ``transposed_size`` gives back ``sizes``."""
+    if max(stride) == 1:  # every window is reached
+        return tuple(padding)
     exact: list[int] = []
     for i, (size, k, s, d) in enumerate(zip(sizes, kernel, stride, dilation, strict=True)):
         lo, hi = padding[2 * i], padding[2 * i + 1]

@@ -23,6 +23,8 @@ class Plan:
     algorithm: str
     isa: str  # the instruction set of the kernels
     tile: tuple[int, int]  # rows and columns of the micro-kernel's register tile
+    pixels_are_rows: bool  # of the packed fprop and dgrad: whether a row of the tile is a pixel, and a column a channel
+    slices: int  # of the packed wgrad: the pieces of the pixels that are summed by themselves
     workers: int  # threads that get work
     shared_bytes: int  # workspace that all threads read
     thread_bytes: int  # workspace of each worker
@@ -31,8 +33,13 @@ class Plan:
 
     def __str__(self) -> str:
         rows, columns = self.tile
+        tile = f"tile {rows} x {columns}"
+        if self.algorithm == "packed" and self.operator != "wgrad":
+            tile += " (pixels x channels)" if self.pixels_are_rows else " (channels x pixels)"
+        elif self.slices > 1:
+            tile += f", pixels in {self.slices} slices"
         lines = [
-            f"{self.operator}: {self.algorithm} on {self.isa}, tile {rows} x {columns}",
+            f"{self.operator}: {self.algorithm} on {self.isa}, {tile}",
             f"  workspace {self.workspace_bytes:,} bytes: {self.shared_bytes:,} shared, "
             f"{self.thread_bytes:,} for each of {self.workers} workers",
         ]

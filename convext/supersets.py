@@ -186,6 +186,24 @@ SUPERSETS = (
         "as avg_pool2d",
     ),
     Superset(
+        "a tuple of one in lp_pool1d",
+        "F.lp_pool1d(ones(1, 2, 8), 2, (2,))",
+        TypeError,
+        "as in the other poolings of one axis",
+    ),
+    Superset(
+        "one output_ratio for all axes in fractional max pooling",
+        "F.fractional_max_pool2d(ones(1, 2, 6, 6), 2, output_ratio=0.5)",
+        TypeError,
+        "the same on each axis, as in the layers",
+    ),
+    Superset(
+        "an output of fractional_max_pool3d as large as its windows allow",
+        "F.fractional_max_pool3d(ones(1, 2, 6, 6, 6), 2, output_size=(5, 5, 5))",
+        RuntimeError,
+        "as in fractional_max_pool2d",
+    ),
+    Superset(
         "a word in a pooling layer",
         "nn.MaxPool2d(3, 2, 'same')(ones(1, 2, 7, 7))",
         TypeError,

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "cpu/run.h"
+#include "cpu/winograd_plan.h"
 
 namespace py = pybind11;
 
@@ -149,6 +150,9 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "set_max_isa", [](const std::string& name) { convext::set_max_isa(name.c_str()); }, py::arg("name"),
       "Caps the ISA level. Raises ValueError for a name that is no level.");
+  m.def("winograd_enabled", &convext::winograd_enabled, "Whether Winograd's algorithm may be used.");
+  m.def("set_winograd_enabled", &convext::set_winograd_enabled, py::arg("enabled"),
+        "Sets for the whole process whether Winograd's algorithm may be used.");
   m.def("conv_plan", &convext::conv_plan, py::arg("operator"), py::arg("dtype"), py::arg("input_size"),
         py::arg("weight_size"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
         py::arg("padding_mode"), py::arg("channels_last"), py::arg("num_threads"),

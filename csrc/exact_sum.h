@@ -25,13 +25,20 @@ class BlockedSum {
   int count_ = 0;
 };
 
-// Sums of T live in a Sum<T>: unsigned 64-bit for integers (wrap-around is defined), float64 for all others.
+// Sums of T live in a Sum<T>: unsigned 64-bit for integers (wrap-around is defined), float64 for all others. A real sum
+// may be finished by a function, an activation, before it is rounded; there is none for other types.
 template <class T, bool = std::is_integral_v<T>>
 struct Sum {
   BlockedSum value;
   constexpr void add(T a, T b) { value.add(static_cast<double>(widen(a)) * widen(b)); }
   constexpr void add(T a) { value.add(widen(a)); }
-  constexpr T result() const { return Narrow<T>::from(static_cast<decltype(widen(T{}))>(value.total())); }
+  constexpr T result() const {
+    return result([](double total) { return total; });
+  }
+  template <class Finish>
+  constexpr T result(Finish finish) const {
+    return Narrow<T>::from(static_cast<decltype(widen(T{}))>(finish(value.total())));
+  }
 };
 template <class T>
 struct Sum<T, true> {
@@ -39,6 +46,10 @@ struct Sum<T, true> {
   constexpr void add(T a, T b) { value += static_cast<uint64_t>(a) * static_cast<uint64_t>(b); }
   constexpr void add(T a) { value += static_cast<uint64_t>(a); }
   constexpr T result() const { return static_cast<T>(value); }
+  template <class Finish>
+  constexpr T result(Finish) const {
+    return result();
+  }
 };
 template <class R>
 struct Sum<Complex<R>, false> {
@@ -50,6 +61,10 @@ struct Sum<Complex<R>, false> {
   }
   constexpr void add(Complex<R> a) { re.add(a.re), im.add(a.im); }
   constexpr Complex<R> result() const { return {static_cast<R>(re.total()), static_cast<R>(im.total())}; }
+  template <class Finish>
+  constexpr Complex<R> result(Finish) const {
+    return result();
+  }
 };
 
 }  // namespace convext

@@ -18,9 +18,16 @@ STABLE_TORCH_LIBRARY(convext, m) {
       "conv_wgrad(Tensor grad_output, Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
       "SymInt[] dilation, SymInt groups, int padding_mode) -> Tensor");
 
+  // conv_fprop, or conv_dgrad where `transposed`, followed in the same pass by activation(sum + bias + residual). The
+  // residual has the result's sizes; `activation` is convext::Activation, `slope` that of leaky_relu below zero.
+  m.def(
+      "conv_fused(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, SymInt[] stride, SymInt[] padding, "
+      "SymInt[] dilation, SymInt groups, int padding_mode, int activation, float slope, bool transposed) -> Tensor");
+
   // Pooling. Kernel size, stride, dilation and the (before, after) padding of each axis are all empty where the windows
   // are adaptive; the size of the result is always given. `offsets` hold each window's winner as the index of its tap,
-  // (td * KH + th) * KW + tw: uint8, or int16 or int32 where the window needs it; -1 (255) where a window is empty.
+  // (td * KH + th) * KW + tw: uint8, or int16 or int32 where the window needs it (int32 where the windows
+  // are adaptive); -1 (255) where a window is empty.
   m.def(
       "max_pool(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
       "SymInt[] output_size, bool minimum) -> Tensor");
@@ -47,6 +54,10 @@ STABLE_TORCH_LIBRARY(convext, m) {
   m.def(
       "l2_pool(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
       "SymInt[] output_size) -> Tensor");
+  // Its gradient: input * avg_pool_adjoint(taps * grad_output / output), and 0 where the output is.
+  m.def(
+      "l2_pool_adjoint(Tensor grad_output, Tensor output, Tensor input, SymInt[] kernel_size, SymInt[] stride, "
+      "SymInt[] padding, SymInt[] dilation) -> Tensor");
   // The offset of one element of each window, drawn with a probability proportional to its positive part: the first
   // at which the running sum exceeds `uniform`, in [0, 1), times the whole sum.
   m.def(

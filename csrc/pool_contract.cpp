@@ -56,6 +56,7 @@ PoolProblem problem_of(const Tensor& image, const PoolGeometry& g, const IntList
   check_length(g.padding, adaptive ? 0 : 2 * rank, "padding");
   check_length(g.dilation, adaptive ? 0 : rank, "dilation");
   PoolProblem p;
+  p.divides_image = adaptive;
   p.batch = image.size(0);
   p.channels = image.size(1);
   for (int i = 0; i < rank; ++i) {
@@ -88,7 +89,7 @@ int offset_bytes(const PoolProblem& p) {
   STD_TORCH_CHECK(taps < (__int128{1} << 31),
                   "convext: expected windows of fewer than 2^31 elements where the place of "
                   "the winner is recorded");
-  return taps < 256 ? 1 : taps < 32768 ? 2 : 4;
+  return p.divides_image ? 4 : taps < 256 ? 1 : taps < 32768 ? 2 : 4;
 }
 
 ScalarType offset_type(const PoolProblem& problem) {

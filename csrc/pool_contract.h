@@ -21,7 +21,8 @@ struct PoolGeometry {
 PoolProblem pool_problem(const Tensor& input, const PoolGeometry& geometry, const IntList& output_size);
 PoolProblem pool_adjoint_problem(const Tensor& grad_output, const PoolGeometry& geometry, const IntList& input_size);
 
-// Bytes of one offset of these windows: 1, 2 or 4.
+// Bytes of one offset of these windows: 1, 2 or 4. Always 4 where they divide the image: there the longest window
+// depends on how its size divides, and a compiler that leaves the size open must know the type.
 int offset_bytes(const PoolProblem& problem);
 ScalarType offset_type(const PoolProblem& problem);
 

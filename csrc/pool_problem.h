@@ -29,6 +29,7 @@ struct PoolAxis {
 struct PoolProblem {
   int64_t batch = 0, channels = 0;
   PoolAxis axis[kSpatialAxes];
+  bool divides_image = false;  // the caller gave no windows but their number, also where they turn out regular
 
   int64_t planes() const { return batch * channels; }
   int64_t input_pixels() const { return axis[0].input * axis[1].input * axis[2].input; }
@@ -56,8 +57,9 @@ constexpr PoolWindow window_at(const PoolAxis& a, int64_t o) {
     const __int128 end = (static_cast<__int128>(o + 1) * a.input + a.output - 1) / a.output;
     return {begin, 0, static_cast<int64_t>(end) - begin};
   }
-  const int64_t first = begin >= 0 ? 0 : (-begin + a.dilation - 1) / a.dilation;
   const int64_t limit = a.limit();
+  if (begin >= 0 && begin + (a.kernel - 1) * a.dilation < limit) return {begin, 0, a.kernel};  // most: no division
+  const int64_t first = begin >= 0 ? 0 : (-begin + a.dilation - 1) / a.dilation;
   const int64_t last = begin >= limit ? 0 : (limit - begin + a.dilation - 1) / a.dilation;
   return {begin, first, std::max(first, std::min(last, a.kernel))};
 }
@@ -65,7 +67,7 @@ constexpr PoolWindow window_at(const PoolAxis& a, int64_t o) {
 // What an average counts on one axis: the taps inside of the input, or inside of its padding too.
 constexpr int64_t window_count(const PoolAxis& a, int64_t o, bool include_pad) {
   const PoolWindow w = window_at(a, o);
-  if (!include_pad || a.adaptive) return w.last - w.first;
+  if (!include_pad || a.adaptive || w.last - w.first == a.kernel) return w.last - w.first;
   return std::clamp<int64_t>(divide_up_signed(a.input + a.hi - w.begin, a.dilation), 0, a.kernel);
 }
 
@@ -82,6 +84,15 @@ constexpr void for_each_window(const PoolAxis& a, int64_t i, Visit visit) {
     return;
   }
   if (i >= a.limit()) return;
+  if (a.dilation == 1) {  // i = o * stride - lo + t
+    const auto divided = [&](int64_t n) { return a.stride == 1 ? n : a.stride == 2 ? n / 2 : n / a.stride; };
+    const int64_t x = i + a.lo, last = x < 0 ? 0 : divided(x), least = x - last * a.stride;
+    if (x < 0 || least >= a.kernel) return;
+    int64_t o = last - divided(a.kernel - 1 - least);
+    for (int64_t t = x - o * a.stride; t >= 0; t -= a.stride, ++o)
+      if (o >= 0 && o < a.output) visit(o, t);
+    return;
+  }
   for (int64_t t = a.kernel - 1; t >= 0; --t) {
     const int64_t x = i + a.lo - t * a.dilation;
     if (x >= 0 && x % a.stride == 0 && x / a.stride < a.output) visit(x / a.stride, t);

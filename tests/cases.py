@@ -163,6 +163,10 @@ def algorithm_edges() -> Iterator[ConvCase]:
     yield ConvCase((130, 127), 3, (3, 5), batch=4)
     yield ConvCase((90_000,), 2, (3, 17), batch=1, layout="channels_last")
     yield ConvCase((65, 64), 1, (33, 15), batch=4)
+    # Winograd: tiles that overhang, a rest of channels and panels, a weight that is transformed piece by piece
+    yield ConvCase((13, 14), 3, (33, 47), padding=1)
+    yield ConvCase((10, 21), 3, (40, 32), batch=3, padding=((2, 0), (0, 1)), layout="channels_last")
+    yield ConvCase((8, 8), 3, (230, 220), batch=1, padding=1)
     # more output phases than dgrad splits into: the direct loop takes it
     yield ConvCase((36, 20, 19), 2, (2, 3), batch=1, stride=17)
     yield ConvCase((19, 18, 20), (18, 2, 1), (1, 2), batch=1, stride=(17, 17, 16), padding=(0, 1, 0))

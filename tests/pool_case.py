@@ -187,6 +187,21 @@ def pool_cases() -> Iterator[PoolCase]:
     yield PoolCase((1, 1), 1, channels=1, batch=1)
     yield PoolCase((4, 5), 3, 2, 1, batch=0)
     yield PoolCase((9, 10), 2, 1, ((1, 1), (1, 1)), dilation=(8, 9))
+    # rows of some vectors, and what small windows do at their ends
+    yield PoolCase((5, 64), 2, channels=2)
+    yield PoolCase((6, 65), 2, ceil_mode=True, count_include_pad=False)
+    yield PoolCase((7, 71), (3, 2), (2, 2), (1, 0), channels=2)
+    yield PoolCase((4, 70), (2, 3), (1, 2), ((0, 1), (2, 0)), dilation=(3, 1), ceil_mode=True)
+    yield PoolCase((5, 67), (1, 4), (1, 2), padding=((0, 0), (1, 2)), layout="sliced")
+    yield PoolCase((5, 66), (2, 1), 2, layout="offset")
+    yield PoolCase((4, 69), 2, 1, padding=((0, 0), (-3, -2)), channels=2)
+    yield PoolCase((6, 72), 3, 1, 1, count_include_pad=False, channels=2)
+    yield PoolCase((5, 48), (5, 5), 1, 2, divisor=7, channels=2)
+    yield PoolCase((4, 5, 66), 2, channels=2)
+    yield PoolCase((5, 4, 67), 3, 2, 1, channels=2)
+    yield PoolCase((4, 3, 68), (3, 1, 2), (1, 2, 2), (1, 0, 0), dilation=(2, 1, 1), channels=2, batch=1)
+    yield PoolCase((8300,), 2, 2, channels=1, batch=1)
+    yield PoolCase((4150,), 3, 1, 1, channels=1, batch=1)
     yield PoolCase((1500,), 1100, 3, channels=2, batch=1)  # more taps than phases are made for
 
 

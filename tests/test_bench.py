@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import convext
-from bench import measure, nets, report
+from bench import measure, nets, overhead, report
 from bench.measure import Row
 from bench.nets import Layer
 from convext import functional
@@ -128,3 +128,20 @@ def test_in_turn_alternates_and_gives_as_many_samples_as_turns() -> None:
     assert [len(s) for s in samples] == [3, 3]
     assert all(s >= 0 for side in samples for s in side)
     assert {"a", "b"} == set(calls)
+
+
+@pytest.mark.parametrize("kind", overhead.KINDS)
+@pytest.mark.parametrize("case", overhead.CASES, ids=lambda case: case.function)
+def test_both_sides_of_an_overhead_do_the_same(case: overhead.Case, kind: str) -> None:
+    results = []
+    for ours in (True, False):
+        torch.manual_seed(0)
+        results.append(overhead.runner(case, ours, kind, "forward+backward")())
+    torch.testing.assert_close(*results)
+
+
+def test_a_line_of_overhead() -> None:
+    row = overhead.Row(overhead.CASES[0], "layer", "forward", 30.0, 10.0)
+    assert overhead.line(row) == "| conv2d | layer | forward | 30.0 | 10.0 | 3.00 | 2.5 **missed** |"
+    row = overhead.measured(overhead.CASES[-1], "function", "forward", 1, 0.001)
+    assert row.ours > 0 and row.torchs > 0 and row.target is None

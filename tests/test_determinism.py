@@ -144,3 +144,17 @@ def test_inside_another_thread_pool_the_bits_stay() -> None:
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for result in pool.map(lambda _: call("fprop", case, tensors), range(12)):
             assert same_bits(result, alone)
+
+
+@pytest.mark.parametrize("pixels", (100, 181, 182, 400))
+def test_gradient_of_a_single_bias(pixels: int, threads: None) -> None:
+    """Around 2^15 elements, from where on torch's own sum to one number is cut among the threads."""
+    g = torch.randn(1, 1, pixels, pixels)
+    x, w = torch.zeros(1, 1, pixels, pixels), torch.zeros(1, 1, 1, 1)
+    results = []
+    for count in (1, 2, 3, 7):
+        torch.set_num_threads(count)
+        b = torch.zeros(1, requires_grad=True)
+        results.append(torch.autograd.grad(convext.functional.conv2d(x, w, b), b, g)[0])
+    assert all(torch.equal(r, results[0]) for r in results)
+    torch.testing.assert_close(results[0], g.double().sum().reshape(1).float(), rtol=1e-4, atol=1e-3)

@@ -30,7 +30,7 @@ def test_version() -> None:
 
 
 def test_public_names() -> None:
-    for name in ("nn", "functional", "ops", "backends", "conv_plan", "workspace_bytes", "__version__"):
+    for name in ("nn", "functional", "ops", "backends", "conv_plan", "workspace_bytes", "fuse", "__version__"):
         assert hasattr(convext, name), name
     assert (PACKAGE / "py.typed").exists()
 

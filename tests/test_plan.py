@@ -234,3 +234,12 @@ def test_environment_with_an_unknown_level_is_an_error_that_names_the_known() ->
     result = in_a_process(PRINT_LEVEL, CONVEXT_MAX_ISA="sse9")
     assert result.returncode != 0
     assert "sse9" in result.stderr and "baseline" in result.stderr
+
+
+def test_the_tile_in_words(isa: str) -> None:
+    plan = convext.conv_plan("fprop", (1, 64, 28, 28), (256, 64, 3, 3))
+    assert plan.algorithm == "packed"
+    rows = "pixels x channels" if plan.pixels_are_rows else "channels x pixels"
+    assert f"tile {plan.tile[0]} x {plan.tile[1]} ({rows})" in str(plan)
+    plan = convext.conv_plan("wgrad", (8, 16, 64, 64), (16, 16, 3, 3))
+    assert (f"in {plan.slices} slices" in str(plan)) == (plan.slices > 1)

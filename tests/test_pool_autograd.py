@@ -160,6 +160,9 @@ def test_training_saves_offsets_alone(kernel: int, dtype: torch.dtype) -> None:
     (offsets,) = saved(CF.max_pool2d(x, kernel))
     assert offsets.dtype is dtype and offsets.shape[2:] == (200 // kernel,) * 2
     assert saved(CF.avg_pool2d(x, kernel)) == []
+    for divides in (100, 60):  # known only when the size of the image is
+        (offsets,) = saved(CF.adaptive_max_pool2d(x, divides))
+        assert offsets.dtype is torch.int32
 
 
 def test_values_alone_where_nothing_else_is_asked() -> None:
@@ -199,6 +202,7 @@ DYNAMIC: dict[str, Callable[[Tensor], Tensor]] = {
     "same": lambda x: CF.max_pool2d(x, 3, 2, "same", return_indices=True)[0],
     "ceil": lambda x: CF.max_pool2d(x, 2, ceil_mode=True),
     "adaptive": lambda x: CF.adaptive_max_pool2d(x, (3, None)) + CF.adaptive_avg_pool2d(x, 1),
+    "adaptive, indices": lambda x: CF.adaptive_max_pool2d(x, (2, 3), return_indices=True)[0],
     "lp": lambda x: CF.lp_pool2d(x, 2, 2),
 }
 

@@ -12,7 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import convext
 import convext.functional as CF
 
-SHAPES = ((2, 3, 9), (2, 3, 8, 9), (1, 2, 5, 6, 5))
+SHAPES = ((2, 3, 9), (2, 3, 8, 9), (1, 2, 5, 6, 5), (1, 2, 5, 43))
 
 
 def pair(rank: int) -> tuple[Any, Any]:
@@ -53,6 +53,13 @@ def test_layout_and_half_types(shape: tuple[int, ...]) -> None:
     a, b = ours(x, 2, 3, 2), theirs(x, 2, 3, 2)
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert a.stride() == b.stride()
+    g = torch.randn_like(a)
+    (p,), (q,) = (
+        torch.autograd.grad(f(t, 2, 3, 2), t, g) for f, t in ((f, x.requires_grad_()) for f in (ours, theirs))
+    )
+    torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    assert p.stride() == x.stride()
+    x.requires_grad_(False)
     for dtype, bound in ((torch.bfloat16, 8e-3), (torch.float16, 1e-3)):
         low = x.to(dtype).requires_grad_()
         y = ours(low, 2, 2)

@@ -238,8 +238,12 @@ def test_nan_propagates_as_in_torch(dtype: torch.dtype, last: bool, isa: str) ->
         low = CF.min_pool2d(x, **settings, return_indices=True)
         torchs = F.max_pool2d(-x, **settings, return_indices=True)
         assert torch.equal(low[1], torchs[1])
-    ours, torchs = CF.adaptive_max_pool2d(x, (5, 7), True), F.adaptive_max_pool2d(x, (5, 7), True)
-    assert torch.equal(ours[1], torchs[1])
+    x[0, 3], x[1, 4, :, 2:] = float("-inf"), float("-inf")
+    x[1, 5:] = torch.where(x[1, 5:].isnan(), 3, x[1, 5:])  # a plane's largest elements equal ones
+    for size in ((5, 7), (1, 1), (4, 5)):
+        ours, torchs = CF.adaptive_max_pool2d(x, size, True), F.adaptive_max_pool2d(x, size, True)
+        assert torch.equal(ours[1], torchs[1])
+        torch.testing.assert_close(ours[0], torchs[0], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", NAMES)

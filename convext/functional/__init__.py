@@ -21,6 +21,14 @@ from convext.functional.conv import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from convext.functional.fused import (
+    fused_conv1d,
+    fused_conv2d,
+    fused_conv3d,
+    fused_conv_transpose1d,
+    fused_conv_transpose2d,
+    fused_conv_transpose3d,
+)
 from convext.functional.lp_pool import (
     lp_pool1d,
     lp_pool2d,
@@ -76,6 +84,12 @@ __all__ = [
     "fold",
     "fractional_max_pool2d",
     "fractional_max_pool3d",
+    "fused_conv1d",
+    "fused_conv2d",
+    "fused_conv3d",
+    "fused_conv_transpose1d",
+    "fused_conv_transpose2d",
+    "fused_conv_transpose3d",
     "local_contrast_norm",
     "local_response_norm",
     "locally_connected",

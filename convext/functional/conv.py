@@ -63,6 +63,10 @@ def _configuration(form: _Form, name: str, rank: int, *sizes_and_arguments: Any)
             return form.remembered(name, rank, *sizes_and_arguments)
         except TypeError:  # a symbolic size has no hash; or the call itself is wrong, and raises again
             pass
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        # sizes are tensors there, and no argument of an operator: "same" would become one
+        shapes = [None if size is None else [int(s) for s in size] for size in sizes_and_arguments[:3]]
+        return form.configure(name, rank, *shapes, *sizes_and_arguments[3:])
     return form.configure(name, rank, *sizes_and_arguments)
 
 

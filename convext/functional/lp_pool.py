@@ -51,6 +51,7 @@ def _lp_pool(
         pooled = getattr(pool, f"{'max' if norm_type > 0 else 'min'}_pool{rank}d")
         extreme: Tensor = pooled(input.abs(), kernel_size, stride, **window)
         return extreme
+    input = in_float32(input, ("cuda",))
     if norm_type == 2 and input.is_floating_point():
         return _l2_pool(name, rank, input, kernel_size, stride, ceil_mode, padding, dilation)
     # sums of low-precision types stay float32 to the end

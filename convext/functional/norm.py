@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
-from convext import _checks, _padding, _sizes, ops
+from convext import _checks, _padding, _pool_checks, _sizes, ops
 from convext.functional.conv import conv1d, conv2d, conv3d
 from convext.functional.pool import in_float32
 from convext.functional.unfold import unfold
@@ -69,7 +69,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
         raise NotImplementedError(f"{name}: expected input of a floating type, got {input.dtype}")
     if size < 1 and input.numel() != 0:
         raise RuntimeError(f"{name}: expected size to be 1 or more, got {size}")
-    return ops.local_response_norm(in_float32(input), max(size, 1), *window)
+    return ops.local_response_norm(in_float32(input, ("cpu", "cuda")), max(size, 1), *window)
 
 
 def _gaussian(kernel: Sequence[int], sigma: float, like: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def local_contrast_norm(input: Tensor, kernel_size: Ints = 9, sigma: float | Non
 
 def _contrast(x: Tensor, kernel: Sequence[int], sigma: float, eps: float) -> Tensor:
     conv = _CONV[len(kernel)]
-    channels, pixels = x.shape[1], x.shape[2:]
+    channels, *pixels = _pool_checks.pixels_of(x, len(kernel) + 1)
     gaussian = _gaussian(kernel, sigma, x)
     weight = (gaussian / channels).expand(1, channels, *kernel)
     # the part of the window that lies in the image: at the border the rest of it is scaled up to one

@@ -34,9 +34,10 @@ _MAX_TYPES = _pool_checks.FLOATS | _pool_checks.INTEGERS
 _LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
-def in_float32(input: Tensor) -> Tensor:
-    """What torch's autocast on CPU makes of the input of a function that it computes in float32."""
-    low = input.dtype in _LOW_PRECISION and input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+def in_float32(input: Tensor, on: tuple[str, ...] = ("cpu",)) -> Tensor:
+    """What torch's autocast makes of the input of a function that it computes in float32 on these types of device."""
+    device = input.device.type
+    low = input.dtype in _LOW_PRECISION and device in on and torch.is_autocast_enabled(device)
     return input.float() if low else input
 
 
@@ -56,11 +57,12 @@ def unbatched(y: Tensor, input: Tensor, rank: int) -> Tensor:
 
 
 def max_of(input: Tensor, rank: int, geometry: Any, output_size: Any, minimum: bool, return_indices: bool) -> Values:
-    x = batched(input, rank, keeps_type=return_indices)
+    adaptive = len(geometry[0]) == 0
+    x = batched(input, rank, keeps_type=return_indices and not adaptive)
     if not return_indices:
         return unbatched(ops.max_pool(x, *geometry, output_size, minimum), input, rank)
     values, offsets = ops.max_pool_with_offsets(x, *geometry, output_size, minimum)
-    indices = ops.max_pool_indices(offsets, *geometry, x.shape[2:])
+    indices = ops.max_pool_indices(offsets, *geometry, _pool_checks.pixels_of(x, rank))
     return unbatched(values, input, rank), unbatched(indices, input, rank)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convext import _padding, _pool_checks
 from convext.functional.pool import Ints, Padding, batched, unbatched
@@ -16,7 +18,7 @@ __all__ = ["maxout", "stochastic_pool1d", "stochastic_pool2d", "stochastic_pool3
 
 
 def _stochastic_pool(
-    name: str,
+    function: Callable[..., Tensor],
     rank: int,
     input: Tensor,
     kernel_size: Ints,
@@ -27,6 +29,11 @@ def _stochastic_pool(
     training: bool,
     generator: torch.Generator | None,
 ) -> Tensor:
+    if has_torch_function_unary(input):
+        arguments = (kernel_size, stride, padding, dilation, ceil_mode, training, generator)
+        overridden: Tensor = handle_torch_function(function, (input,), input, *arguments)
+        return overridden
+    name = function.__name__
     _pool_checks.check_image(name, input, rank, _pool_checks.FLOATS)
     *geometry, output_size = _pool_checks.configuration(
         name, _pool_checks.pixels_of(input, rank), kernel_size, stride, padding, dilation, ceil_mode
@@ -74,7 +81,7 @@ def stochastic_pool1d(
         TypeError, RuntimeError, NotImplementedError: as :func:`max_pool1d`.
     """
     arguments = (kernel_size, stride, padding, dilation, ceil_mode, training, generator)
-    return _stochastic_pool("stochastic_pool1d", 1, input, *arguments)
+    return _stochastic_pool(stochastic_pool1d, 1, input, *arguments)
 
 
 def stochastic_pool2d(
@@ -104,7 +111,7 @@ def stochastic_pool2d(
         TypeError, RuntimeError, NotImplementedError: as :func:`max_pool2d`.
     """
     arguments = (kernel_size, stride, padding, dilation, ceil_mode, training, generator)
-    return _stochastic_pool("stochastic_pool2d", 2, input, *arguments)
+    return _stochastic_pool(stochastic_pool2d, 2, input, *arguments)
 
 
 def stochastic_pool3d(
@@ -134,7 +141,7 @@ def stochastic_pool3d(
         TypeError, RuntimeError, NotImplementedError: as :func:`max_pool3d`.
     """
     arguments = (kernel_size, stride, padding, dilation, ceil_mode, training, generator)
-    return _stochastic_pool("stochastic_pool3d", 3, input, *arguments)
+    return _stochastic_pool(stochastic_pool3d, 3, input, *arguments)
 
 
 def maxout(input: Tensor, pieces: int, dim: int = 1) -> Tensor:
@@ -153,10 +160,14 @@ def maxout(input: Tensor, pieces: int, dim: int = 1) -> Tensor:
         IndexError: no such axis.
         NotImplementedError: a type that no kernel takes.
     """
+    if has_torch_function_unary(input):
+        overridden: Tensor = handle_torch_function(maxout, (input,), input, pieces, dim)
+        return overridden
     if not isinstance(input, Tensor):
         raise TypeError(f"maxout: expected input to be a Tensor, got {type(input).__name__}")
     pieces = _padding.plain_int("maxout: pieces", pieces)
-    size = input.shape[dim]
+    sizes = _pool_checks.pixels_of(input, input.dim())
+    size = sizes[dim]
     dim = dim % input.dim()
     if pieces < 1 or size % pieces != 0:
         raise RuntimeError(f"maxout: expected pieces to be a divisor of axis {dim} of size {size}, got {pieces}")
@@ -165,9 +176,10 @@ def maxout(input: Tensor, pieces: int, dim: int = 1) -> Tensor:
     shape = (*input.shape[:dim], size // pieces, *input.shape[dim + 1 :])
     if input.numel() == 0:
         return input.reshape(*input.shape[:dim], size // pieces, pieces, *input.shape[dim + 1 :]).select(dim + 1, 0)
-    inner = math.prod(input.shape[dim + 1 :])
+    inner = math.prod(sizes[dim + 1 :])
     # the pieces are the rows of a window, or its columns where nothing follows them
     kernel, planes = ((pieces, 1), (-1, pieces, inner)) if inner > 1 else ((1, pieces), (1, -1, pieces))
     image = input.reshape(1, *planes)
-    output = (image.shape[2] // kernel[0], image.shape[3] // kernel[1])
+    height, width = _pool_checks.pixels_of(image, 2)
+    output = (height // kernel[0], width // kernel[1])
     return pool.max_pool(image, kernel, kernel, (0, 0, 0, 0), (1, 1), output, False).reshape(shape)

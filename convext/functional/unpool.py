@@ -81,7 +81,7 @@ def _window_begins(samples: Tensor, size: int, output: int, kernel: int) -> Tens
     last = samples.new_full((*samples.shape, 1), size - kernel, dtype=torch.int64)
     if output == 1:
         return last
-    alpha = samples.new_tensor(size - kernel) / samples.new_tensor(output - 1)
+    alpha = samples.new_full((), size - kernel) / samples.new_full((), output - 1)  # new_tensor takes no symbolic size
     steps = torch.arange(output - 1, device=samples.device).to(samples.dtype)
     shift = (samples * alpha).to(torch.int64)[..., None]
     return torch.cat([((steps + samples[..., None]) * alpha).to(torch.int64) - shift, last], -1)

@@ -1,5 +1,9 @@
 """torch.nn's layers on convext's operators, one module a family."""
 
+from typing import NoReturn
+
+import torch
+
 from convext.nn.conv import (
     Conv1d,
     Conv2d,
@@ -13,6 +17,14 @@ from convext.nn.conv import (
     LazyConvTranspose1d,
     LazyConvTranspose2d,
     LazyConvTranspose3d,
+)
+from convext.nn.fused import (
+    FusedConv1d,
+    FusedConv2d,
+    FusedConv3d,
+    FusedConvTranspose1d,
+    FusedConvTranspose2d,
+    FusedConvTranspose3d,
 )
 from convext.nn.norm import (
     LocalContrastNorm,
@@ -76,6 +88,12 @@ __all__ = [
     "Fold",
     "FractionalMaxPool2d",
     "FractionalMaxPool3d",
+    "FusedConv1d",
+    "FusedConv2d",
+    "FusedConv3d",
+    "FusedConvTranspose1d",
+    "FusedConvTranspose2d",
+    "FusedConvTranspose3d",
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
@@ -105,3 +123,15 @@ __all__ = [
     "StochasticPool3d",
     "Unfold",
 ]
+
+
+def _refuse_scripting(layer: torch.nn.Module) -> NoReturn:
+    """torch.jit.script asks a module by this name what to compile in its place."""
+    raise NotImplementedError(
+        f"{type(layer).__name__}: torch.jit.script compiles no layer of convext, whose arguments say more than "
+        "TorchScript has types for; torch.compile, torch.export and torch.jit.trace do"
+    )
+
+
+for _name in __all__:
+    globals()[_name].__prepare_scriptable__ = _refuse_scripting

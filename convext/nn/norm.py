@@ -115,7 +115,8 @@ class _LocallyConnected(torch.nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, K, *output_size) of (N, C, *input_size); either without N."""
-        if tuple(input.shape[-self._rank :]) != self.input_size:
+        # what stands in for a tensor, as a tracer's proxy, need not know its size
+        if isinstance(input, Tensor) and tuple(input.shape[-self._rank :]) != self.input_size:
             raise RuntimeError(
                 f"{type(self).__name__}: expected input of spatial size {list(self.input_size)}, "
                 f"got one of size {list(input.shape)}"

@@ -81,6 +81,10 @@ class FractionalMaxPool3d(torch.nn.FractionalMaxPool3d):
 class LPPool1d(torch.nn.LPPool1d):
     """:class:`torch.nn.LPPool1d`, computed by :func:`convext.functional.lp_pool1d`, with its three keywords more."""
 
+    padding: Padding = 0  # these three also of a layer that convext.convert made from torch\'s
+    dilation: Ints = 1
+    abs: bool = False
+
     def __init__(
         self,
         norm_type: float,
@@ -109,6 +113,10 @@ class LPPool1d(torch.nn.LPPool1d):
 class LPPool2d(torch.nn.LPPool2d):
     """:class:`torch.nn.LPPool2d`, computed by :func:`convext.functional.lp_pool2d`, with its three keywords more."""
 
+    padding: Padding = 0  # these three also of a layer that convext.convert made from torch\'s
+    dilation: Ints = 1
+    abs: bool = False
+
     def __init__(
         self,
         norm_type: float,
@@ -136,6 +144,10 @@ class LPPool2d(torch.nn.LPPool2d):
 
 class LPPool3d(torch.nn.LPPool3d):
     """:class:`torch.nn.LPPool3d`, computed by :func:`convext.functional.lp_pool3d`, with its three keywords more."""
+
+    padding: Padding = 0  # these three also of a layer that convext.convert made from torch\'s
+    dilation: Ints = 1
+    abs: bool = False
 
     def __init__(
         self,

@@ -118,6 +118,8 @@ class MinPool3d(WindowPool):
 class AvgPool1d(torch.nn.AvgPool1d):
     """:class:`torch.nn.AvgPool1d`, computed by :func:`convext.functional.avg_pool1d`, with its dilation and padding."""
 
+    dilation: Ints = 1  # also of a layer that convext.convert made from torch\'s
+
     def __init__(
         self,
         kernel_size: Ints,
@@ -145,6 +147,8 @@ class AvgPool1d(torch.nn.AvgPool1d):
 class AvgPool2d(torch.nn.AvgPool2d):
     """:class:`torch.nn.AvgPool2d`, computed by :func:`convext.functional.avg_pool2d`, with its dilation and padding."""
 
+    dilation: Ints = 1  # also of a layer that convext.convert made from torch\'s
+
     def __init__(
         self,
         kernel_size: Ints,
@@ -170,6 +174,8 @@ class AvgPool2d(torch.nn.AvgPool2d):
 
 class AvgPool3d(torch.nn.AvgPool3d):
     """:class:`torch.nn.AvgPool3d`, computed by :func:`convext.functional.avg_pool3d`, with its dilation and padding."""
+
+    dilation: Ints = 1  # also of a layer that convext.convert made from torch\'s
 
     def __init__(
         self,

@@ -2,7 +2,21 @@
 
 from convext.ops import places, pool
 from convext.ops.conv import dgrad, fprop, wgrad
+from convext.ops.fused import ACTIVATIONS, activate, conv_fused
 from convext.ops.norm import local_response_norm, position_product
 from convext.ops.unfold import fold, unfold
 
-__all__ = ["dgrad", "fold", "fprop", "local_response_norm", "places", "pool", "position_product", "unfold", "wgrad"]
+__all__ = [
+    "ACTIVATIONS",
+    "activate",
+    "conv_fused",
+    "dgrad",
+    "fold",
+    "fprop",
+    "local_response_norm",
+    "places",
+    "pool",
+    "position_product",
+    "unfold",
+    "wgrad",
+]

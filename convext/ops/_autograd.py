@@ -25,10 +25,13 @@ from torch._C._functorch import (
     unwrap_if_dead,
 )
 from torch.autograd.function import _SingleLevelFunction
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import register_flop_formula
 
 __all__ = [
     "Rule",
+    "TorchDispatchMode",
+    "composed",
     "differentiable",
     "register_autocast",
     "register_flops",
@@ -45,6 +48,8 @@ _autocast_enabled = torch._C._is_any_autocast_enabled
 _jit_tracing = torch._C._get_tracing_state
 _key_is_on = torch._C._dispatch_tls_is_dispatch_key_included
 _set_forward_grad = forward_ad._set_fwd_grad_enabled
+# What calling an overload comes to, less the look for __torch_function__, which convext.functional has behind it.
+_call = torch._C._dispatch_call_boxed
 
 _Key = torch._C.DispatchKey
 _PRE_DISPATCH = _Key.PreDispatch
@@ -76,6 +81,11 @@ class Rule:
         raise NotImplementedError
 
 
+def _tensor_arguments(op: Any) -> int:
+    """How many arguments, the first ones, are tensors."""
+    return sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
+
+
 def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Any]:
     """Registers `rule` for `op`, an overload whose first `tensors` arguments are differentiable tensors or None.
 
@@ -85,16 +95,14 @@ def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Any
         The operator as a function of the same positional arguments. Where no transform is active it goes around the
         dispatcher's hop into a Python kernel, about 4 microseconds, which would decide nothing.
     """
-    raw = op._op  # what calling the overload calls: one Python frame less
+    handle = op._handle
     rest: tuple[None, ...] = (None,) * (len(op._schema.arguments) - tensors)
-
-    def below(*args: Any) -> Any:
-        with _AutoDispatchBelowAutograd():
-            return raw(*args)
+    all_tensors = _tensor_arguments(op)
 
     def forward(*args: Any) -> Any:
         if not _functorch_active():
-            return below(*args)
+            with _AutoDispatchBelowAutograd():
+                return _call(handle, *args)
         # a functorch level below this one differentiates the same call: it must find gradients switched on
         with _AutoDispatchBelowAutograd(), torch.enable_grad(), _set_forward_grad(True):
             return op(*args)
@@ -144,7 +152,8 @@ def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Any
                 set_single_level_autograd_function_allowed(allowed)
         if forward_ad._current_level >= 0 or (torch.is_grad_enabled() and _any_requires_grad(*args)):
             return apply(*args)
-        return below(*args)
+        with _AutoDispatchBelowAutograd():
+            return _call(handle, *args)
 
     _library.impl(op, kernel, "Autograd")
 
@@ -158,30 +167,31 @@ def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Any
             or _jit_tracing() is not None
         ):
             return op(*args)
-        if torch.is_grad_enabled() and _any_requires_grad(*args):
+        operands = args[:all_tensors]
+        if torch.is_grad_enabled() and _any_requires_grad(*operands):
             # a functorch wrapper that outlived its transform is no good to the node
-            return apply(*[unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in args])
+            return apply(*[t if t is None else unwrap_if_dead(t) for t in operands], *args[all_tensors:])
         with _AutoDispatchBelowAutograd():
-            return raw(*args)
+            return _call(handle, *args)
 
     return entry
 
 
-def without_record(op: Any, recording: Callable[..., Any]) -> Callable[..., Tensor]:
-    """Registers for `op`, which gives the result of `recording` alone, that `recording` is called for a derivative.
+def composed(op: Any, composition: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Registers for `op` that `composition`, the same in operators that have derivatives, is called for a derivative.
 
     Returns:
         The operator as a function of the same positional arguments.
     """
-    raw = op._op
+    handle = op._handle
 
     def kernel(*args: Any) -> Any:
         if _functorch_active() or forward_ad._current_level >= 0:
-            return recording(*args)[0]
+            return composition(*args)
         if torch.is_grad_enabled() and _any_requires_grad(*args):
-            return recording(*args)[0]
+            return composition(*args)
         with _AutoDispatchBelowAutograd():
-            return raw(*args)
+            return _call(handle, *args)
 
     _library.impl(op, kernel, "Autograd")
 
@@ -197,6 +207,11 @@ def register_where_missing(op: Any, device: str, kernel: Callable[..., Any]) -> 
     """A kernel for an operator that has none on a device, "CPU" or "CUDA"."""
     if not op.has_kernel_for_dispatch_key(getattr(_Key, device)):
         _library.impl(op, kernel, device)
+
+
+def without_record(op: Any, recording: Callable[..., Any]) -> Callable[..., Tensor]:
+    """`composed` for an `op` that gives the result of `recording`, without the record that its derivative needs."""
+    return composed(op, lambda *args: recording(*args)[0])
 
 
 def register_vmap(op: Any, rule: Callable[..., tuple[Any, Any]]) -> None:

@@ -24,7 +24,7 @@ from torch._prims_common import suggest_memory_format
 from convext import _sizes
 from convext.ops import _autograd
 
-__all__ = ["dgrad", "fprop", "wgrad"]
+__all__ = ["dgrad", "dgrad_shape", "fprop", "fprop_shape", "wgrad"]
 
 _FPROP = torch.ops.convext.conv_fprop.default
 _DGRAD = torch.ops.convext.conv_dgrad.default
@@ -61,12 +61,12 @@ def _spatial(formula: Any, sizes: Sequence[int], kernel: Sequence[int], conf: An
 
 
 @torch.library.register_fake("convext::conv_fprop")  # type: ignore[untyped-decorator]
-def _fprop_shape(x: Tensor, w: Tensor, b: Tensor | None, *conf: Any) -> Tensor:
+def fprop_shape(x: Tensor, w: Tensor, b: Tensor | None, *conf: Any) -> Tensor:
     return _empty_result(x, w, (x.shape[0], w.shape[0], *_spatial(_sizes.output_size, x.shape[2:], w.shape[2:], conf)))
 
 
 @torch.library.register_fake("convext::conv_dgrad")  # type: ignore[untyped-decorator]
-def _dgrad_shape(g: Tensor, w: Tensor, b: Tensor | None, *conf: Any) -> Tensor:
+def dgrad_shape(g: Tensor, w: Tensor, b: Tensor | None, *conf: Any) -> Tensor:
     spatial = _spatial(_sizes.transposed_size, g.shape[2:], w.shape[2:], conf)
     return _empty_result(g, w, (g.shape[0], w.shape[1] * conf[3], *spatial))
 
@@ -83,8 +83,13 @@ def _conj(t: Tensor) -> Tensor:
     return t.conj() if t.is_complex() else t
 
 
+# Sums of fewer elements torch leaves to one thread (at::internal::GRAIN_SIZE).
+_SUMMED_BY_ONE_THREAD = 1 << 15
+
+
 def _sum_to_bias(grad: Tensor) -> Tensor:
-    if grad.shape[1] != 1:
+    elements = grad.numel()
+    if grad.shape[1] != 1 or (type(elements) is int and elements < _SUMMED_BY_ONE_THREAD):
         return grad.sum((0, *range(2, grad.dim())))
     # torch cuts a sum to a single number among its threads, which then enter its bits: correlate with ones instead.
     rank = grad.dim() - 2

@@ -42,7 +42,7 @@ def _fractional_shape(x: Tensor, begins: Tensor, kernel_size: Any, output_size: 
 
 @torch.library.register_fake("convext::stochastic_pool_offsets")  # type: ignore[untyped-decorator]
 def _stochastic_shape(x: Tensor, uniform: Tensor, kernel_size: Any, *_: Any) -> Tensor:
-    return x.new_empty(uniform.shape, dtype=offset_type(x.shape[2:], uniform.shape[2:], kernel_size))
+    return x.new_empty(uniform.shape, dtype=offset_type(kernel_size))
 
 
 def _keep(ctx: Any, places: Tensor) -> None:

@@ -39,6 +39,7 @@ _SCATTER = torch.ops.convext.max_pool_scatter.default
 _INDICES = torch.ops.convext.max_pool_indices.default
 _AVG = torch.ops.convext.avg_pool.default
 _L2 = torch.ops.convext.l2_pool.default
+_L2_ADJOINT = torch.ops.convext.l2_pool_adjoint.default
 _AVG_ADJOINT = torch.ops.convext.avg_pool_adjoint.default
 
 
@@ -57,10 +58,11 @@ def _empty(
     return torch.empty(size, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
 
 
-def offset_type(sizes: Sequence[int], output: Sequence[int], kernel_size: Sequence[int]) -> torch.dtype:
-    """The smallest type that holds the number of taps of a window."""
-    longest = [size // out if size % out == 0 else -(-size // out) + 1 for size, out in zip(sizes, output, strict=True)]
-    taps = math.prod(kernel_size or longest)
+def offset_type(kernel_size: Sequence[int]) -> torch.dtype:
+    """The smallest type that holds the number of taps; of an adaptive window, whose size is the image's affair, any."""
+    if len(kernel_size) == 0:
+        return torch.int32
+    taps = math.prod(kernel_size)
     return torch.uint8 if taps < 1 << 8 else torch.int16 if taps < 1 << 15 else torch.int32
 
 
@@ -71,7 +73,7 @@ def _max_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[
 
 @torch.library.register_fake("convext::max_pool_with_offsets")  # type: ignore[untyped-decorator]
 def _max_with_offsets_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Any, minimum: bool) -> Any:
-    return _empty(x, output_size, k), _empty(x, output_size, k, offset_type(x.shape[2:], output_size, k))
+    return _empty(x, output_size, k), _empty(x, output_size, k, offset_type(k))
 
 
 @torch.library.register_fake("convext::max_pool_gather")  # type: ignore[untyped-decorator]
@@ -97,6 +99,11 @@ def _avg_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[
 @torch.library.register_fake("convext::l2_pool")  # type: ignore[untyped-decorator]
 def _l2_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[int]) -> Tensor:
     return _empty(x, output_size, k, average=True)
+
+
+@torch.library.register_fake("convext::l2_pool_adjoint")  # type: ignore[untyped-decorator]
+def _l2_adjoint_shape(g: Tensor, y: Tensor, x: Tensor, k: Any, *_: Any) -> Tensor:
+    return _empty(x, x.shape[2:], k)
 
 
 @torch.library.register_fake("convext::avg_pool_adjoint")  # type: ignore[untyped-decorator]
@@ -195,6 +202,8 @@ class _L2Rule(_autograd.Rule):
     @staticmethod
     def backward(ctx: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
         y, x = ctx.saved_tensors
+        if grad.is_cpu and not torch.is_grad_enabled():  # no derivative of this one is asked for: one pass
+            return (_l2_pool_adjoint(grad, y, x, *ctx.conf[:4]),)
         through = avg_pool_adjoint(_L2Rule._quotient(ctx, _wide(grad), _wide(y)), *ctx.conf[:4], x.shape[2:], True, 0)
         return ((_wide(x) * through).to(x.dtype),)
 
@@ -258,6 +267,11 @@ def _adjoint(g: Tensor | None, *conf: Any) -> Tensor:
 avg_pool: _Operator = _autograd.differentiable(_AVG, _linear(_forward, _adjoint), tensors=1)
 avg_pool_adjoint: _Operator = _autograd.differentiable(_AVG_ADJOINT, _linear(_adjoint, _forward), tensors=1)
 
+
+def _l2_pool_adjoint(*args: Any) -> Tensor:
+    return cast(Tensor, _L2_ADJOINT(*args))
+
+
 l2_pool: _Operator = _autograd.differentiable(_L2, _L2Rule, tensors=1)
 
 for _op, _entry, _tensors in (
@@ -268,6 +282,7 @@ for _op, _entry, _tensors in (
     (_INDICES, max_pool_indices, 1),
     (_AVG, avg_pool, 1),
     (_L2, l2_pool, 1),
+    (_L2_ADJOINT, _l2_pool_adjoint, 3),
     (_AVG_ADJOINT, avg_pool_adjoint, 1),
 ):
     _autograd.register_vmap(_op, vmap_rule(_entry, _tensors))

@@ -16,7 +16,7 @@ class BandedConv {
  public:
   // `offsets` has room for kReductionBlock numbers.
   BandedConv(const ConvJob& job, int64_t* offsets, A* workspace)
-      : job_(job), weight_{job}, offset_(offsets), workspace_(workspace) {}
+      : job_(job), epilogue_(job), weight_{job}, offset_(offsets), workspace_(workspace) {}
 
   void run(int64_t index) {
     const RegionJob* r = job_.wave.data();
@@ -66,7 +66,8 @@ class BandedConv {
 
   void multiply_block(const Block& block, bool first, int64_t group, int64_t length) const {
     const Panels panels(job_.rows, job_.tile.rows);
-    const A* bias = job_.bias ? static_cast<const A*>(job_.packed_bias) + group * job_.bias_channels() : nullptr;
+    const A* bias =
+        job_.epilogue.bias ? static_cast<const A*>(job_.packed_bias) + group * job_.bias_channels() : nullptr;
     const TileStart start = !first ? TileStart::kPartialSum : bias ? TileStart::kRowBias : TileStart::kZero;
     for (int64_t f = 0; f < length; f += kColumns)
       for (int64_t p = 0; p < panels.count; ++p) {
@@ -83,10 +84,16 @@ class BandedConv {
     T* band = static_cast<T*>(job_.result) + n * s.outer + group * job_.rows * s.channel;
     for (int i = 0; i < kSpatialAxes; ++i) band += (g[i].out0 + q[i] * g[i].out_step) * s.axis[i];
     const int64_t step = g[2].out_step * s.axis[2];
+    const int64_t row_step = g[1].out_step * s.axis[1], pitch = plan_.band.pitch;
+    if (!epilogue_.is_bias()) {
+      for (int64_t m = 0; m < job_.rows; ++m)
+        epilogue_.write({band + m * s.channel, row_step, step, partial_ + m * plan_.distance, pitch, 1, rows, columns});
+      return;
+    }
     for (int64_t m = 0; m < job_.rows; ++m)
       for (int64_t i = 0; i < rows; ++i) {
-        T* to = band + m * s.channel + i * g[1].out_step * s.axis[1];
-        const A* from = partial_ + m * plan_.distance + i * plan_.band.pitch;
+        T* to = band + m * s.channel + i * row_step;
+        const A* from = partial_ + m * plan_.distance + i * pitch;
         if constexpr (std::is_same_v<T, A>) {
           if (step == 1) {
             copy_row(to, from, columns);
@@ -98,6 +105,7 @@ class BandedConv {
   }
 
   const ConvJob& job_;
+  const EpilogueOf<T, A> epilogue_;
   WeightPacker<T, A> weight_;
   int64_t* offset_;
   A* workspace_;

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "../allocate.h"
 #include "../contract.h"
 #include "direct.h"
 #include "run.h"
@@ -16,7 +17,7 @@ Tensor allocate(const Tensor& a, const Tensor& b, const ConvProblem& p, int64_t 
   const int rank = static_cast<int>(a.dim()) - 2;
   IntList sizes{outer, channels};
   for (int i = 0; i < rank; ++i) sizes.push_back(p.axis[kSpatialAxes - rank + i].*size);
-  return torch::stable::empty(sizes, a.scalar_type(), std::nullopt, a.device(), std::nullopt, result_format(a, b));
+  return empty_result(a, sizes, a.scalar_type(), result_format(a, b));
 }
 
 // The data are only read where an operator reads them: ConvOperands has one type for both.
@@ -59,7 +60,7 @@ void run_direct(ConvOperator op, const ConvProblem& p, ScalarType type, const Co
     const auto in = [](const Operand& o) { return direct::Image<const T>{static_cast<const T*>(o.data), o.strides}; };
     const direct::Image<const T> image = in(operands.image), weight = in(operands.weight);
     const direct::Image<T> result{static_cast<T*>(operands.result.data), operands.result.strides};
-    const T* bias = static_cast<const T*>(operands.bias);
+    const Epilogue& epilogue = operands.epilogue;
     const auto for_each = [](int64_t count, auto body) {
       parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) body(i);
@@ -68,10 +69,10 @@ void run_direct(ConvOperator op, const ConvProblem& p, ScalarType type, const Co
     switch (op) {
       case ConvOperator::kFprop:
         return for_each(p.batch * p.groups * p.out_channels,
-                        [&](int64_t i) { direct::fprop_plane<T>(p, i, image, weight, bias, result); });
+                        [&](int64_t i) { direct::fprop_plane<T>(p, i, image, weight, epilogue, result); });
       case ConvOperator::kDgrad:
         return for_each(p.batch * p.groups * p.in_channels,
-                        [&](int64_t i) { direct::dgrad_plane<T>(p, i, image, weight, bias, result); });
+                        [&](int64_t i) { direct::dgrad_plane<T>(p, i, image, weight, epilogue, result); });
       case ConvOperator::kWgrad:
         return for_each(p.groups * p.out_channels * p.in_channels,
                         [&](int64_t i) { direct::wgrad_slice<T>(p, i, weight, image, result); });
@@ -94,7 +95,7 @@ void merge_taps(ConvOperator op, ConvProblem& p, ConvOperands& operands) {
   Operand& weight = op == ConvOperator::kWgrad ? operands.result : operands.weight;
   if (!is_dense(image.strides, p.axis, p.groups * p.in_channels)) return;
   if (!is_dense(weight.strides, p.axis, p.in_channels)) return;
-  if (op == ConvOperator::kDgrad) operands.bias_repeats = kernel_taps(p);
+  if (op == ConvOperator::kDgrad) operands.epilogue.bias_repeats = kernel_taps(p);
   p = taps_as_channels(p);
   for (Operand* o : {&image, &weight}) o->strides = {o->strides.outer, 1, {}};
 }
@@ -120,7 +121,7 @@ void run(ConvOperator op, const ConvProblem& whole, ScalarType type, const ConvO
   request.grad_channels_last = op == ConvOperator::kWgrad && channels_last(operands.weight, outputs);
   const ConvPlan plan = plan_conv(request);
   if (plan.algorithm == Algorithm::kDirect) return run_direct(op, whole, type, given);
-  run_plan(request, plan, engine.of(*packed), operands);
+  run_plan(request, plan, engine, *packed, operands);
 }
 
 Tensor conv_fprop(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntList stride,
@@ -129,7 +130,8 @@ Tensor conv_fprop(const Tensor& input, const Tensor& weight, const std::optional
   const int64_t channels = p.groups * p.out_channels;
   const std::optional<Tensor> dense = dense_bias(bias, input, channels);
   Tensor output = allocate(input, weight, p, p.batch, channels, &ConvAxis::output);
-  run(ConvOperator::kFprop, p, input.scalar_type(), {reading(input), reading(weight), writing(output), data_of(dense)});
+  run(ConvOperator::kFprop, p, input.scalar_type(),
+      {reading(input), reading(weight), writing(output), {.bias = data_of(dense)}});
   return output;
 }
 
@@ -140,7 +142,7 @@ Tensor conv_dgrad(const Tensor& grad_output, const Tensor& weight, const std::op
   const std::optional<Tensor> dense = dense_bias(bias, grad_output, channels);
   Tensor result = allocate(grad_output, weight, p, p.batch, channels, &ConvAxis::input);
   run(ConvOperator::kDgrad, p, grad_output.scalar_type(),
-      {reading(grad_output), reading(weight), writing(result), data_of(dense)});
+      {reading(grad_output), reading(weight), writing(result), {.bias = data_of(dense)}});
   return result;
 }
 
@@ -149,8 +151,49 @@ Tensor conv_wgrad(const Tensor& grad_output, const Tensor& input, IntList kernel
   const ConvProblem p =
       wgrad_problem(grad_output, input, kernel_size, {stride, padding, dilation, groups, padding_mode});
   Tensor result = allocate(grad_output, input, p, p.groups * p.out_channels, p.in_channels, &ConvAxis::kernel);
-  run(ConvOperator::kWgrad, p, grad_output.scalar_type(),
-      {reading(input), reading(grad_output), writing(result), nullptr});
+  run(ConvOperator::kWgrad, p, grad_output.scalar_type(), {reading(input), reading(grad_output), writing(result), {}});
+  return result;
+}
+
+// The residual, checked and with the strides of the result, of which it has the sizes.
+std::optional<Tensor> aligned_residual(const std::optional<Tensor>& residual, const Tensor& result,
+                                       torch::headeronly::MemoryFormat format) {
+  if (!residual) return std::nullopt;
+  bool same_sizes = residual->dim() == result.dim(), same_strides = same_sizes;
+  for (int64_t i = 0; same_sizes && i < result.dim(); ++i) {
+    same_sizes = residual->size(i) == result.size(i);
+    same_strides = same_strides && (result.size(i) == 1 || residual->stride(i) == result.stride(i));
+  }
+  STD_TORCH_CHECK(same_sizes, "convext: expected residual of the result's sizes");
+  STD_TORCH_CHECK(residual->scalar_type() == result.scalar_type(), "convext: expected residual of type ",
+                  torch::headeronly::toString(result.scalar_type()), ", got ",
+                  torch::headeronly::toString(residual->scalar_type()));
+  if (same_strides) return residual;
+  Tensor aligned =
+      torch::stable::empty(result.sizes(), result.scalar_type(), std::nullopt, result.device(), std::nullopt, format);
+  torch::stable::copy_(aligned, *residual);
+  return aligned;
+}
+
+Tensor conv_fused(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                  const std::optional<Tensor>& residual, IntList stride, IntList padding, IntList dilation,
+                  int64_t groups, int64_t padding_mode, int64_t activation, double slope, bool transposed) {
+  const ConvGeometry geometry{stride, padding, dilation, groups, padding_mode};
+  const ScalarType type = input.scalar_type();
+  STD_TORCH_CHECK(float_type(type), "convext: expected a floating-point type, got ", torch::headeronly::toString(type));
+  STD_TORCH_CHECK(activation >= 0 && activation < kActivations, "convext: expected activation 0 to ", kActivations - 1,
+                  ", got ", activation);
+  const ConvProblem p = transposed ? dgrad_problem(input, weight, geometry) : fprop_problem(input, weight, geometry);
+  const int64_t channels = p.groups * (transposed ? p.in_channels : p.out_channels);
+  const std::optional<Tensor> dense = dense_bias(bias, input, channels);
+  Tensor result = allocate(input, weight, p, p.batch, channels, transposed ? &ConvAxis::input : &ConvAxis::output);
+  const std::optional<Tensor> aligned = aligned_residual(residual, result, result_format(input, weight));
+  const Epilogue epilogue{.bias = data_of(dense),
+                          .residual = data_of(aligned),
+                          .activation = static_cast<Activation>(activation),
+                          .slope = slope};
+  run(transposed ? ConvOperator::kDgrad : ConvOperator::kFprop, p, type,
+      {reading(input), reading(weight), writing(result), epilogue});
   return result;
 }
 
@@ -158,6 +201,7 @@ STABLE_TORCH_LIBRARY_IMPL(convext, CPU, m) {
   m.impl("conv_fprop", TORCH_BOX(&conv_fprop));
   m.impl("conv_dgrad", TORCH_BOX(&conv_dgrad));
   m.impl("conv_wgrad", TORCH_BOX(&conv_wgrad));
+  m.impl("conv_fused", TORCH_BOX(&conv_fused));
 }
 
 }  // namespace

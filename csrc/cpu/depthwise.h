@@ -91,6 +91,7 @@ class DepthwiseConv {
  public:
   DepthwiseConv(const ConvJob& job, const LaneBand& band, std::byte* workspace)
       : job_(job),
+        epilogue_(job),
         band_(band),
         stager_(band, job.source_mode, lane_memory<int64_t>(workspace, band.memory().entries),
                 lane_memory<A>(workspace, band.memory().stage)),
@@ -139,7 +140,7 @@ class DepthwiseConv {
              {axis[0].phases->extent, axis[1].phases->extent, axis[2].phases->extent});
     result_ = planes_of<T, A>(static_cast<T*>(conv.result), conv.result_strides, first, last, channels,
                               [](int64_t k) { return k; });
-    const T* bias = static_cast<const T*>(conv.bias);
+    const T* bias = static_cast<const T*>(conv.epilogue.bias);
     A lane_bias[W] = {};
     const T* weight[W];
     for (int l = 0; l < W; ++l) {
@@ -196,11 +197,26 @@ class DepthwiseConv {
   }
 
   void flush() {
-    write_pixels<T, A>(row_, result_, lanes_, offset_, result_.axis[2], pixels_);
+    const int64_t step = result_.axis[2];
+    if (epilogue_.is_bias()) {
+      write_pixels<T, A>(row_, result_, lanes_, offset_, step, pixels_,
+                         [](Vector<A> sum, const T*, int64_t) { return sum; });
+    } else {
+      write_finished(step);
+    }
     pixels_ = 0;
+  }
+  [[gnu::noinline]] void write_finished(int64_t step) const {
+    const EpilogueOf<T, A> epilogue = epilogue_;  // a store to the result cannot change it
+    epilogue.with_activation([&](auto activate) {
+      write_pixels<T, A>(row_, result_, lanes_, offset_, step, pixels_, [=](Vector<A> sum, const T* to, int64_t n) {
+        return activate(epilogue.add_residual(sum, to, step, n));
+      });
+    });
   }
 
   const ConvJob& job_;
+  const EpilogueOf<T, A> epilogue_;
   const LaneBand& band_;
   LaneStager<T, A> stager_;
   LaneTap* taps_;

@@ -92,7 +92,7 @@ template <class T, class A>
 class DepthwiseChannels {
  public:
   // The workspace holds kPixels pointers a tap, a pointer a tap row, the taps' numbers, and a zero for every channel.
-  DepthwiseChannels(const ConvJob& job, void* workspace) : job_(job), channels_(job.problem->groups) {
+  DepthwiseChannels(const ConvJob& job, void* workspace) : job_(job), epilogue_(job), channels_(job.problem->groups) {
     const int64_t taps = kernel_taps(*job.problem);
     source_ = static_cast<const T**>(workspace);
     rows_ = source_ + kPixels * taps;
@@ -127,7 +127,12 @@ class DepthwiseChannels {
         list_sources(rows, qw, pixels);
         listed = inside ? qw : -1;
       }
-      run_pixels(weight, inside ? (qw - listed) * rows.advance() : 0, pixels, to + qw * distance, distance);
+      const int64_t shift = inside ? (qw - listed) * rows.advance() : 0;
+      if (epilogue_.is_bias()) {
+        run_pixels<true>(weight, shift, pixels, to + qw * distance, distance);
+      } else {
+        run_pixels<false>(weight, shift, pixels, to + qw * distance, distance);
+      }
     }
   }
 
@@ -149,9 +154,10 @@ class DepthwiseChannels {
   }
 
   // kPixels results from the listed sources, all moved on by `shift` elements.
+  template <bool kIsBias>
   void run_pixels(const A* weight, int64_t shift, int64_t pixels, T* to, int64_t distance) const {
     constexpr int W = kLanes<A>;
-    const T* bias = static_cast<const T*>(job_.bias);
+    const T* bias = static_cast<const T*>(job_.epilogue.bias);
     for_each_channel_vector<A>(channels_, [&]<int kCount>(int64_t c) {
       Vector<A> sum[kPixels][kCount] = {};
       for (int64_t t = 0; t < taps_; ++t) {
@@ -165,15 +171,36 @@ class DepthwiseChannels {
           for (int v = 0; v < kCount; ++v)
             sum[j][v] += w[v] * load_widened<A>(source_[t * kPixels + j] + shift + c + v * W);
       }
-      for (int64_t j = 0; j < pixels; ++j)
+      if constexpr (kIsBias) {
+        for (int64_t j = 0; j < pixels; ++j)
+#pragma GCC unroll 2
+          for (int v = 0; v < kCount; ++v)
+            store_narrowed<T, A>(to + j * distance + c + v * W,
+                                 (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v]);
+        return;
+      }
+      if (epilogue_.is_clamp()) {
+        for (int64_t j = 0; j < pixels; ++j)
+#pragma GCC unroll 2
+          for (int v = 0; v < kCount; ++v) {
+            T* at = to + j * distance + c + v * W;
+            const Vector<A> biased = (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v];
+            store_narrowed<T, A>(at, clamped<A>(epilogue_.add_residual(biased, at, 1, W), epilogue_.clamp()));
+          }
+        return;
+      }
+      A finished[kPixels][kCount * W];
+#pragma GCC unroll 4
+      for (int j = 0; j < kPixels; ++j)
 #pragma GCC unroll 2
         for (int v = 0; v < kCount; ++v)
-          store_narrowed<T, A>(to + j * distance + c + v * W,
-                               (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v]);
+          store(finished[j] + v * W, (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v]);
+      epilogue_.write({to + c, distance, 1, finished[0], kCount * W, 1, pixels, kCount * W});
     });
   }
 
   const ConvJob& job_;
+  const EpilogueOf<T, A> epilogue_;
   int64_t channels_, taps_ = 0;
   const T** source_;
   const T** rows_;

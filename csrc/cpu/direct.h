@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "../epilogue.h"
 #include "../exact_sum.h"
 #include "../problem.h"
 
@@ -30,10 +31,18 @@ void for_each_index(int64_t depth, int64_t height, int64_t width, Visit visit) {
       for (x[2] = 0; x[2] < width; ++x[2]) visit(x);
 }
 
+// Writes the finished sum of channel k.
+template <class T>
+void finish(Sum<T>& sum, int64_t k, const Epilogue& epilogue, Image<T> result, T* to) {
+  if (epilogue.bias) sum.add(static_cast<const T*>(epilogue.bias)[k]);
+  if (epilogue.residual) sum.add(static_cast<const T*>(epilogue.residual)[to - result.data]);
+  *to = sum.result([&](double total) { return activated(epilogue.activation, epilogue.slope, total); });
+}
+
 // One output plane (n, k) of fprop; `plane` counts n * channels + k.
 template <class T>
-void fprop_plane(const ConvProblem& p, int64_t plane, Image<const T> input, Image<const T> weight, const T* bias,
-                 Image<T> output) {
+void fprop_plane(const ConvProblem& p, int64_t plane, Image<const T> input, Image<const T> weight,
+                 const Epilogue& epilogue, Image<T> output) {
   const int64_t channels = p.groups * p.out_channels, n = plane / channels, k = plane % channels;
   const int64_t first = k / p.out_channels * p.in_channels;
   const ConvAxis* a = p.axis;
@@ -48,15 +57,14 @@ void fprop_plane(const ConvProblem& p, int64_t plane, Image<const T> input, Imag
       const int64_t at = input.offset(x), tap = weight.offset(t);
       for (int64_t c = 0; c < p.in_channels; ++c) sum.add(input.at(n, first + c)[at], weight.at(k, c)[tap]);
     });
-    if (bias) sum.add(bias[k]);
-    output.at(n, k)[output.offset(o)] = sum.result();
+    finish(sum, k, epilogue, output, output.at(n, k) + output.offset(o));
   });
 }
 
 // One result plane (n, c) of dgrad: every input pixel gathers the windows that cover one of its padded images.
 template <class T>
-void dgrad_plane(const ConvProblem& p, int64_t plane, Image<const T> grad, Image<const T> weight, const T* bias,
-                 Image<T> result) {
+void dgrad_plane(const ConvProblem& p, int64_t plane, Image<const T> grad, Image<const T> weight,
+                 const Epilogue& epilogue, Image<T> result) {
   const int64_t channels = p.groups * p.in_channels, n = plane / channels, c = plane % channels;
   const int64_t first = c / p.in_channels * p.out_channels;
   const ConvAxis* a = p.axis;
@@ -87,8 +95,7 @@ void dgrad_plane(const ConvProblem& p, int64_t plane, Image<const T> grad, Image
         });
       });
     });
-    if (bias) sum.add(bias[c]);
-    result.at(n, c)[result.offset(i)] = sum.result();
+    finish(sum, c, epilogue, result, result.at(n, c) + result.offset(i));
   });
 }
 

@@ -9,8 +9,19 @@
 #include "packed.h"
 #include "pool_job.h"
 #include "unfold.h"
+#include "winograd_job.h"
 
 namespace convext {
+
+// The steps of Winograd's algorithm over ranges of (group, panel), (group, block), channel vectors, passes; units and
+// rows of wgrad.
+struct WinogradKernels {
+  using Step = void (*)(const WinogradJob&, int64_t begin, int64_t end, void* workspace);
+  using WgradStep = void (*)(const WinogradWgradJob&, int64_t begin, int64_t end, void* workspace);
+  Step transform_weight = nullptr, run_blocks = nullptr;    // shallow
+  Step transform_channels = nullptr, run_passes = nullptr;  // deep
+  WgradStep run_wgrad = nullptr, finish_wgrad = nullptr;
+};
 
 // The packed kernels for one element type. Ranges are of pack steps, units or rows of the job.
 struct Kernels {
@@ -45,7 +56,11 @@ struct PoolKernel {
 };
 
 struct PoolKernels {
-  PoolKernel planes, channels, whole, planes_adjoint, channels_adjoint, whole_adjoint;
+  PoolKernel planes, windows, channels, whole, planes_adjoint, windows_adjoint, channels_adjoint, whole_adjoint;
+  bool (*takes_windows)(const PoolJob&) = nullptr;
+  bool (*takes_windows_adjoint)(const PoolJob&) = nullptr;
+  int64_t (*window_units)(const PoolProblem&) = nullptr;
+  int64_t (*window_adjoint_units)(const PoolProblem&) = nullptr;
   int64_t (*channel_units)(const PoolProblem&) = nullptr;
 };
 
@@ -59,6 +74,7 @@ struct Engine {
   ResponseNormKernels response_norm[4];        // by FloatType
   PositionProductKernels position_product[4];  // by FloatType
   const PoolTable& pool_kernels;
+  const WinogradKernels& winograd;  // float32 only
   const Kernels& of(FloatType type) const { return kernels[static_cast<int>(type)]; }
   const PoolKernels& of(PoolType type) const { return pool_kernels[static_cast<std::size_t>(type)]; }
 };
@@ -73,14 +89,17 @@ const char* max_isa();
 // is no level.
 void set_max_isa(const char* name);
 
-// One per file engine_<level>.cpp, and its pooling kernels per file pool_<level>.cpp.
+// One per file engine_<level>.cpp, and its other kernels per file pool_<level>.cpp and winograd_<level>.cpp.
 extern const Engine kBaselineEngine;
 extern const PoolTable kBaselinePools;
+extern const WinogradKernels kBaselineWinograd;
 #if defined(__x86_64__)
 extern const Engine kAvx2Engine;
 extern const PoolTable kAvx2Pools;
+extern const WinogradKernels kAvx2Winograd;
 extern const Engine kAvx512Engine;
 extern const PoolTable kAvx512Pools;
+extern const WinogradKernels kAvx512Winograd;
 #endif
 
 }  // namespace convext

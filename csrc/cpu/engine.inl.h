@@ -8,6 +8,7 @@ namespace {
 // Each file uses the ones before it.
 // clang-format off
 #include "simd.h"
+#include "epilogue.h"
 #include "microkernel.h"
 #include "gather.h"
 #include "packed_conv.h"
@@ -28,11 +29,11 @@ template <class T, class A>
 struct KernelsOf {
   static void pack_bias(const ConvJob& job) {
     const int64_t padded = job.bias_channels();
-    const T* from = static_cast<const T*>(job.bias);
+    const T* from = static_cast<const T*>(job.epilogue.bias);
     A* to = static_cast<A*>(job.packed_bias);
     for (int64_t group = 0; group < job.problem->groups; ++group)
       for (int64_t i = 0; i < padded; ++i)
-        to[group * padded + i] = i < job.rows ? widen(from[(group * job.rows + i) / job.bias_repeats]) : A{0};
+        to[group * padded + i] = i < job.rows ? widen(from[(group * job.rows + i) / job.epilogue.bias_repeats]) : A{0};
   }
   static void pack_weight(const ConvJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) WeightPacker<T, A>{job}.pack(i);
@@ -145,7 +146,7 @@ constexpr PositionProductKernels position_product_kernels() {
   }};
 }
 
-constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels) {
+constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels, const WinogradKernels& winograd) {
   return {name,
           {KernelsOf<float, float>::table(), KernelsOf<double, double>::table(), KernelsOf<BFloat16, float>::table(),
            KernelsOf<Half, float>::table()},
@@ -154,7 +155,8 @@ constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels) {
            response_norm_kernels<BFloat16, float>(), response_norm_kernels<Half, float>()},
           {position_product_kernels<float, float>(), position_product_kernels<double, double>(),
            position_product_kernels<BFloat16, float>(), position_product_kernels<Half, float>()},
-          pool_kernels};
+          pool_kernels,
+          winograd};
 }
 
 }  // namespace

@@ -25,6 +25,6 @@ constexpr int kTileRows = 6;
 #endif
 
 namespace convext {
-const Engine kAvx2Engine = make_engine("avx2", kAvx2Pools);
+const Engine kAvx2Engine = make_engine("avx2", kAvx2Pools, kAvx2Winograd);
 }  // namespace convext
 #endif  // __x86_64__

@@ -26,6 +26,6 @@ constexpr int kTileRows = 14;
 #endif
 
 namespace convext {
-const Engine kAvx512Engine = make_engine("avx512", kAvx512Pools);
+const Engine kAvx512Engine = make_engine("avx512", kAvx512Pools, kAvx512Winograd);
 }  // namespace convext
 #endif  // __x86_64__

@@ -15,5 +15,5 @@ constexpr int kTileRows = 4;
 #include "engine.inl.h"
 
 namespace convext {
-const Engine kBaselineEngine = make_engine("baseline", kBaselinePools);
+const Engine kBaselineEngine = make_engine("baseline", kBaselinePools, kBaselineWinograd);
 }  // namespace convext

@@ -3,15 +3,18 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
 #include "../elements.h"
+#include "../epilogue.h"
 #include "../region.h"
 #include "band.h"
 #include "engine.h"

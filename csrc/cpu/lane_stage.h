@@ -32,10 +32,11 @@ inline void read_pixels(const Planes<const T, A>& planes, int64_t offset, int64_
   }
 }
 
-// Writes n pixels of `lanes` planes, from vectors that each hold one pixel of every plane.
-template <class T, class A>
-inline void write_pixels(const A* from, const Planes<T, A>& planes, int lanes, int64_t offset, int64_t step,
-                         int64_t n) {
+// Writes n pixels of `lanes` planes, from vectors that each hold one pixel of every plane. finish(sums, to, count)
+// makes the results from to[0] on, `step` apart, of a vector of which the first `count` lanes count.
+template <class T, class A, class Finish>
+inline void write_pixels(const A* from, const Planes<T, A>& planes, int lanes, int64_t offset, int64_t step, int64_t n,
+                         Finish finish) {
   constexpr int W = kLanes<A>;
   for (int64_t first = 0; first < n; first += W) {
     // The last square starts early where it can, and writes some pixels again.
@@ -44,12 +45,16 @@ inline void write_pixels(const A* from, const Planes<T, A>& planes, int lanes, i
     for (int j = 0; j < W; ++j) v[j] = load(from + (i + std::min<int64_t>(j, count - 1)) * W);
     transpose_square<A>(v);
     if (step == 1 && count == W) {
-      for (int l = 0; l < lanes; ++l) store_narrowed<T, A>(planes.start[l] + offset + i, v[l]);
+      for (int l = 0; l < lanes; ++l) {
+        T* to = planes.start[l] + offset + i;
+        store_narrowed<T, A>(to, finish(v[l], to, W));
+      }
     } else {
       for (int l = 0; l < lanes; ++l) {
         A part[W];
-        store(part, v[l]);
-        for (int64_t j = 0; j < count; ++j) planes.start[l][offset + (i + j) * step] = Narrow<T>::from(part[j]);
+        T* to = planes.start[l] + offset + i * step;
+        store(part, finish(v[l], to, count));
+        for (int64_t j = 0; j < count; ++j) to[j * step] = Narrow<T>::from(part[j]);
       }
     }
   }

@@ -29,6 +29,8 @@ struct TileCall {
   TileStart start;
   const A* bias;
   const int64_t* b_offset = nullptr;
+  const Clamp<A>* clamp = nullptr;  // of a tile whose sums this block completes, if an epilogue follows
+  const A* residual = nullptr;      // which has C's distances between rows
 };
 
 inline constexpr int kVectors = 2;
@@ -55,18 +57,29 @@ void multiply_tile(const TileCall<A>& call) {
     if constexpr (!kIndirect) b += kVectors * W;
   }
   A* c = call.c;
-  const auto finish = [&](auto addend) {
+  const auto for_each_vector = [](auto visit) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) store(c + i * call.ldc + j * W, addend(i, j) + sum[i][j]);
+      for (int j = 0; j < kVectors; ++j) visit(i, j);
   };
-  switch (call.start) {
-    case TileStart::kZero: return finish([](int, int) { return V{}; });
-    case TileStart::kPartialSum: return finish([&](int i, int j) { return load(c + i * call.ldc + j * W); });
-    case TileStart::kRowBias: return finish([&](int i, int) { return V{} + call.bias[i]; });
-    case TileStart::kColumnBias: return finish([&](int, int j) { return load(call.bias + j * W); });
-  }
+  // visit(addend), the vector that a sum is added to as a function of its place
+  const auto with_addend = [&](auto visit) {
+    switch (call.start) {
+      case TileStart::kZero: return visit([](int, int) { return V{}; });
+      case TileStart::kPartialSum: return visit([&](int i, int j) { return load(c + i * call.ldc + j * W); });
+      case TileStart::kRowBias: return visit([&](int i, int) { return V{} + call.bias[i]; });
+      case TileStart::kColumnBias: return visit([&](int, int j) { return load(call.bias + j * W); });
+    }
+  };
+  if (kIndirect || !call.clamp)
+    return with_addend([&](auto addend) {
+      for_each_vector([&](int i, int j) { store(c + i * call.ldc + j * W, addend(i, j) + sum[i][j]); });
+    });
+  with_addend([&](auto addend) { for_each_vector([&](int i, int j) { sum[i][j] = addend(i, j) + sum[i][j]; }); });
+  if (call.residual) for_each_vector([&](int i, int j) { sum[i][j] += load(call.residual + i * call.ldc + j * W); });
+  const Clamp<A> clamp = *call.clamp;
+  for_each_vector([&](int i, int j) { store(c + i * call.ldc + j * W, clamped<A>(sum[i][j], clamp)); });
 }
 
 template <class A>

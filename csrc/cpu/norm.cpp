@@ -8,6 +8,7 @@
 #include <new>
 #include <numeric>
 
+#include "../allocate.h"
 #include "../contract.h"
 #include "engine.h"
 #include "memory.h"
@@ -157,8 +158,7 @@ Tensor position_product(const Tensor& left, const Tensor& right) {
                   left.size(2), " and ", right.size(1), ", ", right.size(2));
   const Tensor a = contiguous_positions(left), b = contiguous_positions(right);
   const IntList sizes{a.size(0), b.size(0), a.size(2)};
-  Tensor out = torch::stable::empty(sizes, a.scalar_type(), std::nullopt, a.device());
-  advise_huge_pages(out.mutable_data_ptr(), out.numel() * static_cast<int64_t>(out.element_size()));
+  Tensor out = empty_result(a, sizes, a.scalar_type());
   PositionProductJob job;
   job.rows = a.size(0), job.columns = b.size(0), job.depth = a.size(1), job.positions = a.size(2);
   job.a = a.const_data_ptr(), job.a_row = a.stride(0), job.a_depth = a.stride(1);

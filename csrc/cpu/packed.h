@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "../epilogue.h"
 #include "../region.h"
 
 namespace convext {
@@ -110,7 +111,8 @@ struct RegionJob {
   int64_t first_pack = 0, first_unit = 0;
 };
 
-// fprop or dgrad as a gather: result[n, m, q] = bias[m] + sum over channel, tap of weight[m, channel, tap] * source.
+// fprop or dgrad as a gather: result[n, m, q] = sum over channel, tap of weight[m, channel, tap] * source, and what
+// follows it.
 struct ConvJob {
   const ConvProblem* problem = nullptr;
   Tile tile;
@@ -122,8 +124,7 @@ struct ConvJob {
   PaddingMode source_mode = PaddingMode::kZeros;  // of dgrad always: its padding modes are folded regions
   const void* weight = nullptr;
   int64_t weight_group = 0, weight_row = 0, weight_depth = 0, weight_tap[kSpatialAxes] = {0, 0, 0};
-  const void* bias = nullptr;
-  int64_t bias_repeats = 1;  // result channels in a row that share an element of it
+  Epilogue epilogue;
   void* result = nullptr;
   Strides result_strides;
   // Shared workspace: the bias widened and padded to whole tiles, and the packed weight of the current wave.

@@ -80,7 +80,7 @@ struct WeightPacker {
 template <class T, class A>
 class ConvUnit {
  public:
-  ConvUnit(const ConvJob& job, int64_t index, A* workspace) : job_(job), weight_{job} {
+  ConvUnit(const ConvJob& job, int64_t index, A* workspace) : job_(job), epilogue_(job), weight_{job} {
     const RegionJob* r = job.wave.data();
     while (r + 1 < job.wave.data() + job.wave.size() && (r + 1)->first_unit <= index) ++r;
     region_ = r;
@@ -132,7 +132,7 @@ class ConvUnit {
       T* direct = contiguous_columns(runs, run_count, count);
       for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p) {
         const int64_t row = rows.start(p);
-        A* partial = partial_ + pixel * unit_rows + (row - first_row) * kColumns;
+        A* partial = partial_of(pixel * unit_rows + (row - first_row) * kColumns);
         multiply_and_store({rows.rows(p), row, kColumns, weight_panel(row), panel_, direct, job_.result_strides.channel,
                             partial, runs, run_count});
       }
@@ -162,7 +162,7 @@ class ConvUnit {
         const int run_count = first_run[p + 1] - first_run[p];
         int64_t distance = 0;
         T* direct = columns == kColumns ? contiguous_channels(own, run_count, rows.rows(p), &distance) : nullptr;
-        A* partial = partial_ + (t - first_panel_) * kColumns * pixels_ + rows.start(p) * kColumns;
+        A* partial = partial_of((t - first_panel_) * kColumns * pixels_ + rows.start(p) * kColumns);
         multiply_and_store({rows.rows(p), channel, columns, panel_ + rows.start(p) * block_.length(), weight, direct,
                             distance, partial, own, run_count});
       }
@@ -183,21 +183,36 @@ class ConvUnit {
   };
 
   void multiply_and_store(const TileJob& tile) {
-    const A* bias =
-        job_.bias ? static_cast<const A*>(job_.packed_bias) + group_ * job_.bias_channels() + tile.channel : nullptr;
+    const A* bias = job_.epilogue.bias
+                        ? static_cast<const A*>(job_.packed_bias) + group_ * job_.bias_channels() + tile.channel
+                        : nullptr;
     TileStart start = TileStart::kPartialSum;
     if (first_block_) {
       start = !bias ? TileStart::kZero : job_.shape.pixels_are_rows ? TileStart::kColumnBias : TileStart::kRowBias;
     }
     if constexpr (std::is_same_v<T, A>) {
-      if (tile.direct) {
-        T* c = tile.direct + tile.channel * job_.result_strides.channel;
-        return multiply<A>(tile.rows, {block_.length(), tile.a, tile.b, c, tile.direct_distance, start, bias});
+      if (tile.direct && epilogue_.is_clamp()) {
+        T* c = place_of(tile);
+        TileCall<A> call{block_.length(), tile.a, tile.b, c, tile.direct_distance, start, bias};
+        if (last_block_ && !epilogue_.is_bias()) {
+          call.clamp = &epilogue_.clamp();
+          if (epilogue_.has_residual()) call.residual = prefetched(epilogue_.residual_of(c), tile);
+        }
+        return multiply<A>(tile.rows, call);
       }
     }
     multiply<A>(tile.rows, {block_.length(), tile.a, tile.b, tile.partial, kColumns, start, bias});
-    if (last_block_) store_partial(tile);
+    if (!last_block_) return;
+    if (tile.direct)
+      return epilogue_.write({place_of(tile), tile.direct_distance, 1, tile.partial, kColumns, 1, tile.rows, kColumns});
+    if (!epilogue_.is_bias()) finish_partial(tile);
+    for_each_line(tile, [](T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
+      store_line(to, to_step, from, from_step, n);
+    });
   }
+
+  // The place of a tile's partial sums. One that its first block completes leaves it at once: all such share one in L1.
+  A* partial_of(int64_t offset) const { return partial_ + (first_block_ && last_block_ ? 0 : offset); }
 
   const A* weight_panel(int64_t start) const { return weight_.panel_at(*region_, block_, group_, start); }
 
@@ -248,7 +263,28 @@ class ConvUnit {
     return evenly_spaced(runs, run_count, *distance);
   }
 
-  void store_partial(const TileJob& tile) const {
+  // The residual of a tile, on its way to the cache while the tile is multiplied.
+  static const A* prefetched(const A* residual, const TileJob& tile) {
+    for (int64_t i = 0; i < tile.rows; ++i)
+      for (int64_t j = 0; j < kColumns; j += 64 / sizeof(A))
+        __builtin_prefetch(residual + i * tile.direct_distance + j);
+    return residual;
+  }
+
+  // Where in the result a tile stands that can be written in place.
+  T* place_of(const TileJob& tile) const { return tile.direct + tile.channel * job_.result_strides.channel; }
+
+  [[gnu::noinline]] void finish_partial(const TileJob& tile) const {
+    if (epilogue_.has_residual())
+      for_each_line(tile, [&](const T* to, int64_t to_step, A* from, int64_t from_step, int64_t n) {
+        epilogue_.add_residuals(from, from_step, to, to_step, n);
+      });
+    epilogue_.activate_rows(tile.partial, kColumns, tile.rows, kColumns);
+  }
+
+  // Visits the lines of a tile of sums: where in the result they go, and where they are.
+  template <class Visit>
+  void for_each_line(const TileJob& tile, Visit visit) const {
     const bool pixels_are_rows = job_.shape.pixels_are_rows;
     const int64_t pixel_step = pixels_are_rows ? kColumns : 1, channel_step = pixels_are_rows ? 1 : kColumns;
     const int64_t channels = pixels_are_rows ? tile.columns : tile.rows;
@@ -256,18 +292,19 @@ class ConvUnit {
     for (int i = 0; i < tile.run_count; ++i) {
       const PixelRun& run = tile.runs[i];
       T* to = result() + result_offset(run) + tile.channel * distance;
-      const A* from = tile.partial + run.column * pixel_step;
+      A* from = tile.partial + run.column * pixel_step;
       if (distance == 1) {
         for (int64_t j = 0; j < run.len; ++j)
-          store_line(to + j * result_step(), 1, from + j * pixel_step, channel_step, channels);
+          visit(to + j * result_step(), 1, from + j * pixel_step, channel_step, channels);
       } else {
         for (int64_t c = 0; c < channels; ++c)
-          store_line(to + c * distance, result_step(), from + c * channel_step, pixel_step, run.len);
+          visit(to + c * distance, result_step(), from + c * channel_step, pixel_step, run.len);
       }
     }
   }
 
   const ConvJob& job_;
+  const EpilogueOf<T, A> epilogue_;
   WeightPacker<T, A> weight_;
   const RegionJob* region_;
   int64_t group_, first_pixel_, pixels_, first_panel_, panels_;

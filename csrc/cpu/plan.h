@@ -6,11 +6,12 @@
 
 #include "lane_band.h"
 #include "packed.h"
+#include "winograd_job.h"
 
 namespace convext {
 
 // Candidates in the order they are tried; the last one takes everything.
-enum class Algorithm { kDepthwiseChannelsLast, kDepthwise, kCorrelation, kBanded, kPacked, kDirect };
+enum class Algorithm { kDepthwiseChannelsLast, kDepthwise, kCorrelation, kWinograd, kBanded, kPacked, kDirect };
 const char* algorithm_name(Algorithm algorithm);
 
 struct PlanRequest {
@@ -25,6 +26,7 @@ struct PlanRequest {
   int element_bytes = 4;              // of the element type
   int sum_bytes = 4;                  // of the type that sums are kept in
   int64_t threads = 1;
+  bool winograd = true;  // may be used
 };
 
 struct Declined {
@@ -38,6 +40,8 @@ struct ConvPlan {
   // Packed fprop and dgrad.
   UnitShape shape;
   bool channels_inner = false;
+  WinogradShape winograd;
+  WinogradWgradShape winograd_wgrad;
   // Banded.
   int64_t band_rows = 1;
   // Packed wgrad.

@@ -3,9 +3,11 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 
+#include "../allocate.h"
 #include "../pool_contract.h"
 #include "engine.h"
 #include "parallel.h"
@@ -33,8 +35,8 @@ bool is_float(ScalarType type) { return pool_type(type) <= PoolType::kHalf; }
 
 Tensor empty_like(const Tensor& image, const IntList& spatial, const IntList& kernel_size, bool average,
                   std::optional<ScalarType> type = std::nullopt) {
-  return torch::stable::empty(with_spatial(image, spatial), type.value_or(image.scalar_type()), std::nullopt,
-                              image.device(), std::nullopt, pool_format(image, spatial, kernel_size.empty(), average));
+  return empty_result(image, with_spatial(image, spatial), type.value_or(image.scalar_type()),
+                      pool_format(image, spatial, kernel_size.empty(), average));
 }
 
 int64_t work_of(const PoolProblem& p) { return p.planes() * (p.input_pixels() + p.output_pixels()); }
@@ -61,10 +63,10 @@ void run_forward(const PoolJob& job, ScalarType type) {
   const PoolProblem& p = job.problem;
   if (p.planes() == 0) return;
   const PoolKernels& kernels = active_engine().of(pool_type(type));
-  if ((job.kind == PoolKind::kMax || job.kind == PoolKind::kSum) && is_whole(p, job.source_strides))
-    return run_kernel(kernels.whole, job, p.planes());
+  if (job.kind != PoolKind::kRoot && is_whole(p, job.source_strides)) return run_kernel(kernels.whole, job, p.planes());
   const bool channels = job.source_strides.channel == 1 && p.channels > 1 && job.source_strides.axis[2] != 1;
   if (channels) return run_kernel(kernels.channels, job, kernels.channel_units(p));
+  if (kernels.takes_windows(job)) return run_kernel(kernels.windows, job, kernels.window_units(p));
   run_kernel(kernels.planes, job, p.planes() * PoolColumns(p.axis[2]).blocks * p.axis[0].output * p.axis[1].output);
 }
 
@@ -78,7 +80,10 @@ void run_adjoint(const PoolJob& job, ScalarType type) {
     return run_kernel(kernels.whole_adjoint, job, p.planes());
   const bool channels = p.channels > 1 && p.axis[2].output * p.axis[2].kernel <= kListed &&
                         side_by_side(job.source_strides) && side_by_side(job.result_strides) &&
-                        (!job.offsets || side_by_side(job.offset_strides));
+                        (!job.offsets || side_by_side(job.offset_strides)) &&
+                        (!job.image || (side_by_side(job.image_strides) && side_by_side(job.output_strides)));
+  if (kernels.takes_windows_adjoint(job))
+    return run_kernel(kernels.windows_adjoint, job, kernels.window_adjoint_units(p));
   const int64_t rows = p.axis[0].input * p.axis[1].input;
   if (channels) return run_kernel(kernels.channels_adjoint, job, p.batch * rows);
   run_kernel(kernels.planes_adjoint, job, p.planes() * PoolAdjointColumns(p.axis[2]).blocks * rows);
@@ -216,6 +221,30 @@ Tensor avg_pool_adjoint(const Tensor& grad_output, IntList kernel_size, IntList 
   return result;
 }
 
+Tensor l2_pool_adjoint(const Tensor& grad_output, const Tensor& output, const Tensor& input, IntList kernel_size,
+                       IntList stride, IntList padding, IntList dilation) {
+  const IntList input_size = spatial_sizes(input);
+  const PoolProblem p = pool_adjoint_problem(grad_output, {kernel_size, stride, padding, dilation}, input_size);
+  const ScalarType type = input.scalar_type();
+  STD_TORCH_CHECK(is_float(type), "convext: expected an input of a floating type, got ",
+                  torch::headeronly::toString(type));
+  STD_TORCH_CHECK(grad_output.scalar_type() == type && output.scalar_type() == type,
+                  "convext: expected gradient, output and input of one type");
+  STD_TORCH_CHECK(!kernel_size.empty(), "convext: expected a kernel_size");
+  STD_TORCH_CHECK(std::ranges::equal(output.sizes(), grad_output.sizes()),
+                  "convext: expected the gradient and the output to have the same sizes");
+  STD_TORCH_CHECK(input.dim() == grad_output.dim() && input.size(0) == p.batch && input.size(1) == p.channels,
+                  "convext: expected an input of ", p.batch, " x ", p.channels, " planes");
+  Tensor result = empty_like(input, input_size, kernel_size, false);
+  PoolJob job = forward_job(p, PoolKind::kRoot, grad_output, result);
+  job.output = output.const_data_ptr();
+  job.output_strides = strides_of(output);
+  job.image = input.const_data_ptr();
+  job.image_strides = strides_of(input);
+  run_adjoint(job, type);
+  return result;
+}
+
 STABLE_TORCH_LIBRARY_IMPL(convext, CPU, m) {
   m.impl("max_pool", TORCH_BOX(&max_pool));
   m.impl("max_pool_with_offsets", TORCH_BOX(&max_pool_with_offsets));
@@ -224,6 +253,7 @@ STABLE_TORCH_LIBRARY_IMPL(convext, CPU, m) {
   m.impl("max_pool_indices", TORCH_BOX(&max_pool_indices));
   m.impl("avg_pool", TORCH_BOX(&avg_pool));
   m.impl("l2_pool", TORCH_BOX(&l2_pool));
+  m.impl("l2_pool_adjoint", TORCH_BOX(&l2_pool_adjoint));
   m.impl("avg_pool_adjoint", TORCH_BOX(&avg_pool_adjoint));
 }
 

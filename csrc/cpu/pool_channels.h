@@ -77,61 +77,99 @@ class ChannelPool {
 
   // V vectors of channels of one output pixel; not kWhole: fewer channels than a vector has lanes.
   template <PoolKind K, int V, bool kWhole>
-  void scan(const T* channels, int64_t result, int64_t offset, A divisor, int64_t n) {
-    const PoolAxis* axis = p_.axis;
-    const Strides& s = job_.source_strides;
-    Vector<A> best[V];
-    Vector<Lane<A>> best_tap[V];
+  void scan(const T* channels, int64_t result, int64_t offset, A divisor, int64_t n) const {
+    Best<K, V> best;
     const bool none = d_.empty() || h_.empty() || w_.empty();
     const Lane<A> first = none ? Lane<A>{kNoWinner} : code(d_.first, h_.first) + static_cast<Lane<A>>(w_.first);
-    for (int v = 0; v < V; ++v) best[v] = Vector<A>{} + filler_, best_tap[v] = Vector<Lane<A>>{} + first;
+    for (int v = 0; v < V; ++v) best.value[v] = Vector<A>{} + filler_, best.tap[v] = Vector<Lane<A>>{} + first;
+    if (is_sum(K) && kernel_taps(p_) > kPoolChain) {
+      add_in_pieces<K, V, kWhole>(channels, n, best.value);
+    } else {
+      const int64_t step = p_.axis[2].dilation * job_.source_strides.axis[2];
+      for (int64_t td = d_.first; td < d_.last; ++td) {
+        for (int64_t th = h_.first; th < h_.last; ++th) {
+          const T* pixel = first_pixel(channels, td, th);
+          Lane<A> tap = code(td, th) + static_cast<Lane<A>>(w_.first);
+          for (int64_t i = w_.last - w_.first; i > 0; --i, ++tap, pixel += step) {
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v)
+              best.take(v, kWhole ? load_widened<A>(pixel + v * W) : load_few(pixel, n), tap, flip_);
+          }
+        }
+      }
+    }
+    finish<K, V>(best, result, offset, divisor, kWhole ? V * W : std::min<int64_t>(n, W));
+  }
+
+  template <PoolKind K, int V>
+  struct Best {
+    Vector<A> value[V];
+    Vector<Lane<A>> tap[V];
+    void take(int v, Vector<A> x, Lane<A> code, bool flip) {
+      if constexpr (is_sum(K)) {
+        value[v] += summand<K>(x);
+      } else {
+        if (flip) x = flipped_lanes<A>(x);
+        const auto won = wins_lanes<A>(x, value[v]);
+        value[v] = won ? x : value[v];
+        if constexpr (K == PoolKind::kMaxWithOffsets) tap[v] = won ? Vector<Lane<A>>{} + code : tap[v];
+      }
+    }
+  };
+
+  const T* first_pixel(const T* channels, int64_t td, int64_t th) const {
+    const PoolAxis* axis = p_.axis;
+    const Strides& s = job_.source_strides;
+    return channels + (d_.begin + td * axis[0].dilation) * s.axis[0] + (h_.begin + th * axis[1].dilation) * s.axis[1] +
+           (w_.begin + w_.first * axis[2].dilation) * s.axis[2];
+  }
+
+  // Large windows: pieces of rows, then rows, then slices, so that no chain of additions is long.
+  template <PoolKind K, int V, bool kWhole>
+  void add_in_pieces(const T* channels, int64_t n, Vector<A> (&total)[V]) const {
+    const int64_t step = p_.axis[2].dilation * job_.source_strides.axis[2];
     for (int64_t td = d_.first; td < d_.last; ++td) {
       Vector<A> slice[V] = {};
       for (int64_t th = h_.first; th < h_.last; ++th) {
-        const T* pixel = channels + (d_.begin + td * axis[0].dilation) * s.axis[0] +
-                         (h_.begin + th * axis[1].dilation) * s.axis[1] +
-                         (w_.begin + w_.first * axis[2].dilation) * s.axis[2];
-        [[maybe_unused]] const Lane<A> row = code(td, th);
+        const T* pixel = first_pixel(channels, td, th);
         for (int64_t piece = w_.first; piece < w_.last; piece += kPoolChain) {
           Vector<A> sum[V] = {};
-          for (int64_t tw = piece; tw < std::min(w_.last, piece + kPoolChain);
-               ++tw, pixel += axis[2].dilation * s.axis[2]) {
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) {
-              Vector<A> x = kWhole ? load_widened<A>(pixel + v * W) : load_few(pixel, n);
-              if constexpr (is_sum(K)) {
-                sum[v] += summand<K>(x);
-              } else {
-                if (flip_) x = flipped_lanes<A>(x);
-                const auto wins = wins_lanes<A>(x, best[v]);
-                best[v] = wins ? x : best[v];
-                if constexpr (K == PoolKind::kMaxWithOffsets)
-                  best_tap[v] = wins ? Vector<Lane<A>>{} + (row + static_cast<Lane<A>>(tw)) : best_tap[v];
-              }
-            }
-          }
-          if constexpr (is_sum(K))
-            for (int v = 0; v < V; ++v) slice[v] += sum[v];
+          for (int64_t tw = piece; tw < std::min(w_.last, piece + kPoolChain); ++tw, pixel += step)
+            for (int v = 0; v < V; ++v)
+              sum[v] += summand<K>(kWhole ? load_widened<A>(pixel + v * W) : load_few(pixel, n));
+          for (int v = 0; v < V; ++v) slice[v] += sum[v];
         }
       }
-      if constexpr (is_sum(K))
-        for (int v = 0; v < V; ++v) best[v] += slice[v];
+      for (int v = 0; v < V; ++v) total[v] += slice[v];
     }
-    A values[V * W] = {};
-    Lane<A> taps[V * W];
+  }
+
+  template <PoolKind K, int V>
+  void finish(Best<K, V>& best, int64_t result, int64_t offset, A divisor, int64_t written) const {
     for (int v = 0; v < V; ++v) {
-      if constexpr (is_sum(K)) best[v] /= divisor;
-      store(values + v * W, !is_sum(K) && flip_ ? flipped_lanes<A>(best[v]) : best[v]);
-      store(taps + v * W, best_tap[v]);
+      if constexpr (is_sum(K)) {
+        best.value[v] /= divisor;
+      } else if (flip_) {
+        best.value[v] = flipped_lanes<A>(best.value[v]);
+      }
+      if constexpr (K == PoolKind::kRoot) best.value[v] = root<A>(best.value[v] * static_cast<A>(kernel_taps(p_)));
     }
-    if constexpr (K == PoolKind::kRoot) {
-      const A count = static_cast<A>(kernel_taps(p_));
-      for (A& value : values) value = std::sqrt(value * count);
+    T* to = static_cast<T*>(job_.result) + result;
+    if (written == V * W && job_.result_strides.channel == 1) {
+      for (int v = 0; v < V; ++v) store_narrowed<T, A>(to + v * W, best.value[v]);
+    } else {
+      A values[V * W];
+      for (int v = 0; v < V; ++v) store(values + v * W, best.value[v]);
+      store_line(to, job_.result_strides.channel, values, 1, written);
     }
-    const int64_t written = kWhole ? V * W : std::min<int64_t>(n, W);
-    store_line(static_cast<T*>(job_.result) + result, job_.result_strides.channel, values, 1, written);
-    if constexpr (K == PoolKind::kMaxWithOffsets)
+    if constexpr (K != PoolKind::kMaxWithOffsets) return;
+    if (written == V * W && job_.offset_strides.channel == 1) {
+      for (int v = 0; v < V; ++v) narrow_offset_lanes<A>(best.tap[v], job_.offsets, job_.offset_bytes, offset + v * W);
+    } else {
+      Lane<A> taps[V * W];
+      for (int v = 0; v < V; ++v) store(taps + v * W, best.tap[v]);
       narrow_offsets<A>(taps, written, job_.offsets, job_.offset_bytes, offset, job_.offset_strides.channel);
+    }
   }
 
   static Vector<A> load_few(const T* from, int64_t n) {

@@ -12,12 +12,17 @@ namespace {
 #include "pool_planes_adjoint.h"
 #include "pool_channels_adjoint.h"
 #include "pool_whole.h"
+#include "pool_windows.h"
+#include "pool_windows_adjoint.h"
 // clang-format on
 
 template <class T, class A>
 struct PoolKernelsOf {
   static void run_planes(const PoolJob& job, int64_t begin, int64_t end, void* workspace) {
     PlanePool<T, A>(job, workspace).run(begin, end);
+  }
+  static void run_windows(const PoolJob& job, int64_t begin, int64_t end, void*) {
+    WindowPool<T, A>(job).run(begin, end);
   }
   static void run_channels(const PoolJob& job, int64_t begin, int64_t end, void*) {
     ChannelPool<T, A>(job).run(begin, end);
@@ -32,16 +37,26 @@ struct PoolKernelsOf {
   static void run_channels_adjoint(const PoolJob& job, int64_t begin, int64_t end, void* workspace) {
     ChannelAdjoint<T, A>(job, workspace).run(begin, end);
   }
+  static void run_windows_adjoint(const PoolJob& job, int64_t begin, int64_t end, void*) {
+    WindowAdjoint<T, A>(job).run(begin, end);
+  }
   static constexpr PoolKernels table() {
     PoolKernels kernels{.planes = {&run_planes, &PlanePool<T, A>::workspace_bytes},
+                        .windows = {&run_windows, nullptr},
                         .channels = {&run_channels, nullptr},
                         .whole = {&run_whole, nullptr},
                         .planes_adjoint = {},
+                        .windows_adjoint = {},
                         .channels_adjoint = {},
                         .whole_adjoint = {},
+                        .takes_windows = &WindowPool<T, A>::takes,
+                        .takes_windows_adjoint = &WindowAdjoint<T, A>::takes,
+                        .window_units = &WindowPool<T, A>::units,
+                        .window_adjoint_units = &WindowAdjoint<T, A>::units,
                         .channel_units = &ChannelPool<T, A>::units};
     if constexpr (!std::is_integral_v<T>) {
       kernels.planes_adjoint = {&run_planes_adjoint, &PlaneAdjoint<T, A>::workspace_bytes};
+      kernels.windows_adjoint = {&run_windows_adjoint, nullptr};
       kernels.whole_adjoint = {&run_whole_adjoint, nullptr};
       kernels.channels_adjoint = {&run_channels_adjoint, &ChannelAdjoint<T, A>::workspace_bytes};
     }

@@ -18,7 +18,7 @@ inline constexpr bool is_sum(PoolKind kind) { return kind == PoolKind::kSum || k
 inline constexpr int32_t kNoWinner = -1;  // as an unsigned byte: 255
 
 // One pass over a batch. Forward: source = input, result = output. Adjoint: source = grad_output, result = the gradient
-// to the input, and for max pooling the offsets that forward recorded are read.
+// to the input; for max pooling the offsets that forward recorded are read, for kRoot forward's output and image.
 struct PoolJob {
   PoolProblem problem;
   PoolKind kind = PoolKind::kMax;
@@ -30,9 +30,40 @@ struct PoolJob {
   void* offsets = nullptr;
   int offset_bytes = 1;
   Strides source_strides, result_strides, offset_strides;
+  const void* output = nullptr;  // as the source
+  const void* image = nullptr;   // as the result
+  Strides output_strides, image_strides;
 
   int64_t kernel_rows() const { return problem.axis[1].kernel; }
   int64_t kernel_columns() const { return problem.axis[2].kernel; }
+};
+
+// Rows of planes in the order (block, image, channel, depth, row), counted on without dividing.
+struct PlaneRows {
+  const int64_t rows, depths, channels, images;
+  int64_t row, depth, channel, image, block;
+
+  PlaneRows(const PoolProblem& p, int64_t PoolAxis::*size, int64_t i)
+      : rows(p.axis[1].*size), depths(p.axis[0].*size), channels(p.channels), images(p.batch) {
+    row = i % rows, i /= rows;
+    depth = i % depths, i /= depths;
+    channel = i % channels, i /= channels;
+    image = i % images, block = i / images;
+  }
+  void next() {
+    if (++row < rows) return;
+    row = 0;
+    if (++depth < depths) return;
+    depth = 0;
+    if (++channel < channels) return;
+    channel = 0;
+    if (++image < images) return;
+    image = 0;
+    ++block;
+  }
+  int64_t at(const Strides& s) const {
+    return image * s.outer + channel * s.channel + depth * s.axis[0] + row * s.axis[1];
+  }
 };
 
 inline constexpr int64_t kPoolRoom = 64;  // elements that a row may be read or written beyond its end: a vector or more

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <limits>
 
+#include "../allocate.h"
 #include "../elements.h"
 #include "../pool_contract.h"
 #include "parallel.h"
@@ -39,7 +40,7 @@ int64_t product(const IntList& sizes) {
 
 Tensor empty_image(const Tensor& like, const IntList& spatial, ScalarType type,
                    torch::headeronly::MemoryFormat format = torch::headeronly::MemoryFormat::Contiguous) {
-  return torch::stable::empty(with_spatial(like, spatial), type, std::nullopt, like.device(), std::nullopt, format);
+  return empty_result(like, with_spatial(like, spatial), type, format);
 }
 
 void check_places(const Tensor& image, const Tensor& places) {

@@ -2,11 +2,12 @@
 //
 //   max   x[i] = sum of g[o] over the windows o whose recorded winner is i
 //   sum   x[i] = sum of g[o] / count[o] over the windows o that read i
+//   root  x[i] = image[i] * sum of g[o] / y[o] * taps / count[o] over the windows o that read i
 //
 // A gather: each row of the input collects from every row of outputs whose windows reach it, in one fixed order, so
 // that no two threads write to one place. Columns go the way of PlanePool backwards: tap t of all outputs adds to a run
-// of consecutive places of the phases, which are then joined into the row. Work is counted in rows of the input (block
-// of columns, plane, depth, row).
+// of consecutive places of the phases, which are then joined into the row. Rows that the same windows read have the
+// same sums, which are found once. Work is counted in rows of the input (block of columns, plane, depth, row).
 #pragma once
 
 template <class T, class A>
@@ -22,6 +23,7 @@ class PlaneAdjoint {
     sum_ = room.take<A>(columns_.padded_outputs());
     tap_ = room.take<Lane<A>>(columns_.padded_outputs());
     divisor_ = room.take<A>(columns_.padded_outputs());
+    root_ = room.take<A>(columns_.padded_outputs());
     begin_ = room.take<int64_t>(columns_.phased ? 0 : columns_.padded_outputs());
     end_ = room.take<int64_t>(columns_.phased ? 0 : columns_.padded_outputs());
     if (columns_.phased) phases_.set_taps();
@@ -31,7 +33,7 @@ class PlaneAdjoint {
   static int64_t workspace_bytes(const PoolProblem& p) {
     const PoolAdjointColumns columns(p.axis[2]);
     const int64_t elements = columns.linear_length + columns.phases * columns.phase_length +
-                             6 * columns.padded_outputs() + (columns.phased ? p.axis[2].kernel : 0);
+                             7 * columns.padded_outputs() + (columns.phased ? p.axis[2].kernel : 0);
     return elements * 8 + 16 * PoolWorkspace::kAlignment;
   }
 
@@ -51,10 +53,13 @@ class PlaneAdjoint {
   void set_block(int64_t plane, int64_t block) {
     if (plane == plane_ && block == block_) return;
     plane_ = plane;
+    held_.reset();
     const int64_t n = plane / p_.channels, c = plane % p_.channels;
     const auto at = [&](const Strides& s) { return n * s.outer + c * s.channel; };
     source_ = static_cast<const T*>(job_.source) + at(job_.source_strides);
     result_ = static_cast<T*>(job_.result) + at(job_.result_strides);
+    output_ = static_cast<const T*>(job_.output) + at(job_.output_strides);
+    image_ = static_cast<const T*>(job_.image) + at(job_.image_strides);
     offset_ = at(job_.offset_strides);
     if (block == block_) return;
     block_ = block;
@@ -85,33 +90,56 @@ class PlaneAdjoint {
   }
 
   A count_on(const PoolAxis& axis, int64_t o) const {
-    if (job_.divisor != 0 || job_.kind != PoolKind::kSum) return A{1};
+    if (job_.divisor != 0 || !is_sum(job_.kind)) return A{1};
     return static_cast<A>(std::max<int64_t>(1, window_count(axis, o, job_.include_pad)));
   }
+
+  // The outputs that read one coordinate: with their step, which an axis fixes, the first and the last name them all.
+  struct Readers {
+    int64_t first = -1, last = -1;
+    Readers() = default;
+    Readers(const PoolAxis& axis, int64_t i) {
+      for_each_window(axis, i, [&](int64_t o, int64_t) { first = first < 0 ? o : first, last = o; });
+    }
+    bool operator==(const Readers&) const = default;
+  };
+  struct RowReaders {
+    Readers depth, row;
+    bool operator==(const RowReaders&) const = default;
+  };
 
   void run_row(int64_t depth, int64_t row) {
     if (count_ == 0) {
       std::fill_n(linear_, inputs_, A{0});
       return write(linear_, 0, inputs_, depth, row);
     }
-    if (columns_.phased) {
-      for (int64_t i = 0; i < phases_.count; ++i) std::fill_n(phases_.data + i * columns_.phase_length, reach_, A{0});
-    } else {
-      std::fill_n(linear_, inputs_, A{0});
+    if (!is_sum(job_.kind)) {
+      reduce(depth, row);
+    } else if (const RowReaders readers{{p_.axis[0], depth}, {p_.axis[1], row}}; held_ != readers) {
+      reduce(depth, row);
+      held_ = readers;
     }
-    if (job_.kind == PoolKind::kSum) std::fill_n(sum_, count_, A{0});
-    for_each_window(p_.axis[0], depth, [&](int64_t od, int64_t td) {
-      for_each_window(p_.axis[1], row, [&](int64_t oh, int64_t th) { collect(od, td, oh, th); });
-    });
-    if (job_.kind == PoolKind::kSum) columns_.phased ? spread_sum() : spread_windows();
     if (!columns_.phased) return write(linear_, 0, inputs_, depth, row);
     const int64_t shift = first_input_ - phases_.origin;  // the place of the block's first column
     const int64_t begin = std::clamp<int64_t>(-shift, 0, inputs_);
     const int64_t seen = std::min(phases_.length - shift, p_.axis[2].limit() - first_input_);
     const int64_t end = std::clamp<int64_t>(seen, begin, inputs_);
-    const A* from = phases_.data;
-    if (p_.axis[2].stride != 1) phases_.join(linear_), from = linear_;
-    write(from + shift, begin, end, depth, row);
+    write((p_.axis[2].stride == 1 ? phases_.data : linear_) + shift, begin, end, depth, row);
+  }
+
+  // The sums of one row, in the phases or joined.
+  void reduce(int64_t depth, int64_t row) {
+    if (columns_.phased) {
+      for (int64_t i = 0; i < phases_.count; ++i) std::fill_n(phases_.data + i * columns_.phase_length, reach_, A{0});
+    } else {
+      std::fill_n(linear_, inputs_, A{0});
+    }
+    if (is_sum(job_.kind)) std::fill_n(sum_, count_, A{0});
+    for_each_window(p_.axis[0], depth, [&](int64_t od, int64_t td) {
+      for_each_window(p_.axis[1], row, [&](int64_t oh, int64_t th) { collect(od, td, oh, th); });
+    });
+    if (is_sum(job_.kind)) columns_.phased ? spread_sum() : spread_windows();
+    if (columns_.phased && p_.axis[2].stride != 1) phases_.join(linear_);
   }
 
   // One row of outputs, which reads this row of the input at (td, th).
@@ -119,9 +147,10 @@ class PlaneAdjoint {
     const auto at = [&](const Strides& s) { return od * s.axis[0] + oh * s.axis[1] + first_ * s.axis[2]; };
     const T* from = source_ + at(job_.source_strides);
     widen_row(from, job_.source_strides.axis[2], count_, false, grad_);
-    if (job_.kind == PoolKind::kSum) {
+    if (is_sum(job_.kind)) {
       const A rest =
           job_.divisor != 0 ? static_cast<A>(job_.divisor) : count_on(p_.axis[0], od) * count_on(p_.axis[1], oh);
+      if (job_.kind == PoolKind::kRoot) divide_by_root(output_ + at(job_.output_strides));
       for (int64_t i = 0; i < count_; ++i) sum_[i] += grad_[i] / (rest * divisor_[i]);
       return;
     }
@@ -134,10 +163,16 @@ class PlaneAdjoint {
       A* to = phases_.taps[t];
       const Lane<A> winner = static_cast<Lane<A>>(code + t);
       for (int64_t i = 0; i < count_; i += W) {
-        const auto won = load(tap_ + i) == winner;
-        store(to + i, load(to + i) + (won ? load(grad_ + i) : Vector<A>{}));
+        store(to + i, load(to + i) + where<A>(load(tap_ + i) == winner, load(grad_ + i)));
       }
     }
+  }
+
+  // grad_ = taps * grad_ / the row of roots
+  void divide_by_root(const T* roots) {
+    widen_row(roots, job_.output_strides.axis[2], count_, false, root_);
+    const A taps = static_cast<A>(kernel_taps(p_));
+    for (int64_t i = 0; i < count_; ++i) grad_[i] = root_quotient(grad_[i] * taps, root_[i]);
   }
 
   void spread_sum() {
@@ -159,7 +194,14 @@ class PlaneAdjoint {
     T* to = result_ + depth * s.axis[0] + height * s.axis[1] + first_input_ * s.axis[2];
     const T zero = Narrow<T>::from(A{0});
     for (int64_t i = 0; i < begin; ++i) to[i * s.axis[2]] = zero;
-    store_line(to + begin * s.axis[2], s.axis[2], row + begin, 1, end - begin);
+    if (job_.kind == PoolKind::kRoot) {
+      const Strides& from = job_.image_strides;
+      const T* image = image_ + depth * from.axis[0] + height * from.axis[1] + first_input_ * from.axis[2];
+      for (int64_t i = begin; i < end; ++i)
+        to[i * s.axis[2]] = Narrow<T>::from(row[i] * A{widen(image[i * from.axis[2]])});
+    } else {
+      store_line(to + begin * s.axis[2], s.axis[2], row + begin, 1, end - begin);
+    }
     for (int64_t i = end; i < inputs_; ++i) to[i * s.axis[2]] = zero;
   }
 
@@ -167,13 +209,14 @@ class PlaneAdjoint {
   const PoolProblem& p_;
   const PoolAdjointColumns columns_;
   PoolPhases<A> phases_;
-  A *linear_, *grad_, *sum_, *divisor_;
+  A *linear_, *grad_, *sum_, *divisor_, *root_;
   Lane<A>* tap_;
   int64_t plane_ = -1, block_ = -1;
-  const T* source_ = nullptr;
+  const T *source_ = nullptr, *output_ = nullptr, *image_ = nullptr;
   T* result_ = nullptr;
   int64_t *begin_, *end_;                 // of windows that are spread one by one: their columns in the block
   int64_t reach_ = 0;                     // elements of a phase that are used
+  std::optional<RowReaders> held_;        // the readers of the row of sums that is held
   int64_t offset_ = 0;                    // of the plane
   int64_t first_input_ = 0, inputs_ = 0;  // columns of the block
   int64_t first_ = 0, count_ = 0;         // outputs whose windows may reach it

@@ -82,26 +82,60 @@ void gather_bits(const Winners& winners, const Bits* from, Bits* to, const Strid
   });
 }
 
-// One plane, or a part of one that is too large for the workspace: places [begin, end) collect in the sum type.
+// How a scatter is cut. Where the channels of all images lie side by side, those of an image go together.
+struct ScatterCut {
+  static constexpr int64_t kSums = int64_t{1} << 17;
+
+  ScatterCut(const Winners& winners, const PoolImage& grad, const PoolImage& to) {
+    const PoolProblem& p = winners.problem;
+    const auto side_by_side = [&](const Strides& s) { return s.channel == 1 && s.axis[2] == p.channels; };
+    const bool together = p.channels > 1 && p.channels <= kSums && side_by_side(winners.strides) &&
+                          side_by_side(grad.strides) && side_by_side(to.strides);
+    if (together) lanes = p.channels;
+    groups = p.planes() / lanes;
+    places = std::min(p.input_pixels(), kSums / lanes);
+    parts = (p.input_pixels() + places - 1) / places;
+  }
+
+  int64_t lanes = 1;   // channels that go together
+  int64_t groups = 0;  // of channels, in the batch
+  int64_t places = 0;  // of a group's pixels in one part
+  int64_t parts = 0;   // of a group
+};
+
+// Some pixels of a group: places [begin, end) collect in the sum type, for a dense result of that type where it lies.
 template <class T, class A>
 class ScatterPart {
  public:
-  static constexpr int64_t kPlaces = int64_t{1} << 17;
+  ScatterPart(const Winners& winners, const Places& places, const ScatterCut& cut, const PoolImage& grad,
+              const PoolImage& to, A* sums)
+      : winners_(winners), p_(winners.problem), places_(places), cut_(cut), grad_(grad), to_(to), sums_(sums) {}
 
-  ScatterPart(const Winners& winners, const Places& places, const PoolImage& grad, const PoolImage& to, A* sums)
-      : winners_(winners), p_(winners.problem), places_(places), grad_(grad), to_(to), sums_(sums) {}
-
-  void run(int64_t plane, int64_t part) {
-    begin_ = part * kPlaces;
-    end_ = std::min(begin_ + kPlaces, p_.input_pixels());
-    std::fill_n(sums_, end_ - begin_, A{0});
+  void run(int64_t group, int64_t part) {
+    begin_ = part * cut_.places;
+    end_ = std::min(begin_ + cut_.places, p_.input_pixels());
+    A* const workspace = sums_;
+    if constexpr (std::is_same_v<T, A>)
+      if (is_dense()) sums_ = static_cast<T*>(to_.data) + at(to_.strides, group, 0, 0) + begin_ * cut_.lanes;
+    std::fill_n(sums_, (end_ - begin_) * cut_.lanes, A{0});
     find_outputs();
     for (int64_t od = d_.begin; od < d_.end; ++od)
-      for (int64_t oh = h_.begin; oh < h_.end; ++oh) scatter_row(plane, od, oh);
-    write(plane);
+      for (int64_t oh = h_.begin; oh < h_.end; ++oh) scatter_row(group, od, oh);
+    if (sums_ == workspace) write(group);
+    sums_ = workspace;
   }
 
  private:
+  int64_t at(const Strides& s, int64_t group, int64_t d, int64_t h) const {
+    return convext::at(p_, s, group * cut_.lanes, d, h, 0);
+  }
+
+  bool is_dense() const {
+    const Strides& s = to_.strides;
+    return s.axis[2] == cut_.lanes && s.axis[1] == p_.axis[2].input * s.axis[2] &&
+           s.axis[0] == p_.axis[1].input * s.axis[1];
+  }
+
   // The outputs whose windows may reach the part: cut along the first axis on which the part is more than one slice.
   void find_outputs() {
     const PoolAxis* a = p_.axis;
@@ -115,26 +149,28 @@ class ScatterPart {
     if (first_row == last_row) w_ = windows_reading(a[2], begin_ % columns, last % columns + 1);
   }
 
-  void scatter_row(int64_t plane, int64_t od, int64_t oh) {
-    const int64_t from = at(p_, winners_.strides, plane, od, oh, 0);
-    const T* grad = static_cast<const T*>(grad_.data) + at(p_, grad_.strides, plane, od, oh, 0);
+  void scatter_row(int64_t group, int64_t od, int64_t oh) {
+    const int64_t lanes = cut_.lanes;
+    const int64_t codes = at(winners_.strides, group, od, oh);
+    const T* grads = static_cast<const T*>(grad_.data) + at(grad_.strides, group, od, oh);
     for (int64_t ow = w_.begin; ow < w_.end; ++ow) {
-      const int64_t code = code_at(winners_, from + ow * winners_.strides.axis[2]);
-      const int64_t place = places_.place(places_.base(od, oh, ow), code);
-      if (place >= begin_ && place < end_) sums_[place - begin_] += widen(grad[ow * grad_.strides.axis[2]]);
+      const int64_t base = places_.base(od, oh, ow), code = codes + ow * winners_.strides.axis[2];
+      const T* grad = grads + ow * grad_.strides.axis[2];
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        const int64_t place = places_.place(base, code_at(winners_, code + lane));
+        if (place >= begin_ && place < end_) sums_[(place - begin_) * lanes + lane] += widen(grad[lane]);
+      }
     }
   }
 
-  void write(int64_t plane) {
-    T* to = static_cast<T*>(to_.data);
-    const int64_t columns = p_.axis[2].input, rows = p_.axis[1].input;
+  void write(int64_t group) {
+    const int64_t columns = p_.axis[2].input, rows = p_.axis[1].input, step = to_.strides.axis[2];
     for (int64_t i = begin_; i < end_;) {
       const int64_t w = i % columns, n = std::min(columns - w, end_ - i);
-      T* row = to + at(p_, to_.strides, plane, i / columns / rows, i / columns % rows, w);
-      const A* from = sums_ + (i - begin_);
-      const int64_t step = to_.strides.axis[2];
-      if (step == 1) {
-        for (int64_t j = 0; j < n; ++j) row[j] = Narrow<T>::from(from[j]);
+      T* row = static_cast<T*>(to_.data) + at(to_.strides, group, i / columns / rows, i / columns % rows) + w * step;
+      const A* from = sums_ + (i - begin_) * cut_.lanes;
+      if (step == cut_.lanes) {
+        for (int64_t j = 0; j < n * cut_.lanes; ++j) row[j] = Narrow<T>::from(from[j]);
       } else {
         for (int64_t j = 0; j < n; ++j) row[j * step] = Narrow<T>::from(from[j]);
       }
@@ -145,6 +181,7 @@ class ScatterPart {
   const Winners& winners_;
   const PoolProblem& p_;
   const Places& places_;
+  const ScatterCut& cut_;
   const PoolImage &grad_, &to_;
   A* sums_;
   int64_t begin_ = 0, end_ = 0;
@@ -154,15 +191,14 @@ class ScatterPart {
 template <class T>
 void scatter(const Winners& winners, const PoolImage& grad, const PoolImage& to) {
   using A = decltype(widen(T{}));
-  using Part = ScatterPart<T, A>;
   const PoolProblem& p = winners.problem;
   const Places places(p);
-  const int64_t parts = (p.input_pixels() + Part::kPlaces - 1) / Part::kPlaces;
-  const int64_t bytes = std::min(p.input_pixels(), Part::kPlaces) * static_cast<int64_t>(sizeof(A));
-  for_each_part(p.planes() * parts, p.planes() * p.input_pixels(), bytes,
+  const ScatterCut cut(winners, grad, to);
+  const int64_t bytes = cut.places * cut.lanes * static_cast<int64_t>(sizeof(A));
+  for_each_part(cut.groups * cut.parts, p.planes() * p.input_pixels(), bytes,
                 [&](int64_t begin, int64_t end, void* workspace) {
-                  Part part(winners, places, grad, to, static_cast<A*>(workspace));
-                  for (int64_t i = begin; i < end; ++i) part.run(i / parts, i % parts);
+                  ScatterPart<T, A> part(winners, places, cut, grad, to, static_cast<A*>(workspace));
+                  for (int64_t i = begin; i < end; ++i) part.run(i / cut.parts, i % cut.parts);
                 });
 }
 

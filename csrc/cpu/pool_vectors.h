@@ -49,6 +49,12 @@ inline auto wins_lanes(Vector<A> x, Vector<A> best) {
   return (x > best) | (x != x);
 }
 
+// The derivative of a root: t / y, and 0 where the root is.
+template <class X>
+inline X root_quotient(X t, X y) {
+  return y == X{} ? X{} : t / y;
+}
+
 // Elements added one after the other before their sum is added to others': rounding errors grow with the chain.
 inline constexpr int64_t kPoolChain = 256;
 
@@ -112,6 +118,42 @@ inline auto widen_lanes(Packed from) {
     typedef Next Wider __attribute__((vector_size(N * sizeof(Next))));
     return widen_lanes<To, N, Next>(__builtin_convertvector(from, Wider));
   }
+}
+
+// A vector of winners to the recorded type.
+template <class A>
+inline void narrow_offset_lanes(Vector<Lane<A>> taps, void* to, int bytes, int64_t at) {
+  const auto write = [&](auto* row) {
+    using Stored = std::remove_pointer_t<decltype(row)>;
+    typedef Stored Packed __attribute__((vector_size(kLanes<A> * sizeof(Stored)), aligned(sizeof(Stored)), may_alias));
+    *reinterpret_cast<Packed*>(row + at) = __builtin_convertvector(taps, Packed);
+  };
+  if (bytes == 1) return write(static_cast<uint8_t*>(to));
+  if (bytes == 2) return write(static_cast<int16_t*>(to));
+  write(static_cast<int32_t*>(to));
+}
+
+// x where the condition holds, 0 elsewhere. x was loaded without the condition: GCC would make one masked load of the
+// two, which waits for the condition, and on Zen 5 the whole adjoint takes 1.7 times as long.
+template <class A>
+inline Vector<A> where(Vector<Lane<A>> condition, Vector<A> x) {
+#if defined(__x86_64__)
+  asm("" : "+v"(x));
+#endif
+  return condition ? x : Vector<A>{};
+}
+
+// A vector of recorded winners. An unsigned byte of no winner gives 255, which no window has for a tap.
+template <class A, class Offset>
+inline Vector<Lane<A>> load_offset_lanes(const Offset* from) {
+  typedef Offset Packed __attribute__((vector_size(kLanes<A> * sizeof(Offset)), aligned(alignof(Offset)), may_alias));
+  return widen_lanes<Lane<A>, kLanes<A>, Offset>(*reinterpret_cast<const Packed*>(from));
+}
+
+template <class A>
+inline Vector<A> root(Vector<A> x) {
+  for (int i = 0; i < kLanes<A>; ++i) x[i] = std::sqrt(x[i]);
+  return x;
 }
 
 template <class A>

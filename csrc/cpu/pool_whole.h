@@ -17,6 +17,10 @@ class WholePool {
       if (job_.kind == PoolKind::kMax) {
         const A best = reduce<PoolKind::kMax>(from);
         *to = Narrow<T>::from(job_.minimum ? flipped(best) : best);
+      } else if (job_.kind == PoolKind::kMaxWithOffsets) {
+        const Winner winner = find_winner(from);
+        *to = Narrow<T>::from(job_.minimum ? flipped(winner.value) : winner.value);
+        narrow_offsets<A>(&winner.place, 1, job_.offsets, job_.offset_bytes, at(job_.offset_strides, i), 1);
       } else if constexpr (kSums<T>) {
         *to = Narrow<T>::from(static_cast<A>(reduce<PoolKind::kSum>(from) / divisor()));
       }
@@ -81,6 +85,42 @@ class WholePool {
     for (int lane = 0; lane < W; ++lane) take_one(lanes[lane]);
     for (; i < n_; ++i) take_one(flip ? flipped(A{widen(from[i])}) : A{widen(from[i])});
     return result;
+  }
+
+  struct Winner {
+    A value;
+    Lane<A> place;
+  };
+
+  // Each lane keeps the first of its largest elements, or its last NaN; the lanes are then compared in the same sense.
+  Winner find_winner(const T* from) const {
+    Vector<A> best[kVectors];
+    Vector<Lane<A>> won_at[kVectors];  // the first place of the step at which the lane's last winner came
+    for (int v = 0; v < kVectors; ++v) best[v] = Vector<A>{} + filler_, won_at[v] = Vector<Lane<A>>{} - Lane<A>{1};
+    int64_t i = 0;
+    for (; i + kVectors * W <= n_; i += kVectors * W) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const Vector<A> wide = load_widened<A>(from + i + v * W), x = job_.minimum ? flipped_lanes<A>(wide) : wide;
+        const auto won = wins_lanes<A>(x, best[v]);
+        best[v] = won ? x : best[v];
+        won_at[v] = won ? Vector<Lane<A>>{} + static_cast<Lane<A>>(i) : won_at[v];
+      }
+    }
+    Winner winner{filler_, Lane<A>{0}};  // where nothing is larger than padding, the first
+    const auto compare = [&](A x, Lane<A> place) {
+      const bool nan = x != x, winner_nan = winner.value != winner.value;
+      const bool equal = nan ? winner_nan && place > winner.place : x == winner.value && place < winner.place;
+      if ((!winner_nan && wins(x, winner.value)) || equal) winner = {x, place};
+    };
+    for (int v = 0; v < kVectors; ++v)
+      for (int lane = 0; lane < W; ++lane)
+        if (won_at[v][lane] >= 0) compare(best[v][lane], won_at[v][lane] + static_cast<Lane<A>>(v * W + lane));
+    for (; i < n_; ++i) {
+      const A wide = widen(from[i]), x = job_.minimum ? flipped(wide) : wide;
+      if (wins(x, winner.value)) winner = {x, static_cast<Lane<A>>(i)};
+    }
+    return winner;
   }
 
   const PoolJob& job_;

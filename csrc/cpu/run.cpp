@@ -5,29 +5,38 @@
 #include <new>
 
 #include "band.h"
+#include "memory.h"
+#include "winograd_plan.h"
 
 namespace convext {
 namespace {
 
-constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kAlignment = 64, kHugePage = std::size_t{2} << 20;
 
 // Workspace for one call, allocated before any thread starts: an exception inside a parallel region loses its message.
+// Where the allocator has none to give back it is fresh memory, of which small pages take longer to fault in than a
+// convolution of small images takes.
 class Workspace {
  public:
   explicit Workspace(const ConvPlan& plan)
       : thread_bytes_(round_up(plan.thread_bytes, kAlignment)),
         shared_bytes_(round_up(plan.shared_bytes, kAlignment)),
-        data_(static_cast<std::byte*>(::operator new(
-            static_cast<std::size_t>(shared_bytes_ + plan.workers * thread_bytes_), std::align_val_t{kAlignment}))) {}
+        bytes_(static_cast<std::size_t>(shared_bytes_ + plan.workers * thread_bytes_)),
+        alignment_{bytes_ < kHugePage ? kAlignment : kHugePage},
+        data_(static_cast<std::byte*>(::operator new(bytes_, alignment_))) {
+    advise_huge_pages(data_, static_cast<int64_t>(bytes_));
+  }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
-  ~Workspace() { ::operator delete(data_, std::align_val_t{kAlignment}); }
+  ~Workspace() { ::operator delete(data_, alignment_); }
 
   std::byte* shared() const { return data_; }
   std::byte* of_worker(int64_t worker) const { return data_ + shared_bytes_ + worker * thread_bytes_; }
 
  private:
   int64_t thread_bytes_, shared_bytes_;
+  std::size_t bytes_;
+  std::align_val_t alignment_;
   std::byte* data_;
 };
 
@@ -64,8 +73,7 @@ ConvJob make_job(const PlanRequest& request, const ConvPlan& plan, const ConvOpe
   job.weight_row = dgrad ? weight.channel : weight.outer;
   job.weight_depth = dgrad ? weight.outer : weight.channel;
   std::copy_n(weight.axis, kSpatialAxes, job.weight_tap);
-  job.bias = operands.bias;
-  job.bias_repeats = operands.bias_repeats;
+  job.epilogue = operands.epilogue;
   job.result = operands.result.data;
   job.result_strides = operands.result.strides;
   return job;
@@ -109,7 +117,7 @@ void run_packed_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   job.packed_bias = workspace.shared();
   job.packed_weight = workspace.shared() + bias_bytes;
   const int64_t capacity = (plan.shared_bytes - bias_bytes) / request.sum_bytes;
-  if (job.bias) kernels.pack_bias(job);
+  if (job.epilogue.bias) kernels.pack_bias(job);
   for (auto region = regions.begin(); region != regions.end();) {
     job.wave.clear();
     job.pack_count = job.unit_count = 0;
@@ -140,12 +148,61 @@ void run_banded_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   const Workspace workspace(plan);
   job.packed_bias = workspace.shared();
   job.packed_weight = workspace.shared() + request.problem.groups * job.bias_channels() * request.sum_bytes;
-  if (job.bias) kernels.pack_bias(job);
+  if (job.epilogue.bias) kernels.pack_bias(job);
   for_each_worker(plan.workers, job.pack_count,
                   [&](int64_t, int64_t begin, int64_t end) { kernels.pack_weight(job, begin, end); });
   for_each_worker(plan.workers, job.unit_count, [&](int64_t worker, int64_t begin, int64_t end) {
     kernels.run_banded(job, begin, end, workspace.of_worker(worker));
   });
+}
+
+// The image that a stride-1 gather of 3 x 3 taps reads: where they descend, from the last tap on.
+TiledImage tiled_image(const Operand& operand, const Region& region, PaddingMode mode) {
+  TiledImage image;
+  image.data = static_cast<const float*>(operand.data);
+  image.strides = operand.strides;
+  image.mode = mode;
+  for (int i = 0; i < 2; ++i) {
+    const GatherAxis& g = region.axis[1 + i];
+    image.origin[i] = g.off0 + std::min<int64_t>(0, g.off_step * (kWinogradKernel - 1));
+    image.extent[i] = g.extent;
+  }
+  return image;
+}
+
+void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const Engine& engine,
+                       const ConvOperands& operands) {
+  ConvJob conv = make_job(request, plan, operands);
+  const Region region = regions_of(request).front();
+  WinogradJob job;
+  job.conv = &conv;
+  job.shape = plan.winograd;
+  job.grid = winograd_grid(request);
+  job.image = tiled_image(operands.image, region, conv.source_mode);
+  job.flipped = region.axis[1].off_step < 0;
+  const Workspace workspace(plan);
+  const int64_t groups = request.problem.groups;
+  conv.packed_bias = workspace.shared();
+  if (conv.epilogue.bias) engine.of(FloatType::kFloat).pack_bias(conv);
+  float* shared = static_cast<float*>(conv.packed_bias) + groups * conv.bias_channels();
+  const WinogradKernels& steps = engine.winograd;
+  const auto in_parallel = [&](WinogradKernels::Step step, int64_t count) {
+    for_each_worker(plan.workers, count, [&](int64_t worker, int64_t begin, int64_t end) {
+      step(job, begin, end, workspace.of_worker(worker));
+    });
+  };
+  if (!job.shape.deep) {
+    job.weight = shared;
+    in_parallel(steps.transform_weight, groups * job.weight_panels());
+    return in_parallel(steps.run_blocks, groups * job.blocks());
+  }
+  job.source = shared;
+  for (job.group = 0; job.group < groups; ++job.group)
+    for (job.first_tile = 0; job.first_tile < job.all_tiles(); job.first_tile += job.shape.tiles) {
+      job.tiles = std::min(job.shape.tiles, job.all_tiles() - job.first_tile);
+      in_parallel(steps.transform_channels, divide_up(conv.depth, request.lanes));
+      in_parallel(steps.run_passes, job.passes());
+    }
 }
 
 void run_depthwise_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
@@ -226,6 +283,28 @@ void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Ke
                   [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
 }
 
+void run_winograd_wgrad(const PlanRequest& request, const ConvPlan& plan, const Engine& engine,
+                        const ConvOperands& operands) {
+  const WgradJob wgrad = make_wgrad_job(request, plan, operands);
+  WinogradWgradJob job;
+  job.wgrad = &wgrad;
+  job.shape = plan.winograd_wgrad;
+  job.grid = winograd_grid(request);
+  job.image = tiled_image(operands.image, wgrad.source_region, request.problem.mode);
+  job.grad.data = static_cast<const float*>(wgrad.grad);
+  job.grad.strides = wgrad.grad_strides;
+  const Workspace workspace(plan);
+  job.partial = reinterpret_cast<float*>(workspace.shared());
+  const WinogradKernels& steps = engine.winograd;
+  const auto in_parallel = [&](WinogradKernels::WgradStep step, int64_t count) {
+    for_each_worker(plan.workers, count, [&](int64_t worker, int64_t begin, int64_t end) {
+      step(job, begin, end, workspace.of_worker(worker));
+    });
+  };
+  in_parallel(steps.run_wgrad, job.units());
+  if (job.shape.slices > 1) in_parallel(steps.finish_wgrad, request.problem.groups * request.problem.out_channels);
+}
+
 void run_depthwise_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                          const ConvOperands& operands) {
   const WgradJob job = make_wgrad_job(request, plan, operands);
@@ -269,10 +348,13 @@ PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engi
   request.element_bytes = engine.of(type).element_bytes;
   request.sum_bytes = engine.of(type).sum_bytes;
   request.threads = threads;
+  request.winograd = winograd_enabled();
   return request;
 }
 
-void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels, const ConvOperands& operands) {
+void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
+              const ConvOperands& operands) {
+  const Kernels& kernels = engine.of(type);
   const ConvProblem& p = request.problem;
   const bool wgrad = request.op == ConvOperator::kWgrad;
   const int64_t result_elements = wgrad ? weight_elements(p) : p.batch * p.groups * gather_rows(request);
@@ -283,6 +365,7 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& k
     case Algorithm::kDepthwise:
       return (wgrad ? run_depthwise_wgrad : run_depthwise_conv)(request, plan, kernels, operands);
     case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
+    case Algorithm::kWinograd: return (wgrad ? run_winograd_wgrad : run_winograd_conv)(request, plan, engine, operands);
     case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
     case Algorithm::kPacked: return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
     case Algorithm::kDirect: return;

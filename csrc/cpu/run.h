@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "../epilogue.h"
 #include "engine.h"
 #include "plan.h"
 
@@ -19,14 +20,14 @@ struct Operand {
 //   wgrad: image = input, weight = grad_output, result = weight's gradient
 struct ConvOperands {
   Operand image, weight, result;
-  const void* bias = nullptr;
-  int64_t bias_repeats = 1;  // result channels in a row that share an element of the bias
+  Epilogue epilogue;  // of fprop and dgrad
 };
 
 PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engine& engine, FloatType type,
                          int64_t threads);
 
 // Runs a request as planned, unless the plan is the direct algorithm.
-void run_plan(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels, const ConvOperands& operands);
+void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
+              const ConvOperands& operands);
 
 }  // namespace convext

@@ -7,9 +7,9 @@
 
 #include <bit>
 
+#include "../allocate.h"
 #include "../contract.h"
 #include "engine.h"
-#include "memory.h"
 
 namespace convext {
 namespace {
@@ -32,12 +32,6 @@ SumType sum_type(ScalarType type) {
   }
 }
 
-Tensor allocate(const Tensor& like, const IntList& sizes) {
-  Tensor result = torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device());
-  advise_huge_pages(result.mutable_data_ptr(), result.numel() * static_cast<int64_t>(result.element_size()));
-  return result;
-}
-
 void run_in_parallel(int64_t units, const auto& body) {
   if (units > 0) torch::stable::parallel_for(0, units, 1, body);
 }
@@ -49,7 +43,7 @@ Tensor unfold(const Tensor& input, IntList kernel_size, IntList dilation, IntLis
   const int64_t bytes = static_cast<int64_t>(input.element_size());
   STD_TORCH_CHECK(std::has_single_bit(static_cast<uint64_t>(bytes)) && bytes <= 16, "convext: elements of ", bytes,
                   " bytes");
-  Tensor columns = allocate(input, {p.batch, p.channels * unfold_taps(p), unfold_blocks(p)});
+  Tensor columns = empty_result(input, {p.batch, p.channels * unfold_taps(p), unfold_blocks(p)}, input.scalar_type());
   job.image = input.const_data_ptr();
   job.strides = strides_of(input);
   job.columns = columns.mutable_data_ptr();
@@ -69,7 +63,7 @@ Tensor fold(const Tensor& input, IntList output_size, IntList kernel_size, IntLi
   const SumType type = sum_type(input.scalar_type());
   IntList sizes{p.batch, p.channels};
   sizes.insert(sizes.end(), output_size.begin(), output_size.end());
-  Tensor image = allocate(input, sizes);
+  Tensor image = empty_result(input, sizes, input.scalar_type());
   const auto strides = input.strides();
   job.columns = input.const_data_ptr();
   job.outer = strides[0], job.row = strides[1], job.block = strides[2];

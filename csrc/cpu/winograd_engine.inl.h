@@ -1,0 +1,39 @@
+// Winograd's kernels for the ISA that the including file has switched on. See winograd_baseline.cpp for how, and
+// engine.inl.h for the rules of such a file.
+
+namespace convext {
+namespace {
+// Each file uses the ones before it.
+// clang-format off
+#include "simd.h"
+#include "epilogue.h"
+#include "microkernel.h"
+#include "gather.h"
+#include "winograd_transform.h"
+#include "winograd_stage.h"
+#include "winograd_product.h"
+#include "winograd_weight.h"
+#include "winograd.h"
+#include "winograd_wgrad.h"
+// clang-format on
+
+// Does the items of a range, each by a member function of a Loops that is made once.
+template <class Loops, class Job, void (Loops::*item)(int64_t)>
+void run_items(const Job& job, int64_t begin, int64_t end, void* workspace) {
+  Loops loops(job, static_cast<float*>(workspace));
+  for (int64_t i = begin; i < end; ++i) (loops.*item)(i);
+}
+
+constexpr WinogradKernels make_winograd_kernels() {
+  using Conv = WinogradConv<float>;
+  using Wgrad = WinogradWgrad<float>;
+  return {.transform_weight = &run_items<Conv, WinogradJob, &Conv::transform_weight>,
+          .run_blocks = &run_items<Conv, WinogradJob, &Conv::run_block>,
+          .transform_channels = &run_items<Conv, WinogradJob, &Conv::transform_channels>,
+          .run_passes = &run_items<Conv, WinogradJob, &Conv::run_pass>,
+          .run_wgrad = &run_items<Wgrad, WinogradWgradJob, &Wgrad::run>,
+          .finish_wgrad = &run_items<Wgrad, WinogradWgradJob, &Wgrad::finish_row>};
+}
+
+}  // namespace
+}  // namespace convext

@@ -1,0 +1,148 @@
+#include "winograd_plan.h"
+
+#include <atomic>
+
+namespace convext {
+namespace {
+
+std::atomic<bool> enabled{true};
+
+// Where it wins (measured: docs/performance.md): from so many channels of a group on either side; up to this share of
+// the definition's multiplications, which the overhang of the last tiles raises from a quarter; and from so many pixels
+// or, for wgrad, tiles of an image, fewer of which do not pay for the transform of the weight or of its sums.
+constexpr int64_t kLeastChannels = 32, kLeastPixels = 49, kLeastWgradTiles = 16;
+constexpr double kMostWork = 0.45;
+
+// A thread's block of transformed tiles with its products stays in this much of L2.
+constexpr int64_t kBlockBytes = 800 << 10;
+constexpr int64_t kShallowPanels = 2;
+// Transformed weights up to this size are read from the caches; larger ones are not kept. Nor are those above the
+// second size where all tiles are one block, so that keeping them saves nothing, and their memory is fresh.
+constexpr int64_t kShallowBytes = 6 << 20, kShallowBytesOfABlock = 1 << 20;
+constexpr int64_t kWorkerBytes = int64_t{8} << 20;
+// Channels that are summed in registers, in both forms, so that the batch may choose the form. In the deep one 36
+// points of such a chunk of a panel of the weight, 288 KiB, stay in L2; so do the products of a panel with the most
+// tiles of a block, half a megabyte.
+constexpr int64_t kChunk = 64, kDeepTiles = 112;
+// The fewest tiles that pay for transforming a weight.
+constexpr int64_t kLeastDeepTiles = 14;
+
+// wgrad: most channels of a block on either side, and tiles of a chunk. Fewer than so many units are cut into slices of
+// enough tiles to pay for the transform of their sums, or into half as many result channels.
+constexpr int64_t kWgradChannels = 128, kWgradTiles = 112;
+constexpr int64_t kWgradUnits = 8, kLeastSliceTiles = 56, kSliceBytes = int64_t{4} << 20, kLeastWgradRows = 64;
+
+WinogradSizes sizes_of(const PlanRequest& r, const WinogradShape& shape) {
+  return {shape, r.tile, r.lanes, gather_depth(r)};
+}
+
+int64_t panels_of(const PlanRequest& r) { return divide_up(gather_rows(r), r.tile.columns); }
+
+int64_t transformed_bytes(const PlanRequest& r) {
+  return kWinogradPoints * gather_depth(r) * panels_of(r) * r.tile.columns * r.sum_bytes;
+}
+
+WinogradShape deep_shape(const PlanRequest& r, int64_t threads) {
+  WinogradShape shape;
+  shape.deep = true;
+  shape.chunk = round_up(balanced(gather_depth(r), kChunk), r.lanes);
+  shape.tiles = kDeepTiles;
+  const int64_t own = sizes_of(r, shape).own(shape) * r.sum_bytes;
+  const int64_t tile = kWinogradPoints * round_up(gather_depth(r), shape.chunk) * r.sum_bytes;
+  shape.tiles = std::min(kDeepTiles, threads * (kWorkerBytes - own) / tile);
+  return shape;
+}
+
+WinogradShape shape_of(const PlanRequest& r, int64_t threads) {
+  WinogradShape shape;
+  const int64_t depth = gather_depth(r), panels = panels_of(r);
+  const int64_t total = r.problem.batch * winograd_grid(r).per_image();
+  const int64_t bytes = transformed_bytes(r);
+  if (bytes > kShallowBytes || (bytes > kShallowBytesOfABlock && total <= kDeepTiles && panels >= threads)) {
+    shape = deep_shape(r, threads);
+    shape.tiles = std::clamp<int64_t>(total, 1, shape.tiles);
+    return shape;
+  }
+  shape.panels = std::min(kShallowPanels, panels);
+  shape.chunk = round_up(balanced(depth, kChunk), r.lanes);
+  const int64_t tile_bytes = kWinogradPoints * (depth + shape.panels * r.tile.columns) * r.sum_bytes;
+  const int64_t most = std::clamp<int64_t>(kBlockBytes / tile_bytes / r.tile.rows, 1, 4) * r.tile.rows;
+  const int64_t units = round_up(divide_up(total * r.problem.groups, most), threads);
+  shape.tiles = std::clamp<int64_t>(divide_up(total * r.problem.groups, std::max<int64_t>(units, 1)), 1, most);
+  return shape;
+}
+
+WinogradWgradShape wgrad_shape_of(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  WinogradWgradShape shape;
+  shape.rows = round_up(balanced(p.out_channels, kWgradChannels), r.lanes);
+  shape.columns = round_up(balanced(p.in_channels, kWgradChannels), r.tile.columns);
+  const int64_t total = p.batch * winograd_grid(r).per_image();
+  const int64_t units = p.groups * divide_up(p.out_channels, shape.rows) * divide_up(p.in_channels, shape.columns);
+  const int64_t result_bytes = weight_elements(p) * r.sum_bytes;
+  while (units * shape.slices < kWgradUnits && total >= 2 * shape.slices * kLeastSliceTiles &&
+         2 * shape.slices * result_bytes <= kSliceBytes)
+    shape.slices *= 2;
+  if (units * shape.slices == 1 && shape.rows >= 2 * kLeastWgradRows) shape.rows = round_up(shape.rows / 2, r.lanes);
+  shape.tiles = std::clamp<int64_t>(divide_up(total, shape.slices), 1, kWgradTiles);
+  return shape;
+}
+
+}  // namespace
+
+bool winograd_enabled() { return enabled.load(std::memory_order_relaxed); }
+void set_winograd_enabled(bool value) { enabled.store(value, std::memory_order_relaxed); }
+
+TileGrid winograd_grid(const PlanRequest& request) {
+  const bool dgrad = request.op == ConvOperator::kDgrad;
+  const ConvAxis *y = &request.problem.axis[1], *x = y + 1;
+  return {dgrad ? y->input : y->output, dgrad ? x->input : x->output};
+}
+
+std::string winograd_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  const auto by = [](int64_t a, int64_t b) { return std::to_string(a) + " x " + std::to_string(b); };
+  const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
+  if (!r.packed_type || r.element_bytes != 4) return "it computes float32";
+  if (y.kernel != kWinogradKernel || x.kernel != kWinogradKernel || z.kernel != 1)
+    return "the kernel is not 3 x 3 in a plane";
+  if (y.stride != 1 || x.stride != 1 || y.dilation != 1 || x.dilation != 1) return "stride or dilation is not one";
+  if (z.input != 1 || z.output != 1 || z.lo != 0 || z.hi != 0) return "the image has a depth";
+  if (!r.winograd) return "convext.backends.winograd.enabled is False";
+  if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
+    return "the gradient of a padding mode folds border pixels";
+  if (std::min(p.in_channels, p.out_channels) < kLeastChannels)
+    return "a group has " + by(p.in_channels, p.out_channels) + " channels, fewer than " +
+           std::to_string(kLeastChannels) + " on a side";
+  const TileGrid grid = winograd_grid(r);
+  const int64_t pixels = grid.height * grid.width;
+  if (grid.height < 1 || pixels < kLeastPixels)
+    return by(grid.height, grid.width) + " pixels of a result are few for a transform of the weight";
+  if (r.op == ConvOperator::kWgrad && grid.per_image() < kLeastWgradTiles)
+    return std::to_string(grid.per_image()) + " tiles of an image are few for a transform of the weight's gradient";
+  const double work = static_cast<double>(grid.per_image() * kWinogradPoints);
+  if (work > kMostWork * static_cast<double>(pixels) * kWinogradKernel * kWinogradKernel)
+    return by(grid.height, grid.width) + " pixels leave too much of their tiles empty";
+  if (r.op != ConvOperator::kWgrad && transformed_bytes(r) > kShallowBytes && deep_shape(r, 1).tiles < kLeastDeepTiles)
+    return std::to_string(gather_depth(r)) + " channels of few tiles fill the workspace";
+  return "";
+}
+
+void plan_winograd(const PlanRequest& r, ConvPlan& plan) {
+  if (r.op == ConvOperator::kWgrad) {
+    plan.winograd_wgrad = wgrad_shape_of(r);
+    plan.slices = plan.winograd_wgrad.slices;
+    plan.shared_bytes = plan.slices > 1 ? plan.slices * weight_elements(r.problem) * r.sum_bytes : 0;
+    plan.thread_bytes = WinogradWgradSizes(plan.winograd_wgrad, r.tile, r.lanes).elements() * r.sum_bytes;
+    return;
+  }
+  plan.winograd = shape_of(r, plan.workers);
+  plan.shape.pixels_are_rows = true;  // tiles are
+  const WinogradSizes sizes = sizes_of(r, plan.winograd);
+  const int64_t groups = r.problem.groups, panels = groups * panels_of(r);
+  const int64_t shared = plan.winograd.deep ? sizes.source.elements() : panels * sizes.weight_panel();
+  plan.shared_bytes = (shared + panels * r.tile.columns) * r.sum_bytes;
+  plan.thread_bytes = sizes.own(plan.winograd) * r.sum_bytes;
+}
+
+}  // namespace convext

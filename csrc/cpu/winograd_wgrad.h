@@ -1,0 +1,121 @@
+// Winograd's wgrad. Include only from engine.inl.h.
+//
+//   L = <dY, AT [ (G g GT) . (BT d B) ] A> is linear in g, so
+//
+//   dg = GT [ sum over tiles of (A dY AT) . (BT d B) ] G        a sum of 36 matrix products [K][tile] x [tile][C]
+//
+//   for each unit (slice of the tiles, group, block of K, block of C):          in parallel, disjoint results
+//     for each chunk of tiles:
+//       gradient --stage, A dY AT--> [36][tile][K block],  image --stage, BT d B--> [36][tile][C block]
+//       for each point: sums[K block][C block] += product over the chunk
+//     GT sums G to the result, or to the slice's part, which finish_row adds up in order
+//
+// Blocks of 128 x 128 channels: a tile's transforms, repeated for every block on the other side, then cost a tenth of
+// its products. The chunk's tiles and the sums pass through L2 once a chunk.
+#pragma once
+
+template <class A>
+class WinogradWgrad {
+  static constexpr int W = kLanes<A>;
+  static constexpr int kEdge = kWinogradEdge;
+  static constexpr int kTaps = 9;
+  static constexpr int64_t kColumns = kTileColumns<A>;
+
+ public:
+  WinogradWgrad(const WinogradWgradJob& job, A* workspace)
+      : job_(job),
+        wgrad_(*job.wgrad),
+        rows_(wgrad_.problem->out_channels),
+        depth_(wgrad_.problem->in_channels),
+        sizes_(job.shape, wgrad_.tile, W),
+        grad_(workspace),
+        source_(grad_ + sizes_.grad.elements()),
+        sums_(source_ + sizes_.source.elements()),
+        stage_(sums_ + sizes_.sums.elements()),
+        taps_(stage_ + sizes_.stage) {}
+
+  // Unit `index`, counted over (slice, group, block of K, block of C).
+  void run(int64_t index) {
+    const int64_t column = index % job_.column_blocks() * job_.shape.columns;
+    index /= job_.column_blocks();
+    const int64_t row = index % job_.row_blocks() * job_.shape.rows;
+    index /= job_.row_blocks();
+    const int64_t group = index % wgrad_.problem->groups, slice = index / wgrad_.problem->groups;
+    const int64_t rows = std::min(job_.shape.rows, rows_ - row);
+    const int64_t columns = round_up(std::min(job_.shape.columns, depth_ - column), kColumns);
+    const int64_t begin = std::min(job_.all_tiles(), slice * job_.slice_tiles());
+    const int64_t end = std::min(job_.all_tiles(), begin + job_.slice_tiles());
+    if (begin == end) std::fill_n(sums_, sizes_.sums.elements(), A{0});
+    for (int64_t first = begin; first < end; first += job_.shape.tiles) {
+      const int64_t tiles = std::min(job_.shape.tiles, end - first);
+      for (int64_t k = 0; k < rows; k += W)
+        transform_grad_tiles<A>(job_.grad, job_.grid, first, tiles, group * rows_ + row + k, rows_ - row - k, stage_,
+                                grad_ + k, sizes_.grad);
+      for (int64_t c = 0; c < columns; c += W)
+        transform_tiles<A>(job_.image, job_.grid, first, tiles, group * depth_ + column + c, depth_ - column - c,
+                           stage_, source_ + sizes_.source.at(c), sizes_.source);
+      for (int point = 0; point < kEdge * kEdge; ++point)
+        for (int64_t c = 0; c < columns; c += kColumns)
+          multiply_all<A, true>(rows, {tiles, grad_ + point * sizes_.grad.plane, sizes_.grad.row,
+                                       source_ + sizes_.source.at(c) + point * sizes_.source.plane, sizes_.source.row,
+                                       sums_ + point * sizes_.sums.plane + c, sizes_.sums.row, first > begin});
+    }
+    for (int64_t k = 0; k < rows; ++k)
+      for (int64_t c = 0; c < std::min(columns, depth_ - column); c += W)
+        transform_sums(slice, group * rows_ + row + k, column + c, sums_ + k * sizes_.sums.row + c);
+  }
+
+  // Several slices: adds up result channel `row` in the first slice, and writes it.
+  void finish_row(int64_t row) {
+    const int64_t length = depth_ * kTaps, all = wgrad_.problem->groups * rows_ * length;
+    A* sum = job_.partial + row * length;
+    for (int64_t slice = 1; slice < job_.shape.slices; ++slice)
+      for (int64_t i = 0; i < length; ++i) sum[i] += sum[slice * all + i];
+    write(row, 0, depth_, sum);
+  }
+
+ private:
+  void transform_sums(int64_t slice, int64_t row, int64_t channel, const A* sums) {
+    A* by_tap = taps_ + kTaps * W;
+    transform_plane<kEdge, 3, Vector<A>>([](const auto& u, auto& g) { Winograd::weight_adjoint(u, g); },
+                                         [&](int i, int j) { return load(sums + (i * kEdge + j) * sizes_.sums.plane); },
+                                         [&](int y, int x, Vector<A> g) { store(by_tap + (y * 3 + x) * W, g); });
+    const Strides& s = wgrad_.result_strides;
+    const int64_t channels = std::min<int64_t>(W, depth_ - channel);
+    if (job_.shape.slices == 1 && s.channel == 1) {  // channels_last: the vectors are the result
+      A* to = static_cast<A*>(wgrad_.result) + row * s.outer + channel;
+      for (int t = 0; t < kTaps; ++t)
+        store_first(to + t / 3 * s.axis[1] + t % 3 * s.axis[2], load(by_tap + t * W), channels);
+      return;
+    }
+    const A* rows[kTaps];
+    for (int t = 0; t < kTaps; ++t) rows[t] = by_tap + t * W;
+    if (job_.shape.slices > 1) {
+      const int64_t at = (slice * wgrad_.problem->groups * rows_ + row) * depth_ + channel;
+      return transpose_rows(rows, kTaps, channels, job_.partial + at * kTaps);
+    }
+    transpose_rows(rows, kTaps, channels, taps_);
+    write(row, channel, channels, taps_);
+  }
+
+  // Taps [channel][tap] of some source channels of a result channel.
+  void write(int64_t row, int64_t channel, int64_t channels, const A* taps) const {
+    const Strides& s = wgrad_.result_strides;
+    A* to = static_cast<A*>(wgrad_.result) + row * s.outer + channel * s.channel;
+    if (s.axis[2] == 1 && s.axis[1] == 3 && (s.channel == kTaps || channels == 1))
+      return copy_row(to, taps, channels * kTaps);
+    for (int t = 0; t < kTaps; ++t)
+      for (int64_t c = 0; c < channels; ++c)
+        to[c * s.channel + t / 3 * s.axis[1] + t % 3 * s.axis[2]] = taps[c * kTaps + t];
+  }
+
+  const WinogradWgradJob& job_;
+  const WgradJob& wgrad_;
+  const int64_t rows_, depth_;  // result and source channels of a group
+  const WinogradWgradSizes sizes_;
+  A* grad_;
+  A* source_;
+  A* sums_;
+  A* stage_;
+  A* taps_;
+};

@@ -1,0 +1,1 @@
+"""Networks of other packages, converted: `make test-models` installs what they need and runs them."""
