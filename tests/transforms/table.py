@@ -64,8 +64,8 @@ Every public function of `convext.functional` under the transforms of PyTorch, o
 cell, `python -m tests.transforms --write`; tests run the cells again and compare. **yes**: right, held against the same
 derivative by other means (numerical differences, a loop, eager mode) or against torch's own function. **as torch**:
 raises, as torch's function does. **-**: has no meaning there. A number: see the notes. **not run**: not since the
-column was added; `make transforms` runs everything. The fused convolutions are left out: where a derivative is asked for
-they are the convolution and the activation.
+column was added; `make transforms` runs everything. The fused convolutions are left out: where a derivative is asked
+for they are the convolution and the activation.
 """
 
 
