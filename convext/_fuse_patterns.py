@@ -15,7 +15,16 @@ from torch import Tensor, fx
 
 from convext import nn
 
-__all__ = ["Activation", "activation", "batch_norm", "convolution", "fold_batch_norm", "may_mutate", "residual"]
+__all__ = [
+    "Activation",
+    "activation",
+    "batch_norm",
+    "convolution",
+    "fold_batch_norm",
+    "is_identity",
+    "may_mutate",
+    "residual",
+]
 
 # The fused layer of each convolution layer. A subclass may do anything in forward: it is left alone.
 _FUSED: dict[type[Any], type[Any]] = {
@@ -34,12 +43,18 @@ class Activation(NamedTuple):
 
 
 def _module(node: fx.Node, modules: dict[str, torch.nn.Module]) -> Any:
-    """The module that a node calls, unless somebody hooks into the call."""
+    """The module that a node calls, unless somebody hooks into the call or replaced forward on the object."""
     if node.op != "call_module":
         return None
     module = modules[str(node.target)]
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return None if any(hooks) else module
+    replaced = "forward" in vars(module) or "_conv_forward" in vars(module)
+    return None if replaced or any(hooks) else module
+
+
+def is_identity(node: fx.Node, modules: dict[str, torch.nn.Module]) -> bool:
+    """Whether a node is a layer that gives back its argument."""
+    return type(_module(node, modules)) is torch.nn.Identity and len(node.args) == 1
 
 
 def convolution(node: fx.Node, modules: dict[str, torch.nn.Module]) -> tuple[Any, type[Any]] | None:
@@ -81,8 +96,9 @@ def fold_batch_norm(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
 # --- activations ------------------------------------------------------------------------------------------------------
 
 
-def _leaky(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Activation:
-    return Activation("leaky_relu", negative_slope)
+def _leaky(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Activation | None:
+    # a slope that the model computes is known at its call only
+    return None if isinstance(negative_slope, fx.Node) else Activation("leaky_relu", negative_slope)
 
 
 def _gelu(input: Any, approximate: str = "none") -> Activation | None:
@@ -146,6 +162,23 @@ _ADDITIONS = (operator.add, torch.add)
 _ADDITIONS_IN_PLACE = (operator.iadd,)
 
 
+_SIZES = ("size", "dim", "ndimension", "numel", "nelement", "item")
+_ATTRIBUTES = ("shape", "ndim")
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether a node is a size of a tensor, or computed from such numbers alone."""
+    if node.op == "call_method":
+        return node.target in _SIZES
+    if node.op != "call_function":
+        return False
+    if node.target is getattr:
+        return node.args[1] in _ATTRIBUTES
+    inputs = node.all_input_nodes
+    known = getattr(node.target, "__module__", None) in ("_operator", "math", "builtins")
+    return known and bool(inputs) and all(_is_number(i) for i in inputs)
+
+
 def residual(node: fx.Node, sum: fx.Node) -> fx.Node | None:
     """What a node adds to `sum`, if that is all it does and it changes nothing but `sum`."""
     if node.op == "call_function":
@@ -158,7 +191,7 @@ def residual(node: fx.Node, sum: fx.Node) -> fx.Node | None:
         return None
     operands = (*node.args, *([node.kwargs["other"]] if "other" in node.kwargs else []))
     others = [operand for operand in operands if operand is not sum]
-    if len(operands) != 2 or len(others) != 1 or not isinstance(others[0], fx.Node):
+    if len(operands) != 2 or len(others) != 1 or not isinstance(others[0], fx.Node) or _is_number(others[0]):
         return None
     if not set(node.kwargs) <= {"other", "alpha"} or node.kwargs.get("alpha", 1) != 1:
         return None
@@ -169,7 +202,7 @@ def may_mutate(node: fx.Node, modules: dict[str, torch.nn.Module]) -> bool:
     """Whether a node may change a tensor that another node reads."""
     if node.op == "call_module":
         module = modules[str(node.target)]
-        known = type(module).__module__.startswith(("torch.nn.", "convext.nn."))
+        known = _module(node, modules) is not None and type(module).__module__.startswith(("torch.nn.", "convext.nn."))
         return bool(getattr(module, "inplace", False)) or not known
     if node.op not in ("call_method", "call_function"):
         return False

@@ -140,9 +140,14 @@ def _trace(model: torch.nn.Module) -> fx.GraphModule:
 def _drop_identities(model: fx.GraphModule) -> None:
     modules = dict(model.named_modules())
     for node in list(model.graph.nodes):
-        if node.op == "call_module" and type(modules[node.target]) is torch.nn.Identity and len(node.args) == 1:
+        if patterns.is_identity(node, modules):
             node.replace_all_uses_with(node.args[0])
             model.graph.erase_node(node)
+
+
+def _is_read(model: fx.GraphModule, name: str) -> bool:
+    """Whether the model reads a parameter of its module `name`, which then has to stay as it is."""
+    return any(n.op == "get_attr" and str(n.target).startswith(f"{name}.") for n in model.graph.nodes)
 
 
 def _free_name(model: fx.GraphModule, name: str) -> str:
@@ -196,9 +201,11 @@ def fuse(model: torch.nn.Module) -> fx.GraphModule:
         chain = _Chain(node, conv, layer, modules)
         target = layers.get(chain.ingredients)
         if target is None:
-            alone = sum(n.target == node.target for n in convs) == 1
-            target = str(node.target) if alone else _free_name(fused, str(node.target))
-            fused.add_submodule(target, chain.make_layer())
+            target = str(node.target)
+            if sum(n.target == target for n in convs) > 1 or _is_read(fused, target):
+                target = _free_name(fused, target)
+            modules[target] = chain.make_layer()
+            fused.add_submodule(target, modules[target])
             layers[chain.ingredients] = target
         chain.replace(target)
     fused.graph.lint()
