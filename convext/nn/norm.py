@@ -97,7 +97,10 @@ class _LocallyConnected(torch.nn.Module):
         flat = [side for pair in pairs for side in pair]
         self.output_size = tuple(_sizes.blocks(self.input_size, self.kernel_size, self.dilation, flat, self.stride))
         if any(n < 1 for n in self.output_size):
-            raise ValueError(f"{name}: expected an input_size that holds the kernel, got output {self.output_size}")
+            raise ValueError(
+                f"{name}: expected input_size with its padding to hold kernel_size {list(self.kernel_size)}, "
+                f"got input_size {list(self.input_size)}, whose output would have size {list(self.output_size)}"
+            )
         factory = {"device": device, "dtype": dtype}
         shape = (out_channels, in_channels, *self.kernel_size, *self.output_size)
         self.weight = torch.nn.Parameter(torch.empty(shape, **factory))
