@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, linearize, stack_module_state, vjp
 from torch.testing import assert_close
 
+import convext.functional as CF
 from tests.forms import FORMS, Form, Net, pair_of_nets
 
 
@@ -285,3 +286,21 @@ def test_four_threads_at_once(conv2d: Form) -> None:
     for r in results:
         assert isinstance(r, Tensor), r
         assert_close(r, wanted)
+
+
+@pytest.mark.parametrize("outer", (torch.func.jacfwd, torch.func.jacrev), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("inner", (torch.func.jacfwd, torch.func.jacrev), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("name", ("conv", "conv_transpose", "response_norm"))
+def test_second_derivatives_by_every_mode(name: str, outer: Any, inner: Any) -> None:
+    """Where both operands depend on one variable, a tangent has a tangent of its own."""
+
+    def value(t: Tensor) -> Tensor:
+        if name == "conv":
+            return CF.conv2d(t, t.square()[:, :, :3, :3]).square().sum()
+        if name == "conv_transpose":
+            return CF.conv_transpose2d(t[:, :2], t.square()[:1, :2, :3, :3].transpose(0, 1)).square().sum()
+        return CF.local_response_norm(t, 3, alpha=1.0).square().sum()
+
+    x = torch.randn(1, 3, 4, 4, dtype=torch.float64)
+    wanted = torch.autograd.functional.hessian(value, x)
+    torch.testing.assert_close(outer(inner(value))(x), wanted)

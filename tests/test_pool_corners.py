@@ -40,6 +40,12 @@ def test_derivatives(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda t: ours(t, 2, 2, 2), (x,), check_forward_ad=True, check_batched_grad=True)
     assert gradgradcheck(lambda t: ours(t, 2, 2, 2), (x,))
+    image = x.detach()[:1, :1]
+    total = lambda t: ours(t, 2, 2, 2).square().sum() + ours(t, 2, 2, 1).sum()  # noqa: E731
+    wanted = torch.autograd.functional.hessian(total, image)
+    for outer in (torch.func.jacfwd, torch.func.jacrev):
+        for inner in (torch.func.jacfwd, torch.func.jacrev):
+            torch.testing.assert_close(outer(inner(total))(image), wanted)
     zeros = torch.zeros(shape, requires_grad=True)
     ours(zeros, 2, 2, 2).sum().backward()
     assert zeros.grad is not None and not zeros.grad.any()

@@ -48,6 +48,7 @@ _autocast_enabled = torch._C._is_any_autocast_enabled
 _jit_tracing = torch._C._get_tracing_state
 _key_is_on = torch._C._dispatch_tls_is_dispatch_key_included
 _set_forward_grad = forward_ad._set_fwd_grad_enabled
+_unpack_dual: Any = forward_ad.unpack_dual
 # What calling an overload comes to, less the look for __torch_function__, which convext.functional has behind it.
 _call = torch._C._dispatch_call_boxed
 
@@ -84,6 +85,20 @@ class Rule:
 def _tensor_arguments(op: Any) -> int:
     """How many arguments, the first ones, are tensors."""
     return sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
+
+
+class _Primals:
+    """A node's ctx whose saved tensors have no tangents of their own level."""
+
+    def __init__(self, ctx: Any) -> None:
+        self._ctx = ctx
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        return tuple(t if t is None else _unpack_dual(t).primal for t in self._ctx.saved_tensors)
 
 
 def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Any]:
@@ -128,7 +143,12 @@ def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Any
         return rule.backward(ctx, ctx.needs_input_grad, grad) + rest
 
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        tangent = rule.jvp(ctx, *tangents[:tensors])
+        if not _functorch_active():
+            tangent = rule.jvp(ctx, *tangents[:tensors])
+        else:
+            # autograd has switched forward mode off, but a level around this one differentiates the tangent
+            with torch.enable_grad(), _set_forward_grad(True):
+                tangent = rule.jvp(_Primals(ctx), *tangents[:tensors])
         return (tangent, None) if recorded else tangent
 
     methods: dict[str, Callable[..., Any]] = {
