@@ -78,7 +78,7 @@ Beside the table:
   in an extension of Python.
 - `torch.onnx.export(model, args, path, dynamo=True, custom_translation_table=convext.onnx.translation_table())`, after
   `import convext.onnx`, which needs `onnxscript`, writes standard nodes alone.
-- CUDA graphs: there are no CUDA kernels in this release.
+- CUDA graphs: not tried, no CUDA kernel has run on hardware yet.
 """
 
 
