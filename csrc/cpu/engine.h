@@ -22,6 +22,9 @@ struct WinogradKernels {
   Step transform_channels = nullptr, run_passes = nullptr;  // deep
   WgradStep run_wgrad = nullptr, finish_wgrad = nullptr;
 };
+struct WinogradTable {
+  std::array<WinogradKernels, 4> three, five;  // of 3 x 3 and of 5 x 5 taps, by FloatType
+};
 
 // The packed kernels for one element type. Ranges are of pack steps, units or rows of the job.
 struct Kernels {
@@ -74,8 +77,11 @@ struct Engine {
   ResponseNormKernels response_norm[4];        // by FloatType
   PositionProductKernels position_product[4];  // by FloatType
   const PoolTable& pool_kernels;
-  const WinogradKernels& winograd;  // float32 only
+  const WinogradTable& winograd_kernels;
   const Kernels& of(FloatType type) const { return kernels[static_cast<int>(type)]; }
+  const WinogradKernels& winograd(FloatType type, int64_t kernel) const {
+    return (kernel == 3 ? winograd_kernels.three : winograd_kernels.five)[static_cast<std::size_t>(type)];
+  }
   const PoolKernels& of(PoolType type) const { return pool_kernels[static_cast<std::size_t>(type)]; }
 };
 
@@ -92,14 +98,14 @@ void set_max_isa(const char* name);
 // One per file engine_<level>.cpp, and its other kernels per file pool_<level>.cpp and winograd_<level>.cpp.
 extern const Engine kBaselineEngine;
 extern const PoolTable kBaselinePools;
-extern const WinogradKernels kBaselineWinograd;
+extern const WinogradTable kBaselineWinograd;
 #if defined(__x86_64__)
 extern const Engine kAvx2Engine;
 extern const PoolTable kAvx2Pools;
-extern const WinogradKernels kAvx2Winograd;
+extern const WinogradTable kAvx2Winograd;
 extern const Engine kAvx512Engine;
 extern const PoolTable kAvx512Pools;
-extern const WinogradKernels kAvx512Winograd;
+extern const WinogradTable kAvx512Winograd;
 #endif
 
 }  // namespace convext

@@ -146,7 +146,7 @@ constexpr PositionProductKernels position_product_kernels() {
   }};
 }
 
-constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels, const WinogradKernels& winograd) {
+constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels, const WinogradTable& winograd_kernels) {
   return {name,
           {KernelsOf<float, float>::table(), KernelsOf<double, double>::table(), KernelsOf<BFloat16, float>::table(),
            KernelsOf<Half, float>::table()},
@@ -156,7 +156,7 @@ constexpr Engine make_engine(const char* name, const PoolTable& pool_kernels, co
           {position_product_kernels<float, float>(), position_product_kernels<double, double>(),
            position_product_kernels<BFloat16, float>(), position_product_kernels<Half, float>()},
           pool_kernels,
-          winograd};
+          winograd_kernels};
 }
 
 }  // namespace

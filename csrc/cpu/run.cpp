@@ -156,21 +156,21 @@ void run_banded_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   });
 }
 
-// The image that a stride-1 gather of 3 x 3 taps reads: where they descend, from the last tap on.
+// The image that a gather of stride 1 in the plane reads: where its taps descend, from the last tap on.
 TiledImage tiled_image(const Operand& operand, const Region& region, PaddingMode mode) {
   TiledImage image;
-  image.data = static_cast<const float*>(operand.data);
+  image.data = operand.data;
   image.strides = operand.strides;
   image.mode = mode;
-  for (int i = 0; i < 2; ++i) {
-    const GatherAxis& g = region.axis[1 + i];
-    image.origin[i] = g.off0 + std::min<int64_t>(0, g.off_step * (kWinogradKernel - 1));
+  for (int i = 0; i < kSpatialAxes; ++i) {
+    const GatherAxis& g = region.axis[i];
+    image.origin[i] = g.off0 + std::min<int64_t>(0, g.off_step * (g.taps - 1));
     image.extent[i] = g.extent;
   }
   return image;
 }
 
-void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const Engine& engine,
+void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
                        const ConvOperands& operands) {
   ConvJob conv = make_job(request, plan, operands);
   const Region region = regions_of(request).front();
@@ -179,13 +179,14 @@ void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const E
   job.shape = plan.winograd;
   job.grid = winograd_grid(request);
   job.image = tiled_image(operands.image, region, conv.source_mode);
-  job.flipped = region.axis[1].off_step < 0;
+  job.depth_taps = request.problem.axis[0].kernel;
+  job.flipped = request.op == ConvOperator::kDgrad;
   const Workspace workspace(plan);
   const int64_t groups = request.problem.groups;
   conv.packed_bias = workspace.shared();
-  if (conv.epilogue.bias) engine.of(FloatType::kFloat).pack_bias(conv);
-  float* shared = static_cast<float*>(conv.packed_bias) + groups * conv.bias_channels();
-  const WinogradKernels& steps = engine.winograd;
+  if (conv.epilogue.bias) engine.of(type).pack_bias(conv);
+  std::byte* shared = workspace.shared() + groups * conv.bias_channels() * request.sum_bytes;
+  const WinogradKernels& steps = engine.winograd(type, request.problem.axis[1].kernel);
   const auto in_parallel = [&](WinogradKernels::Step step, int64_t count) {
     for_each_worker(plan.workers, count, [&](int64_t worker, int64_t begin, int64_t end) {
       step(job, begin, end, workspace.of_worker(worker));
@@ -198,8 +199,7 @@ void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const E
   }
   job.source = shared;
   for (job.group = 0; job.group < groups; ++job.group)
-    for (job.first_tile = 0; job.first_tile < job.all_tiles(); job.first_tile += job.shape.tiles) {
-      job.tiles = std::min(job.shape.tiles, job.all_tiles() - job.first_tile);
+    for (job.block = 0; job.block < job.blocks(); ++job.block) {
       in_parallel(steps.transform_channels, divide_up(conv.depth, request.lanes));
       in_parallel(steps.run_passes, job.passes());
     }
@@ -283,7 +283,7 @@ void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Ke
                   [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
 }
 
-void run_winograd_wgrad(const PlanRequest& request, const ConvPlan& plan, const Engine& engine,
+void run_winograd_wgrad(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
                         const ConvOperands& operands) {
   const WgradJob wgrad = make_wgrad_job(request, plan, operands);
   WinogradWgradJob job;
@@ -291,11 +291,11 @@ void run_winograd_wgrad(const PlanRequest& request, const ConvPlan& plan, const 
   job.shape = plan.winograd_wgrad;
   job.grid = winograd_grid(request);
   job.image = tiled_image(operands.image, wgrad.source_region, request.problem.mode);
-  job.grad.data = static_cast<const float*>(wgrad.grad);
-  job.grad.strides = wgrad.grad_strides;
+  job.grad = tiled_image(operands.weight, wgrad.grad_region, PaddingMode::kZeros);
+  job.depth_taps = request.problem.axis[0].kernel;
   const Workspace workspace(plan);
-  job.partial = reinterpret_cast<float*>(workspace.shared());
-  const WinogradKernels& steps = engine.winograd;
+  job.partial = workspace.shared();
+  const WinogradKernels& steps = engine.winograd(type, request.problem.axis[1].kernel);
   const auto in_parallel = [&](WinogradKernels::WgradStep step, int64_t count) {
     for_each_worker(plan.workers, count, [&](int64_t worker, int64_t begin, int64_t end) {
       step(job, begin, end, workspace.of_worker(worker));
@@ -365,7 +365,8 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& en
     case Algorithm::kDepthwise:
       return (wgrad ? run_depthwise_wgrad : run_depthwise_conv)(request, plan, kernels, operands);
     case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
-    case Algorithm::kWinograd: return (wgrad ? run_winograd_wgrad : run_winograd_conv)(request, plan, engine, operands);
+    case Algorithm::kWinograd:
+      return (wgrad ? run_winograd_wgrad : run_winograd_conv)(request, plan, engine, type, operands);
     case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
     case Algorithm::kPacked: return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
     case Algorithm::kDirect: return;

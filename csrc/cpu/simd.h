@@ -109,12 +109,24 @@ inline void transpose_square(Vector<A> (&v)[kLanes<A>]) {
   }
 }
 
-// to[i * width + r] = rows[r][i] for i < len and r < width.
+// A vector of elements, widened to the type they are summed in.
+template <class A, class T>
+inline Vector<A> load_widened(const T* from) {
+  if constexpr (std::is_same_v<T, A>) {
+    return load(from);
+  } else {
+    A wide[kLanes<A>];
+    for (int i = 0; i < kLanes<A>; ++i) wide[i] = widen(from[i]);
+    return load(wide);
+  }
+}
+
+// to[i * width + r] = rows[r][i], widened, for i < len and r < width.
 //
 // Whole vectors are stored: what spills over the end of a row of `to` is rewritten by the next row, and nothing is
 // written beyond the last.
-template <class A>
-inline void transpose_rows(const A* const* rows, int width, int64_t len, A* to) {
+template <class A, class T>
+inline void transpose_rows(const T* const* rows, int width, int64_t len, A* to) {
   constexpr int W = kLanes<A>;
   const int last_block = (width - 1) / W * W;
   for (int64_t i = 0; i < len; i += W) {
@@ -125,11 +137,11 @@ inline void transpose_rows(const A* const* rows, int width, int64_t len, A* to) 
         if (r0 + r >= width) {
           v[r] = Vector<A>{};
         } else if (n == W) {
-          v[r] = load(rows[r0 + r] + i);
+          v[r] = load_widened<A>(rows[r0 + r] + i);
         } else {
-          A part[W] = {};
+          T part[W] = {};
           copy_fewer<W>(part, rows[r0 + r] + i, n);
-          v[r] = load(part);
+          v[r] = load_widened<A>(part);
         }
       }
       transpose_square<A>(v);
@@ -147,17 +159,7 @@ inline void transpose_rows(const A* const* rows, int width, int64_t len, A* to) 
   }
 }
 
-// A vector of elements, widened to the type they are summed in; and back.
-template <class A, class T>
-inline Vector<A> load_widened(const T* from) {
-  if constexpr (std::is_same_v<T, A>) {
-    return load(from);
-  } else {
-    A wide[kLanes<A>];
-    for (int i = 0; i < kLanes<A>; ++i) wide[i] = widen(from[i]);
-    return load(wide);
-  }
-}
+// The same back.
 template <class T, class A>
 inline void store_narrowed(T* to, Vector<A> v) {
   if constexpr (std::is_same_v<T, A>) {

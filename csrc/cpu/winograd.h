@@ -16,23 +16,28 @@
 //             channels; then for each pass of panels, in parallel: for each chunk of channels transform the weight into
 //             L2 and multiply; transform back. The transformed weight, four times the weight, never goes to memory.
 //
-// A sum over channels is: chunks (their length follows from the depth) summed from zero in registers, then added in
-// ascending order. A tile's arithmetic knows nothing of its block.
+// A kernel with a depth adds its taps to the reduction. A block then has the same tiles in several slices, and the
+// source those of the slices beyond, each transformed once: tap z of slice s reads the tiles of slice s + z, so that
+// the tiles of all slices under a tap are neighbours, [slice][tile], and one product takes them all.
+//
+// A sum over channels and depth taps is: chunks (their length follows from the depth) under one tap summed from zero in
+// registers, then added in ascending order. A tile's arithmetic knows nothing of its block.
 #pragma once
 
-template <class A>
+template <class T, class A, int kKernel>
 class WinogradConv {
   static constexpr int W = kLanes<A>;
-  static constexpr int kTile = kWinogradTile, kEdge = kWinogradEdge;
+  using Transforms = Winograd<A, kKernel>;
+  static constexpr int kTile = Transforms::kTile, kEdge = kWinogradEdge;
   static constexpr int64_t kColumns = kTileColumns<A>;
 
  public:
-  WinogradConv(const WinogradJob& job, A* workspace)
+  WinogradConv(const WinogradJob& job, void* workspace)
       : job_(job),
         conv_(*job.conv),
         epilogue_(conv_),
-        sizes_(job.shape, conv_.tile, W, conv_.depth),
-        product_(workspace),
+        sizes_(job.shape, conv_.tile, W, conv_.depth, job.depth_taps, kKernel),
+        product_(static_cast<A*>(workspace)),
         stage_(product_ + sizes_.product.elements()),
         taps_(stage_ + sizes_.stage),
         own_(taps_ + sizes_.taps),
@@ -41,94 +46,111 @@ class WinogradConv {
   // Shallow: the weight's panel `index`, counted over (group, panel).
   void transform_weight(int64_t index) {
     const int64_t panels = job_.weight_panels();
-    weight_.transform(index / panels, index % panels, 0, conv_.depth, job_.weight + index * sizes_.weight_panel(),
-                      sizes_.weight_plane);
+    A* to = static_cast<A*>(job_.weight) + index * sizes_.weight_panel();
+    for (int64_t z = 0; z < job_.depth_taps; ++z, to += conv_.depth * kColumns)
+      weight_.transform(index / panels, index % panels, z, 0, conv_.depth, to, sizes_.weight_plane);
   }
 
   // Shallow: block `index` of tiles, counted over (group, block).
   void run_block(int64_t index) {
-    const int64_t group = index / job_.blocks(), first = index % job_.blocks() * job_.shape.tiles;
-    const int64_t tiles = std::min(job_.shape.tiles, job_.all_tiles() - first);
-    for (int64_t c = 0; c < conv_.depth; c += W) transform_source(group, first, tiles, c, own_);
+    const int64_t group = index / job_.blocks();
+    const TileBox box = job_.box(index % job_.blocks());
+    for (int64_t c = 0; c < conv_.depth; c += W) transform_source(group, box, c, own_);
     for (int64_t pass = 0; pass < job_.passes(); ++pass) {
-      const A* weight = job_.weight + (group * job_.weight_panels() + pass * job_.shape.panels) * sizes_.weight_panel();
-      for (int64_t c = 0; c < conv_.depth; c += job_.shape.chunk) multiply(pass, tiles, c, own_, weight + c * kColumns);
-      transform_result(group, first, tiles, pass);
+      const int64_t panel = group * job_.weight_panels() + pass * job_.shape.panels;
+      const A* weight = static_cast<const A*>(job_.weight) + panel * sizes_.weight_panel();
+      for_each_chunk(
+          [&](int64_t c, int64_t z) { multiply(pass, box, c, z, own_, weight + (z * conv_.depth + c) * kColumns); });
+      transform_result(group, box, pass);
     }
   }
 
   // Deep: vector `index` of the source's channels of the job's block.
   void transform_channels(int64_t index) {
-    transform_source(job_.group, job_.first_tile, job_.tiles, index * W, job_.source);
+    transform_source(job_.group, job_.box(job_.block), index * W, static_cast<A*>(job_.source));
   }
 
   // Deep: the job's block times pass `pass` of panels.
   void run_pass(int64_t pass) {
-    for (int64_t c = 0; c < conv_.depth; c += job_.shape.chunk) {
+    const TileBox box = job_.box(job_.block);
+    for_each_chunk([&](int64_t c, int64_t z) {
       for (int64_t p = pass * job_.shape.panels; p < last_panel(pass); ++p)
-        weight_.transform(job_.group, p, c, chunk(c), own_ + (p - pass * job_.shape.panels) * sizes_.weight_panel(),
+        weight_.transform(job_.group, p, z, c, chunk(c), own_ + (p - pass * job_.shape.panels) * sizes_.weight_panel(),
                           sizes_.weight_plane);
-      multiply(pass, job_.tiles, c, job_.source, own_);
-    }
-    transform_result(job_.group, job_.first_tile, job_.tiles, pass);
+      multiply(pass, box, c, z, static_cast<const A*>(job_.source), own_);
+    });
+    transform_result(job_.group, box, pass);
   }
 
  private:
   int64_t chunk(int64_t c) const { return std::min(job_.shape.chunk, conv_.depth - c); }
   int64_t last_panel(int64_t pass) const { return std::min((pass + 1) * job_.shape.panels, job_.weight_panels()); }
 
-  // Channels [channel, channel + W) of `tiles` tiles from `first` on.
-  void transform_source(int64_t group, int64_t first, int64_t tiles, int64_t channel, A* source) {
-    transform_tiles<A>(job_.image, job_.grid, first, tiles, group * conv_.depth + channel, conv_.depth - channel,
-                       stage_, source + sizes_.source.at(channel), sizes_.source);
+  // Calls visit(c, z) for the chunks of channels under each depth tap, in the order in which they are added.
+  template <class Visit>
+  void for_each_chunk(Visit visit) const {
+    for (int64_t c = 0; c < conv_.depth; c += job_.shape.chunk)
+      for (int64_t z = 0; z < job_.depth_taps; ++z) visit(c, z);
   }
 
-  // Adds to product_ the products over the chunk of channels from c on, where the pass's panels of the weight hold it.
-  void multiply(int64_t pass, int64_t tiles, int64_t c, const A* source, const A* weight) {
+  // Channels [channel, channel + W) of a box, and of the slices after it that its depth taps read.
+  void transform_source(int64_t group, TileBox box, int64_t channel, A* source) {
+    box.slices += job_.depth_taps - 1;
+    transform_source_tiles<T, A, kKernel>(job_.image, job_.grid, box, group * conv_.depth + channel,
+                                          conv_.depth - channel, stage_, source + sizes_.source.at(channel),
+                                          sizes_.source);
+  }
+
+  // Adds to product_ the products over the chunk of channels from c on under tap z, where the pass's panels of the
+  // weight hold it.
+  void multiply(int64_t pass, const TileBox& box, int64_t c, int64_t z, const A* source, const A* weight) {
     const int64_t panels = last_panel(pass) - pass * job_.shape.panels;
+    source += sizes_.source.at(c) + z * box.tiles * sizes_.source.row;
     for (int point = 0; point < kEdge * kEdge; ++point)
       for (int64_t p = 0; p < panels; ++p)
-        multiply_all<A, false>(tiles,
-                               {chunk(c), source + sizes_.source.at(c) + point * sizes_.source.plane, sizes_.source.row,
-                                weight + p * sizes_.weight_panel() + point * sizes_.weight_plane, kColumns,
-                                product_ + point * sizes_.product.plane + p * kColumns, sizes_.product.row, c > 0});
+        multiply_all<A, false>(
+            box.count(), {chunk(c), source + point * sizes_.source.plane, sizes_.source.row,
+                          weight + p * sizes_.weight_panel() + point * sizes_.weight_plane, kColumns,
+                          product_ + point * sizes_.product.plane + p * kColumns, sizes_.product.row, c > 0 || z > 0});
   }
 
   // The results of a pass's channels.
-  void transform_result(int64_t group, int64_t first, int64_t tiles, int64_t pass) {
+  void transform_result(int64_t group, const TileBox& box, int64_t pass) {
     if (epilogue_.is_bias())
-      return write_result(group, first, tiles, pass, [](Vector<A> sum, const A*, int64_t, int64_t) { return sum; });
-    write_finished(group, first, tiles, pass);
+      return write_result(group, box, pass, [](Vector<A> sum, const T*, int64_t, int64_t) { return sum; });
+    write_finished(group, box, pass);
   }
-  [[gnu::noinline]] void write_finished(int64_t group, int64_t first, int64_t tiles, int64_t pass) {
+  [[gnu::noinline]] void write_finished(int64_t group, const TileBox& box, int64_t pass) {
     epilogue_.with_activation([&](auto activate) {
-      write_result(group, first, tiles, pass, [&](Vector<A> sum, const A* to, int64_t step, int64_t n) {
+      write_result(group, box, pass, [&](Vector<A> sum, const T* to, int64_t step, int64_t n) {
         return activate(epilogue_.add_residual(sum, to, step, n));
       });
     });
   }
 
   template <class Finish>
-  void write_result(int64_t group, int64_t first, int64_t tiles, int64_t pass, Finish finish) {
+  void write_result(int64_t group, const TileBox& box, int64_t pass, Finish finish) {
     const int64_t begin = pass * job_.shape.panels * kColumns, end = std::min(last_panel(pass) * kColumns, conv_.rows);
     const Strides& s = conv_.result_strides;
     for (int64_t k = begin; k < end; k += W) {
       Vector<A> bias = {};
       if (conv_.epilogue.bias)
         bias = load(static_cast<const A*>(conv_.packed_bias) + group * conv_.bias_channels() + k);
-      for_each_run(job_.grid, first, tiles, [&](const TileRun& run) {
+      for_each_run(job_.grid, box, [&](const TileRun& run) {
         const int64_t pitch = run.count * kTile;
         for (int64_t t = 0; t < run.count; ++t) {
           const A* from = product_ + (run.first + t) * sizes_.product.row + k - begin;
           A* tile = stage_ + t * kTile * W;
           transform_plane<kEdge, kTile, Vector<A>>(
-              [](const auto& m, auto& y) { Winograd::result(m, y); },
+              [](const auto& m, auto& y) { Transforms::result(m, y); },
               [&](int i, int j) { return load(from + (i * kEdge + j) * sizes_.product.plane); },
               [&](int i, int j, Vector<A> y) { store(tile + (i * pitch + j) * W, y + bias); });
         }
         const int64_t y = run.row * kTile, x = run.column * kTile;
-        A* to = static_cast<A*>(conv_.result) + run.image * s.outer + (group * conv_.rows + k) * s.channel +
-                y * s.axis[1] + x * s.axis[2];
+        const int64_t image = run.image / job_.grid.image_slices;
+        const int64_t slice = run.image % job_.grid.image_slices + run.slice;
+        T* to = static_cast<T*>(conv_.result) + image * s.outer + (group * conv_.rows + k) * s.channel +
+                slice * s.axis[0] + y * s.axis[1] + x * s.axis[2];
         store_stage(to, s, std::min<int64_t>(W, end - k), std::min<int64_t>(kTile, job_.grid.height - y),
                     std::min(pitch, job_.grid.width - x), pitch, stage_, finish);
       });
@@ -137,11 +159,11 @@ class WinogradConv {
 
   const WinogradJob& job_;
   const ConvJob& conv_;
-  const EpilogueOf<A, A> epilogue_;
+  const EpilogueOf<T, A> epilogue_;
   const WinogradSizes sizes_;
   A* product_;
   A* stage_;
   A* taps_;
   A* own_;  // shallow: the block's source; deep: a chunk of a panel of the weight
-  WinogradWeight<A> weight_;
+  WinogradWeight<T, A, kKernel> weight_;
 };

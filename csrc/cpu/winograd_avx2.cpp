@@ -25,6 +25,6 @@ constexpr int kTileRows = 6;
 #endif
 
 namespace convext {
-const WinogradKernels kAvx2Winograd = make_winograd_kernels();
+const WinogradTable kAvx2Winograd = make_winograd_table();
 }  // namespace convext
 #endif  // __x86_64__

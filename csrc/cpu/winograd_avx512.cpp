@@ -26,6 +26,6 @@ constexpr int kTileRows = 14;
 #endif
 
 namespace convext {
-const WinogradKernels kAvx512Winograd = make_winograd_kernels();
+const WinogradTable kAvx512Winograd = make_winograd_table();
 }  // namespace convext
 #endif  // __x86_64__

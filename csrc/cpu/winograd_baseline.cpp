@@ -12,5 +12,5 @@ constexpr int kTileRows = 4;
 #include "winograd_engine.inl.h"
 
 namespace convext {
-const WinogradKernels kBaselineWinograd = make_winograd_kernels();
+const WinogradTable kBaselineWinograd = make_winograd_table();
 }  // namespace convext

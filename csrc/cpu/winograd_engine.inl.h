@@ -20,19 +20,29 @@ namespace {
 // Does the items of a range, each by a member function of a Loops that is made once.
 template <class Loops, class Job, void (Loops::*item)(int64_t)>
 void run_items(const Job& job, int64_t begin, int64_t end, void* workspace) {
-  Loops loops(job, static_cast<float*>(workspace));
+  Loops loops(job, workspace);
   for (int64_t i = begin; i < end; ++i) (loops.*item)(i);
 }
 
-constexpr WinogradKernels make_winograd_kernels() {
-  using Conv = WinogradConv<float>;
-  using Wgrad = WinogradWgrad<float>;
+template <class T, class A, int kKernel>
+constexpr WinogradKernels winograd_kernels() {
+  using Conv = WinogradConv<T, A, kKernel>;
+  using Wgrad = WinogradWgrad<T, A, kKernel>;
   return {.transform_weight = &run_items<Conv, WinogradJob, &Conv::transform_weight>,
           .run_blocks = &run_items<Conv, WinogradJob, &Conv::run_block>,
           .transform_channels = &run_items<Conv, WinogradJob, &Conv::transform_channels>,
           .run_passes = &run_items<Conv, WinogradJob, &Conv::run_pass>,
           .run_wgrad = &run_items<Wgrad, WinogradWgradJob, &Wgrad::run>,
           .finish_wgrad = &run_items<Wgrad, WinogradWgradJob, &Wgrad::finish_row>};
+}
+
+template <int kKernel>
+constexpr std::array<WinogradKernels, 4> winograd_kernels_of_types() {
+  return {winograd_kernels<float, float, kKernel>(), winograd_kernels<double, double, kKernel>(),
+          winograd_kernels<BFloat16, float, kKernel>(), winograd_kernels<Half, float, kKernel>()};
+}
+constexpr WinogradTable make_winograd_table() {
+  return {winograd_kernels_of_types<3>(), winograd_kernels_of_types<5>()};
 }
 
 }  // namespace

@@ -9,52 +9,70 @@
 
 namespace convext {
 
-// F(4 x 4, 3 x 3): tiles of 4 x 4 results from 6 x 6 inputs, through the products at 36 points.
-inline constexpr int kWinogradKernel = 3, kWinogradTile = 4, kWinogradEdge = 6, kWinogradPoints = 36;
-// Tiles of one row of tiles that are staged at a time: 58 columns of 6 rows and 16 floats are 22 KiB, half of L1.
-inline constexpr int64_t kWinogradRun = 14;
+// F(4 x 4, 3 x 3) and F(2 x 2, 5 x 5): tiles of results from 6 x 6 inputs, through the products at 36 points.
+inline constexpr int kWinogradEdge = 6, kWinogradPoints = 36;
+// Columns of results of one row of tiles that are staged at a time: with the inputs beyond them, 60 columns of 6 rows
+// and 64 bytes are 22 KiB, half of L1.
+inline constexpr int64_t kWinogradRunColumns = 56, kWinogradStageColumns = 60;
 
-// Smallest count of floats from n on that is an odd number of cache lines: rows so far apart start in different sets
-// of the L1, where rows a power of two apart would evict each other.
+constexpr int winograd_tile(int64_t kernel) { return static_cast<int>(kWinogradEdge + 1 - kernel); }
+
+// Smallest count of elements from n on that is an odd number of cache lines: rows so far apart start in different sets
+// of the L1, where rows a power of two apart would evict each other. (Of doubles, an odd number of pairs of lines.)
 inline int64_t odd_lines(int64_t n) {
   constexpr int64_t kLine = 16;
   const int64_t lines = divide_up(n, kLine);
   return (lines + 1 - lines % 2) * kLine;
 }
 
-// The result plane of every image in tiles, numbered over (image, row, column); the last ones overhang.
+// The result planes of every image in tiles, numbered over (image, row, column); the last ones overhang. Where the
+// kernel has no depth, the slices of a volume are images.
 struct TileGrid {
+  int64_t tile = 1;  // edge
   int64_t height = 0, width = 0;
-  int64_t rows() const { return divide_up(height, kWinogradTile); }
-  int64_t columns() const { return divide_up(width, kWinogradTile); }
+  int64_t images = 0;
+  int64_t slices = 1;        // of an image,
+  int64_t image_slices = 1;  // and images of a sample: one of the two is one
+  int64_t rows() const { return divide_up(height, tile); }
+  int64_t columns() const { return divide_up(width, tile); }
   int64_t per_image() const { return rows() * columns(); }
+  int64_t tiles() const { return images * per_image(); }
 };
 
-// Neighbouring tiles of one row of tiles; `first` is their place in the block that they belong to.
+// Tiles [first, first + tiles) of slices [first_slice, first_slice + slices).
+struct TileBox {
+  int64_t first = 0, tiles = 0, first_slice = 0, slices = 1;
+  int64_t count() const { return tiles * slices; }
+};
+
+// Neighbouring tiles of one row of tiles of a slice; `first` is their place in the box that they belong to.
 struct TileRun {
-  int64_t first, image, row, column, count;
+  int64_t first, image, slice, row, column, count;
 };
 
-// Calls visit(run) for the runs that make up tiles [begin, begin + count) of a grid.
+// Calls visit(run) for the runs that make up a box of a grid, slice by slice.
 template <class Visit>
-inline void for_each_run(const TileGrid& grid, int64_t begin, int64_t count, Visit visit) {
-  const int64_t rows = grid.rows(), columns = grid.columns();
-  TileRun run{0, begin / (rows * columns), begin / columns % rows, begin % columns, 0};
-  while (run.first < count) {
-    run.count = std::min({columns - run.column, count - run.first, kWinogradRun});
-    visit(run);
-    run.first += run.count;
-    run.column += run.count;
-    if (run.column < columns) continue;
-    run.column = 0;
-    if (++run.row == rows) run.row = 0, ++run.image;
+inline void for_each_run(const TileGrid& grid, const TileBox& box, Visit visit) {
+  const int64_t rows = grid.rows(), columns = grid.columns(), most = kWinogradRunColumns / grid.tile;
+  for (int64_t slice = 0; slice < box.slices; ++slice) {
+    TileRun run{slice * box.tiles,          box.first / (rows * columns), box.first_slice + slice,
+                box.first / columns % rows, box.first % columns,          0};
+    for (const int64_t end = run.first + box.tiles; run.first < end;) {
+      run.count = std::min({columns - run.column, end - run.first, most});
+      visit(run);
+      run.first += run.count;
+      run.column += run.count;
+      if (run.column < columns) continue;
+      run.column = 0;
+      if (++run.row == rows) run.row = 0, ++run.image;
+    }
   }
 }
 
 // A block of transformed tiles, [part][point][tile][channel of the part].
 struct TileBlock {
   int64_t part = 1;   // channels of a part
-  int64_t row = 0;    // floats from a tile to the next,
+  int64_t row = 0;    // elements from a tile to the next,
   int64_t plane = 0;  // from a point to the next,
   int64_t parts = 0;
   TileBlock() = default;
@@ -65,19 +83,18 @@ struct TileBlock {
 };
 
 // Rows of an image under a run of tiles, for one vector of channels.
-inline int64_t winograd_stage(int64_t lanes) {
-  return kWinogradEdge * (kWinogradRun * kWinogradTile + kWinogradKernel - 1) * lanes;
-}
+inline int64_t winograd_stage(int64_t lanes) { return kWinogradEdge * kWinogradStageColumns * lanes; }
 
 // How fprop and dgrad are cut. None of it enters the arithmetic but `chunk`.
 struct WinogradShape {
   bool deep = false;   // winograd.h
-  int64_t tiles = 1;   // of a block
+  int64_t tiles = 1;   // of a block,
+  int64_t slices = 1;  // in each of so many slices
   int64_t panels = 1;  // of result channels, multiplied and transformed back at a time
   int64_t chunk = 1;   // source channels, in whole vectors, whose products are summed in registers
 };
 
-// Memory of a WinogradShape in floats.
+// Memory of a WinogradShape in elements of the sum type.
 struct WinogradSizes {
   TileBlock source;      // transformed tiles of the source, all channels of a group
   TileBlock product;     // their products with some panels of the weight
@@ -85,12 +102,14 @@ struct WinogradSizes {
   int64_t stage;
   int64_t taps;  // of the weight, for a vector of result channels and as many source channels
 
-  WinogradSizes(const WinogradShape& shape, const Tile& tile, int64_t lanes, int64_t depth)
-      : source(shape.tiles, depth, shape.chunk, shape.chunk),
-        product(shape.tiles, shape.panels * tile.columns, shape.panels * tile.columns, shape.panels * tile.columns),
-        weight_plane(odd_lines((shape.deep ? shape.chunk : depth) * tile.columns)),
+  WinogradSizes(const WinogradShape& shape, const Tile& tile, int64_t lanes, int64_t depth, int64_t depth_taps,
+                int64_t kernel)
+      : source(shape.tiles * (shape.slices + depth_taps - 1), depth, shape.chunk, shape.chunk),
+        product(shape.tiles * shape.slices, shape.panels * tile.columns, shape.panels * tile.columns,
+                shape.panels * tile.columns),
+        weight_plane(odd_lines((shape.deep ? shape.chunk : depth_taps * depth) * tile.columns)),
         stage(winograd_stage(lanes)),
-        taps((kWinogradKernel * kWinogradKernel + 1) * lanes * lanes) {}
+        taps((kernel * kernel + 1) * lanes * lanes) {}
   int64_t weight_panel() const { return kWinogradPoints * weight_plane; }
   // Of a worker: the deep form has a chunk of some panels of the weight; the other its own block of tiles.
   int64_t own(const WinogradShape& shape) const {
@@ -100,26 +119,32 @@ struct WinogradSizes {
 
 // An image that tiles are read from.
 struct TiledImage {
-  const float* data = nullptr;
+  const void* data = nullptr;
   Strides strides;
   PaddingMode mode = PaddingMode::kZeros;  // of coordinates outside of it
-  int64_t origin[2] = {};                  // coordinate of the first tile's first element
-  int64_t extent[2] = {};                  // height and width
+  int64_t origin[kSpatialAxes] = {};       // coordinate of the first slice and of the first tile's first element
+  int64_t extent[kSpatialAxes] = {};
 };
 
 struct WinogradJob {
   const ConvJob* conv = nullptr;  // operands
   TileGrid grid;
   TiledImage image;
+  int64_t depth_taps = 1;
   WinogradShape shape;
-  bool flipped = false;               // the taps are in descending order: dgrad
-  float* weight = nullptr;            // transformed: (group, panel), each [point][source channel][tile.columns]
-  float* source = nullptr;            // the deep form's block of tiles
-  int64_t group = 0;                  // and what it holds: of which group,
-  int64_t first_tile = 0, tiles = 0;  // which tiles
+  bool flipped = false;    // the taps are in descending order: dgrad
+  void* weight = nullptr;  // transformed: (group, panel), each [point][depth tap][source channel][tile.columns]
+  void* source = nullptr;  // the deep form's block of tiles
+  int64_t group = 0;       // and what it holds: of which group,
+  int64_t block = 0;       // which block
 
-  int64_t all_tiles() const { return conv->problem->batch * grid.per_image(); }
-  int64_t blocks() const { return divide_up(all_tiles(), shape.tiles); }
+  int64_t slice_blocks() const { return divide_up(grid.slices, shape.slices); }
+  int64_t blocks() const { return divide_up(grid.tiles(), shape.tiles) * slice_blocks(); }
+  TileBox box(int64_t index) const {
+    const int64_t first = index / slice_blocks() * shape.tiles, first_slice = index % slice_blocks() * shape.slices;
+    return {first, std::min(shape.tiles, grid.tiles() - first), first_slice,
+            std::min(shape.slices, grid.slices - first_slice)};
+  }
   int64_t weight_panels() const { return divide_up(conv->rows, conv->tile.columns); }
   int64_t passes() const { return divide_up(weight_panels(), shape.panels); }
 };
@@ -131,33 +156,34 @@ struct WinogradWgradShape {
   int64_t rows = 1, columns = 1;  // result and source channels of a unit
 };
 
-// Memory of a worker in floats.
+// Memory of a worker in elements of the sum type.
 struct WinogradWgradSizes {
   TileBlock grad, source;  // transformed tiles of a chunk
   TileBlock sums;          // [point][result channel][source channel]
   int64_t stage, taps;
 
-  WinogradWgradSizes(const WinogradWgradShape& shape, const Tile& tile, int64_t lanes)
+  WinogradWgradSizes(const WinogradWgradShape& shape, const Tile& tile, int64_t lanes, int64_t kernel)
       : grad(shape.tiles, shape.rows, shape.rows, odd_lines(shape.rows)),
         source(shape.tiles, shape.columns, tile.columns, tile.columns),
         sums(shape.rows, shape.columns, shape.columns, shape.columns),
         stage(winograd_stage(lanes)),
-        taps(2 * kWinogradKernel * kWinogradKernel * lanes) {}
+        taps(2 * kernel * kernel * lanes) {}
   int64_t elements() const { return grad.elements() + source.elements() + sums.elements() + stage + taps; }
 };
 
+// The slices of a volume are images here: a tap along the depth is a problem of its own, over slices that it shifts.
 struct WinogradWgradJob {
   const WgradJob* wgrad = nullptr;  // operands
   TileGrid grid;
   TiledImage grad, image;
+  int64_t depth_taps = 1;
   WinogradWgradShape shape;
-  float* partial = nullptr;  // where there are several slices: a contiguous result for each
+  void* partial = nullptr;  // where there are several slices: [slice][depth tap][result channel][source channel][tap]
 
-  int64_t all_tiles() const { return wgrad->problem->batch * grid.per_image(); }
-  int64_t slice_tiles() const { return round_up(divide_up(all_tiles(), shape.slices), shape.tiles); }
+  int64_t slice_tiles() const { return round_up(divide_up(grid.tiles(), shape.slices), shape.tiles); }
   int64_t row_blocks() const { return divide_up(wgrad->problem->out_channels, shape.rows); }
   int64_t column_blocks() const { return divide_up(wgrad->problem->in_channels, shape.columns); }
-  int64_t units() const { return shape.slices * wgrad->problem->groups * row_blocks() * column_blocks(); }
+  int64_t units() const { return shape.slices * depth_taps * wgrad->problem->groups * row_blocks() * column_blocks(); }
 };
 
 }  // namespace convext

@@ -16,6 +16,8 @@ constexpr double kMostWork = 0.45;
 // A thread's block of transformed tiles with its products stays in this much of L2.
 constexpr int64_t kBlockBytes = 800 << 10;
 constexpr int64_t kShallowPanels = 2;
+// Slices of a block: of each, the source has the slices that its depth taps read besides.
+constexpr int64_t kShallowSlices = 4, kDeepSlices = 16;
 // Transformed weights up to this size are read from the caches; larger ones are not kept. Nor are those above the
 // second size where all tiles are one block, so that keeping them saves nothing, and their memory is fresh.
 constexpr int64_t kShallowBytes = 6 << 20, kShallowBytesOfABlock = 1 << 20;
@@ -33,42 +35,57 @@ constexpr int64_t kWgradChannels = 128, kWgradTiles = 112;
 constexpr int64_t kWgradUnits = 8, kLeastSliceTiles = 56, kSliceBytes = int64_t{4} << 20, kLeastWgradRows = 64;
 
 WinogradSizes sizes_of(const PlanRequest& r, const WinogradShape& shape) {
-  return {shape, r.tile, r.lanes, gather_depth(r)};
+  const ConvProblem& p = r.problem;
+  return {shape, r.tile, r.lanes, gather_depth(r), p.axis[0].kernel, p.axis[1].kernel};
 }
 
 int64_t panels_of(const PlanRequest& r) { return divide_up(gather_rows(r), r.tile.columns); }
 
 int64_t transformed_bytes(const PlanRequest& r) {
-  return kWinogradPoints * gather_depth(r) * panels_of(r) * r.tile.columns * r.sum_bytes;
+  return kWinogradPoints * r.problem.axis[0].kernel * gather_depth(r) * panels_of(r) * r.tile.columns * r.sum_bytes;
 }
 
 WinogradShape deep_shape(const PlanRequest& r, int64_t threads) {
+  const TileGrid grid = winograd_grid(r);
   WinogradShape shape;
   shape.deep = true;
   shape.chunk = round_up(balanced(gather_depth(r), kChunk), r.lanes);
   shape.tiles = kDeepTiles;
   const int64_t own = sizes_of(r, shape).own(shape) * r.sum_bytes;
   const int64_t tile = kWinogradPoints * round_up(gather_depth(r), shape.chunk) * r.sum_bytes;
-  shape.tiles = std::min(kDeepTiles, threads * (kWorkerBytes - own) / tile);
+  const int64_t room = threads * (kWorkerBytes - own) / tile;
+  shape.slices = balanced(grid.slices, kDeepSlices);
+  const int64_t read = shape.slices + r.problem.axis[0].kernel - 1;
+  shape.tiles = std::min(kDeepTiles / shape.slices, room / read);
   return shape;
 }
 
 WinogradShape shape_of(const PlanRequest& r, int64_t threads) {
   WinogradShape shape;
-  const int64_t depth = gather_depth(r), panels = panels_of(r);
-  const int64_t total = r.problem.batch * winograd_grid(r).per_image();
+  const TileGrid grid = winograd_grid(r);
+  const int64_t depth = gather_depth(r), panels = panels_of(r), groups = r.problem.groups;
+  const int64_t total = grid.tiles(), results = total * grid.slices;
   const int64_t bytes = transformed_bytes(r);
-  if (bytes > kShallowBytes || (bytes > kShallowBytesOfABlock && total <= kDeepTiles && panels >= threads)) {
+  if (bytes > kShallowBytes || (bytes > kShallowBytesOfABlock && results <= kDeepTiles && panels >= threads)) {
     shape = deep_shape(r, threads);
-    shape.tiles = std::clamp<int64_t>(total, 1, shape.tiles);
-    return shape;
+    if (shape.tiles > 0) {
+      shape.tiles = std::clamp<int64_t>(total, 1, shape.tiles);
+      return shape;
+    }
   }
+  shape = {};
   shape.panels = std::min(kShallowPanels, panels);
   shape.chunk = round_up(balanced(depth, kChunk), r.lanes);
-  const int64_t tile_bytes = kWinogradPoints * (depth + shape.panels * r.tile.columns) * r.sum_bytes;
-  const int64_t most = std::clamp<int64_t>(kBlockBytes / tile_bytes / r.tile.rows, 1, 4) * r.tile.rows;
-  const int64_t units = round_up(divide_up(total * r.problem.groups, most), threads);
-  shape.tiles = std::clamp<int64_t>(divide_up(total * r.problem.groups, std::max<int64_t>(units, 1)), 1, most);
+  shape.slices = balanced(grid.slices, kShallowSlices);
+  const int64_t read = shape.slices + r.problem.axis[0].kernel - 1;
+  const int64_t tile_bytes =
+      kWinogradPoints * r.sum_bytes * (depth * read + shape.panels * r.tile.columns * shape.slices);
+  // Whole tiles of the micro-kernel, from all slices together.
+  const int64_t step = divide_up(r.tile.rows, shape.slices);
+  const int64_t most = std::clamp<int64_t>(kBlockBytes / tile_bytes / step, 1, 4) * step;
+  const int64_t columns = divide_up(grid.slices, shape.slices) * groups;
+  const int64_t units = round_up(divide_up(total * columns, most), threads);
+  shape.tiles = std::clamp<int64_t>(divide_up(total * columns, std::max<int64_t>(units, 1)), 1, most);
   return shape;
 }
 
@@ -77,8 +94,9 @@ WinogradWgradShape wgrad_shape_of(const PlanRequest& r) {
   WinogradWgradShape shape;
   shape.rows = round_up(balanced(p.out_channels, kWgradChannels), r.lanes);
   shape.columns = round_up(balanced(p.in_channels, kWgradChannels), r.tile.columns);
-  const int64_t total = p.batch * winograd_grid(r).per_image();
-  const int64_t units = p.groups * divide_up(p.out_channels, shape.rows) * divide_up(p.in_channels, shape.columns);
+  const int64_t total = winograd_grid(r).tiles();
+  const int64_t units =
+      p.groups * p.axis[0].kernel * divide_up(p.out_channels, shape.rows) * divide_up(p.in_channels, shape.columns);
   const int64_t result_bytes = weight_elements(p) * r.sum_bytes;
   while (units * shape.slices < kWgradUnits && total >= 2 * shape.slices * kLeastSliceTiles &&
          2 * shape.slices * result_bytes <= kSliceBytes)
@@ -93,21 +111,27 @@ WinogradWgradShape wgrad_shape_of(const PlanRequest& r) {
 bool winograd_enabled() { return enabled.load(std::memory_order_relaxed); }
 void set_winograd_enabled(bool value) { enabled.store(value, std::memory_order_relaxed); }
 
-TileGrid winograd_grid(const PlanRequest& request) {
-  const bool dgrad = request.op == ConvOperator::kDgrad;
-  const ConvAxis *y = &request.problem.axis[1], *x = y + 1;
-  return {dgrad ? y->input : y->output, dgrad ? x->input : x->output};
+TileGrid winograd_grid(const PlanRequest& r) {
+  const auto size = [&](int i) {
+    const ConvAxis& axis = r.problem.axis[i];
+    return r.op == ConvOperator::kDgrad ? axis.input : axis.output;
+  };
+  TileGrid grid{winograd_tile(r.problem.axis[1].kernel), size(1), size(2), r.problem.batch};
+  const bool apart = r.op == ConvOperator::kWgrad || r.problem.axis[0].kernel == 1;
+  (apart ? grid.image_slices : grid.slices) = size(0);
+  grid.images *= grid.image_slices;
+  return grid;
 }
 
 std::string winograd_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   const auto by = [](int64_t a, int64_t b) { return std::to_string(a) + " x " + std::to_string(b); };
   const ConvAxis &z = p.axis[0], &y = p.axis[1], &x = p.axis[2];
-  if (!r.packed_type || r.element_bytes != 4) return "it computes float32";
-  if (y.kernel != kWinogradKernel || x.kernel != kWinogradKernel || z.kernel != 1)
-    return "the kernel is not 3 x 3 in a plane";
-  if (y.stride != 1 || x.stride != 1 || y.dilation != 1 || x.dilation != 1) return "stride or dilation is not one";
-  if (z.input != 1 || z.output != 1 || z.lo != 0 || z.hi != 0) return "the image has a depth";
+  if (!r.packed_type) return "it computes float32, float64, bfloat16 and float16";
+  if (y.kernel != x.kernel || (x.kernel != 3 && x.kernel != 5))
+    return "the kernel is " + by(y.kernel, x.kernel) + " in the plane, neither 3 x 3 nor 5 x 5";
+  for (const ConvAxis& axis : p.axis)
+    if (axis.stride != 1 || (axis.dilation != 1 && axis.kernel != 1)) return "stride or dilation is not one";
   if (!r.winograd) return "convext.backends.winograd.enabled is False";
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";
@@ -116,15 +140,18 @@ std::string winograd_refusal(const PlanRequest& r) {
            std::to_string(kLeastChannels) + " on a side";
   const TileGrid grid = winograd_grid(r);
   const int64_t pixels = grid.height * grid.width;
-  if (grid.height < 1 || pixels < kLeastPixels)
+  if (grid.height < 1 || p.axis[0].output < 1 || z.input < 1 || pixels < kLeastPixels)
     return by(grid.height, grid.width) + " pixels of a result are few for a transform of the weight";
   if (r.op == ConvOperator::kWgrad && grid.per_image() < kLeastWgradTiles)
     return std::to_string(grid.per_image()) + " tiles of an image are few for a transform of the weight's gradient";
   const double work = static_cast<double>(grid.per_image() * kWinogradPoints);
-  if (work > kMostWork * static_cast<double>(pixels) * kWinogradKernel * kWinogradKernel)
+  if (work > kMostWork * static_cast<double>(pixels * y.kernel * x.kernel))
     return by(grid.height, grid.width) + " pixels leave too much of their tiles empty";
-  if (r.op != ConvOperator::kWgrad && transformed_bytes(r) > kShallowBytes && deep_shape(r, 1).tiles < kLeastDeepTiles)
-    return std::to_string(gather_depth(r)) + " channels of few tiles fill the workspace";
+  if (r.op != ConvOperator::kWgrad && transformed_bytes(r) > kShallowBytes) {
+    const WinogradShape shape = deep_shape(r, 1);
+    if (shape.tiles * shape.slices < kLeastDeepTiles)
+      return std::to_string(gather_depth(r)) + " channels of few tiles fill the workspace";
+  }
   return "";
 }
 
@@ -133,7 +160,8 @@ void plan_winograd(const PlanRequest& r, ConvPlan& plan) {
     plan.winograd_wgrad = wgrad_shape_of(r);
     plan.slices = plan.winograd_wgrad.slices;
     plan.shared_bytes = plan.slices > 1 ? plan.slices * weight_elements(r.problem) * r.sum_bytes : 0;
-    plan.thread_bytes = WinogradWgradSizes(plan.winograd_wgrad, r.tile, r.lanes).elements() * r.sum_bytes;
+    plan.thread_bytes =
+        WinogradWgradSizes(plan.winograd_wgrad, r.tile, r.lanes, r.problem.axis[1].kernel).elements() * r.sum_bytes;
     return;
   }
   plan.winograd = shape_of(r, plan.workers);

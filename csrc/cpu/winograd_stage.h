@@ -3,12 +3,13 @@
 //
 //   stage[row][column] = one vector of channels of a pixel, of all rows and columns under a run of tiles
 //
-//        image, NCHW: rows of a channel                stage: 6 rows x (4 n + 2) columns for n tiles
+//        image, NCHW: rows of a channel                stage: 6 rows x (4 n + 2) columns for n tiles (3 x 3 taps)
 //        c0 | p0 p1 p2 ...                             p0 | c0 c1 c2 ...
 //        c1 | p0 p1 p2 ...     -- transposed -->       p1 | c0 c1 c2 ...
 //
-// channels_last pixels are vectors already and are copied. Layout, strides, padding, the overhang of the last tiles and
-// channels beyond the last are all settled here: the transforms see full tiles of full vectors.
+// channels_last pixels are vectors already and are copied. Layout, strides, padding, the overhang of the last tiles,
+// channels beyond the last and the element type (T; A is what is computed with) are all settled here: the transforms
+// see full tiles of full vectors.
 #pragma once
 
 // One plane axis of a tiled source: which coordinate of the source a coordinate of the stage reads.
@@ -24,34 +25,34 @@ struct StageAxis {
 };
 
 // The first `count` lanes from p on, reading nothing beyond them.
-template <class A>
-inline Vector<A> load_first(const A* p, int64_t count) {
-  if (count == kLanes<A>) return load(p);
-  A part[kLanes<A>] = {};
+template <class A, class T>
+inline Vector<A> load_first(const T* p, int64_t count) {
+  if (count == kLanes<A>) return load_widened<A>(p);
+  T part[kLanes<A>] = {};
   copy_fewer<kLanes<A>>(part, p, count);
-  return load(part);
+  return load_widened<A>(part);
 }
 
 // Writes the first `count` lanes of a vector.
-template <class A>
-inline void store_first(A* p, Vector<A> v, int64_t count) {
-  if (count == kLanes<A>) return store(p, v);
-  A part[kLanes<A>];
-  store(part, v);
+template <class A, class T>
+inline void store_first(T* p, Vector<A> v, int64_t count) {
+  if (count == kLanes<A>) return store_narrowed<T, A>(p, v);
+  T part[kLanes<A>];
+  store_narrowed<T, A>(part, v);
   copy_fewer<kLanes<A>>(p, part, count);
 }
 
 // Fills rows x columns pixels of a stage with `channels` channels (at most a vector) that start at `from`.
-template <class A>
-inline void load_stage(const A* from, const Strides& strides, int64_t channels, const StageAxis& y, const StageAxis& x,
+template <class T, class A>
+inline void load_stage(const T* from, const Strides& strides, int64_t channels, const StageAxis& y, const StageAxis& x,
                        int64_t rows, int64_t columns, A* stage) {
   constexpr int W = kLanes<A>;
   const int64_t step = strides.axis[2], inside = x.at(0, columns), outside = x.at(x.extent, columns);
   const auto zero = [](A* to) { store(to, Vector<A>{}); };
-  const auto pixel = [&](const A* p, A* to) {
-    if (strides.channel == 1) return store(to, load_first(p, channels));
+  const auto pixel = [&](const T* p, A* to) {
+    if (strides.channel == 1) return store(to, load_first<A>(p, channels));
     zero(to);
-    for (int64_t c = 0; c < channels; ++c) to[c] = p[c * strides.channel];
+    for (int64_t c = 0; c < channels; ++c) to[c] = widen(p[c * strides.channel]);
   };
   for (int64_t i = 0; i < rows; ++i, stage += columns * W) {
     const int64_t row = y.source(i);
@@ -59,7 +60,7 @@ inline void load_stage(const A* from, const Strides& strides, int64_t channels, 
       for (int64_t j = 0; j < columns; ++j) zero(stage + j * W);
       continue;
     }
-    const A* line = from + row * strides.axis[1];
+    const T* line = from + row * strides.axis[1];
     const auto edge = [&](int64_t j) {
       const int64_t column = x.source(j);
       if (column < 0) return zero(stage + j * W);
@@ -78,7 +79,7 @@ inline void load_stage(const A* from, const Strides& strides, int64_t channels, 
       Vector<A> v[W];
 #pragma GCC unroll 16
       for (int c = 0; c < W; ++c)
-        v[c] = c < channels ? load_first(line + c * strides.channel + x.begin + j, count) : Vector<A>{};
+        v[c] = c < channels ? load_first<A>(line + c * strides.channel + x.begin + j, count) : Vector<A>{};
       transpose_square<A>(v);
       if (count == W) {
 #pragma GCC unroll 16
@@ -92,8 +93,8 @@ inline void load_stage(const A* from, const Strides& strides, int64_t channels, 
 
 // Writes rows x columns pixels of a stage whose rows are `pitch` pixels long. finish(sums, to, step, count) makes the
 // results from to[0] on, `step` apart, of a vector of which the first `count` lanes count.
-template <class A, class Finish>
-inline void store_stage(A* to, const Strides& strides, int64_t channels, int64_t rows, int64_t columns, int64_t pitch,
+template <class T, class A, class Finish>
+inline void store_stage(T* to, const Strides& strides, int64_t channels, int64_t rows, int64_t columns, int64_t pitch,
                         const A* stage, Finish finish) {
   constexpr int W = kLanes<A>;
   const int64_t step = strides.axis[2];
@@ -102,9 +103,9 @@ inline void store_stage(A* to, const Strides& strides, int64_t channels, int64_t
       for (int64_t j = 0; j < columns; ++j) {
         const Vector<A> v = finish(load(stage + j * W), to + j * step, strides.channel, channels);
         if (strides.channel == 1) {
-          store_first(to + j * step, v, channels);
+          store_first<A>(to + j * step, v, channels);
         } else {
-          for (int64_t c = 0; c < channels; ++c) to[j * step + c * strides.channel] = v[c];
+          for (int64_t c = 0; c < channels; ++c) to[j * step + c * strides.channel] = Narrow<T>::from(v[c]);
         }
       }
       continue;
@@ -117,56 +118,61 @@ inline void store_stage(A* to, const Strides& strides, int64_t channels, int64_t
       for (int p = 0; p < W; ++p) v[p] = load(stage + (j + std::min<int64_t>(p, count - 1)) * W);
       transpose_square<A>(v);
       for (int c = 0; c < channels; ++c) {
-        A* line = to + c * strides.channel + j;
-        store_first(line, finish(v[c], line, int64_t{1}, count), count);
+        T* line = to + c * strides.channel + j;
+        store_first<A>(line, finish(v[c], line, int64_t{1}, count), count);
       }
     }
   }
 }
 
-// The source's vector of channels from `channel` on, of which `channels` are left, of `tiles` tiles from `first` on:
-// BT d B, to a block of tiles.
-template <class A>
-inline void transform_tiles(const TiledImage& image, const TileGrid& grid, int64_t first, int64_t tiles,
-                            int64_t channel, int64_t channels, A* stage, A* to, const TileBlock& block) {
-  constexpr int W = kLanes<A>, kTile = kWinogradTile, kEdge = kWinogradEdge;
-  for_each_run(grid, first, tiles, [&](const TileRun& run) {
-    const StageAxis y{image.origin[0] + run.row * kTile, grid.height + 2 - run.row * kTile, image.extent[0],
-                      image.mode};
-    const StageAxis x{image.origin[1] + run.column * kTile, grid.width + 2 - run.column * kTile, image.extent[1],
-                      image.mode};
-    const int64_t columns = run.count * kTile + kWinogradKernel - 1;
-    load_stage(image.data + run.image * image.strides.outer + channel * image.strides.channel, image.strides,
-               std::clamp<int64_t>(channels, 0, W), y, x, kEdge, columns, stage);
-    for (int64_t t = 0; t < run.count; ++t) {
-      const A* tile = stage + t * kTile * W;
-      A* v = to + (run.first + t) * block.row;
-      transform_plane<kEdge, kEdge, Vector<A>>(
-          [](const auto& d, auto& points) { Winograd::image(d, points); },
-          [&](int i, int j) { return load(tile + (i * columns + j) * W); },
+// The transform of one vector of channels from `channel` on, of which `channels` are left, of the tiles of a box: rows
+// of kIn inputs, kStep of which are a tile's own, to a block. Slices outside of the image are zeros.
+template <class T, class A, int kIn, int kStep, class Transform>
+inline void transform_box(const TiledImage& image, const TileGrid& grid, const TileBox& box, int64_t channel,
+                          int64_t channels, A* stage, A* to, const TileBlock& block, Transform transform) {
+  constexpr int W = kLanes<A>, kEdge = kWinogradEdge;
+  const int64_t beyond = kIn - kStep;
+  for_each_run(grid, box, [&](const TileRun& run) {
+    const int64_t z = run.image % grid.image_slices + run.slice + image.origin[0];
+    const int64_t slice = padded_source(image.mode, z, image.extent[0]);
+    A* v = to + run.first * block.row;
+    if (slice < 0) {
+      for (int point = 0; point < kEdge * kEdge; ++point)
+        for (int64_t t = 0; t < run.count; ++t) store(v + point * block.plane + t * block.row, Vector<A>{});
+      return;
+    }
+    const auto axis = [&](int i, int64_t tile, int64_t size) {
+      return StageAxis{image.origin[i] + tile * kStep, size + beyond - tile * kStep, image.extent[i], image.mode};
+    };
+    const int64_t columns = run.count * kStep + beyond;
+    const T* from = static_cast<const T*>(image.data) + run.image / grid.image_slices * image.strides.outer +
+                    slice * image.strides.axis[0] + channel * image.strides.channel;
+    load_stage<T, A>(from, image.strides, std::clamp<int64_t>(channels, 0, W), axis(1, run.row, grid.height),
+                     axis(2, run.column, grid.width), kIn, columns, stage);
+    for (int64_t t = 0; t < run.count; ++t, v += block.row) {
+      const A* tile = stage + t * kStep * W;
+      transform_plane<kIn, kEdge, Vector<A>>(
+          transform, [&](int i, int j) { return load(tile + (i * columns + j) * W); },
           [&](int i, int j, Vector<A> p) { store(v + (i * kEdge + j) * block.plane, p); });
     }
   });
 }
 
-// The same of a gradient of the result, whose tiles do not overlap: A dY AT.
-template <class A>
-inline void transform_grad_tiles(const TiledImage& grad, const TileGrid& grid, int64_t first, int64_t tiles,
-                                 int64_t channel, int64_t channels, A* stage, A* to, const TileBlock& block) {
-  constexpr int W = kLanes<A>, kTile = kWinogradTile, kEdge = kWinogradEdge;
-  for_each_run(grid, first, tiles, [&](const TileRun& run) {
-    const StageAxis y{run.row * kTile, grid.height - run.row * kTile, grid.height, PaddingMode::kZeros};
-    const StageAxis x{run.column * kTile, grid.width - run.column * kTile, grid.width, PaddingMode::kZeros};
-    const int64_t columns = run.count * kTile;
-    load_stage(grad.data + run.image * grad.strides.outer + channel * grad.strides.channel, grad.strides,
-               std::clamp<int64_t>(channels, 0, W), y, x, kTile, columns, stage);
-    for (int64_t t = 0; t < run.count; ++t) {
-      const A* tile = stage + t * kTile * W;
-      A* v = to + (run.first + t) * block.row;
-      transform_plane<kTile, kEdge, Vector<A>>(
-          [](const auto& d, auto& points) { Winograd::result_adjoint(d, points); },
-          [&](int i, int j) { return load(tile + (i * columns + j) * W); },
-          [&](int i, int j, Vector<A> p) { store(v + (i * kEdge + j) * block.plane, p); });
-    }
-  });
+// Of the source: BT d B.
+template <class T, class A, int kKernel>
+inline void transform_source_tiles(const TiledImage& image, const TileGrid& grid, const TileBox& box, int64_t channel,
+                                   int64_t channels, A* stage, A* to, const TileBlock& block) {
+  using Transforms = Winograd<A, kKernel>;
+  transform_box<T, A, kWinogradEdge, Transforms::kTile>(image, grid, box, channel, channels, stage, to, block,
+                                                        [](const auto& d, auto& v) { Transforms::image(d, v); });
+}
+
+// Of a gradient of the result, whose tiles do not overlap: A dY AT.
+template <class T, class A, int kKernel>
+inline void transform_grad_tiles(const TiledImage& grad, const TileGrid& grid, const TileBox& box, int64_t channel,
+                                 int64_t channels, A* stage, A* to, const TileBlock& block) {
+  using Transforms = Winograd<A, kKernel>;
+  transform_box<T, A, Transforms::kTile, Transforms::kTile>(
+      grad, grid, box, channel, channels, stage, to, block,
+      [](const auto& y, auto& m) { Transforms::result_adjoint(y, m); });
 }
