@@ -8,9 +8,11 @@ namespace {
 std::atomic<bool> enabled{true};
 
 // Where it wins (measured: docs/performance.md): from so many channels of a group on either side; up to this share of
-// the definition's multiplications, which the overhang of the last tiles raises from a quarter; and from so many pixels
-// or, for wgrad, tiles of an image, fewer of which do not pay for the transform of the weight or of its sums.
-constexpr int64_t kLeastChannels = 32, kLeastPixels = 49, kLeastWgradTiles = 16;
+// the definition's multiplications, which the overhang of the last tiles raises from a quarter (5 x 5: 0.36); and from
+// so many pixels or, for wgrad, tiles of a sample, fewer of which do not pay for the transform of the weight or of its
+// sums. With a depth, whose taps share the transforms, one side may have fewer channels if the other has enough.
+constexpr int64_t kLeastChannels = 24, kLeastChannelsWithDepth = 16, kMoreChannelsWithDepth = 32;
+constexpr int64_t kLeastPixels = 49, kLeastWgradTiles = 16;
 constexpr double kMostWork = 0.45;
 
 // A thread's block of transformed tiles with its products stays in this much of L2.
@@ -29,9 +31,9 @@ constexpr int64_t kChunk = 64, kDeepTiles = 112;
 // The fewest tiles that pay for transforming a weight.
 constexpr int64_t kLeastDeepTiles = 14;
 
-// wgrad: most channels of a block on either side, and tiles of a chunk. Fewer than so many units are cut into slices of
-// enough tiles to pay for the transform of their sums, or into half as many result channels.
-constexpr int64_t kWgradChannels = 128, kWgradTiles = 112;
+// wgrad: most bytes of a block's channels on either side, and tiles of a chunk. Fewer than so many units are cut into
+// slices of enough tiles to pay for the transform of their sums, or into half as many result channels.
+constexpr int64_t kWgradBytes = 512, kWgradTiles = 112;
 constexpr int64_t kWgradUnits = 8, kLeastSliceTiles = 56, kSliceBytes = int64_t{4} << 20, kLeastWgradRows = 64;
 
 WinogradSizes sizes_of(const PlanRequest& r, const WinogradShape& shape) {
@@ -92,8 +94,8 @@ WinogradShape shape_of(const PlanRequest& r, int64_t threads) {
 WinogradWgradShape wgrad_shape_of(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   WinogradWgradShape shape;
-  shape.rows = round_up(balanced(p.out_channels, kWgradChannels), r.lanes);
-  shape.columns = round_up(balanced(p.in_channels, kWgradChannels), r.tile.columns);
+  shape.rows = round_up(balanced(p.out_channels, kWgradBytes / r.sum_bytes), r.lanes);
+  shape.columns = round_up(balanced(p.in_channels, kWgradBytes / r.sum_bytes), r.tile.columns);
   const int64_t total = winograd_grid(r).tiles();
   const int64_t units =
       p.groups * p.axis[0].kernel * divide_up(p.out_channels, shape.rows) * divide_up(p.in_channels, shape.columns);
@@ -135,15 +137,19 @@ std::string winograd_refusal(const PlanRequest& r) {
   if (!r.winograd) return "convext.backends.winograd.enabled is False";
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";
-  if (std::min(p.in_channels, p.out_channels) < kLeastChannels)
+  const int64_t fewer = std::min(p.in_channels, p.out_channels), more = std::max(p.in_channels, p.out_channels);
+  const bool depth = z.kernel > 1 && fewer >= kLeastChannelsWithDepth && more >= kMoreChannelsWithDepth;
+  if (fewer < kLeastChannels && !depth)
     return "a group has " + by(p.in_channels, p.out_channels) + " channels, fewer than " +
            std::to_string(kLeastChannels) + " on a side";
   const TileGrid grid = winograd_grid(r);
-  const int64_t pixels = grid.height * grid.width;
-  if (grid.height < 1 || p.axis[0].output < 1 || z.input < 1 || pixels < kLeastPixels)
-    return by(grid.height, grid.width) + " pixels of a result are few for a transform of the weight";
-  if (r.op == ConvOperator::kWgrad && grid.per_image() < kLeastWgradTiles)
-    return std::to_string(grid.per_image()) + " tiles of an image are few for a transform of the weight's gradient";
+  const int64_t slices = grid.slices * grid.image_slices, pixels = grid.height * grid.width;
+  if (pixels < 1 || pixels * slices < kLeastPixels || z.input < 1)
+    return (z.kernel > 1 || slices > 1 ? std::to_string(slices) + " x " : "") + by(grid.height, grid.width) +
+           " pixels of a result are few for a transform of the weight";
+  const int64_t tiles = grid.per_image() * slices;
+  if (r.op == ConvOperator::kWgrad && tiles < kLeastWgradTiles)
+    return std::to_string(tiles) + " tiles of a sample are few for a transform of the weight's gradient";
   const double work = static_cast<double>(grid.per_image() * kWinogradPoints);
   if (work > kMostWork * static_cast<double>(pixels * y.kernel * x.kernel))
     return by(grid.height, grid.width) + " pixels leave too much of their tiles empty";
