@@ -42,11 +42,11 @@ class _Cpu:
 
 
 class _Winograd:
-    """Winograd's algorithm for 3 x 3 convolutions of stride 1 in float32: less arithmetic, more rounding.
+    """Winograd's algorithm for stride 1 and 3 x 3 or 5 x 5 taps in the plane: less arithmetic, more rounding.
 
-    Its error bound is 5e-6 where the other algorithms' is 1e-6 (docs/numerics.md). The switch is one for all threads of
-    the process and is read whenever an operator runs, also inside of compiled and exported graphs: setting it between
-    forward and backward changes the backward.
+    Its error bound in float32 is 5e-6 where the other algorithms' is 1e-6 (docs/numerics.md). The switch is one for all
+    threads of the process and is read whenever an operator runs, also inside of compiled and exported graphs: setting
+    it between forward and backward changes the backward.
     """
 
     @property

@@ -134,7 +134,7 @@ def test_small_integers_are_exact(operator: str, dtype: torch.dtype, isa: str) -
         want = ACTIVATIONS[name](y if z is None else y + z.double()).to(dtype)
         got = fused(op, c, tensors, z, name)
         if runs_winograd(op, c, dtype):  # which is not exact on integers
-            right = error(got, want.double(), error_scale(op, c, tensors, y, "normal")) <= WINOGRAD_TOLERANCE
+            right = error(got, want.double(), error_scale(op, c, tensors, y, "normal")) <= WINOGRAD_TOLERANCE[dtype]
         else:
             right = torch.equal(got, want)
         if not right:
@@ -153,7 +153,7 @@ def test_error_against_float64(dtype: torch.dtype, isa: str) -> None:
         z = torch.randn(y.shape).to(dtype) if adds else None
         want = ACTIVATIONS[name](y if z is None else y + z.double())
         gap = error(fused(op, c, tensors, z, name), want, error_scale(op, c, tensors, y, "normal"))
-        if gap > 1.5 * (WINOGRAD_TOLERANCE if runs_winograd(op, c, dtype) else TOLERANCE[dtype]):
+        if gap > 1.5 * (WINOGRAD_TOLERANCE if runs_winograd(op, c, dtype) else TOLERANCE)[dtype]:
             wrong.append(f"{op} {case} {name} residual={adds}: {gap}")
     assert not wrong, "\n".join(wrong)
 
