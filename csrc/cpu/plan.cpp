@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "band.h"
+#include "col2im_plan.h"
 #include "winograd_plan.h"
 
 namespace convext {
@@ -233,6 +234,7 @@ std::string refusal(Algorithm algorithm, const PlanRequest& r) {
     case Algorithm::kDepthwise: return depthwise_refusal(r);
     case Algorithm::kCorrelation: return correlation_refusal(r);
     case Algorithm::kWinograd: return winograd_refusal(r);
+    case Algorithm::kCol2im: return col2im_refusal(r);
     case Algorithm::kBanded: return banded_refusal(r);
     case Algorithm::kPacked:
       if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
@@ -250,6 +252,7 @@ const char* algorithm_name(Algorithm algorithm) {
     case Algorithm::kDepthwise: return "depthwise";
     case Algorithm::kCorrelation: return "correlation";
     case Algorithm::kWinograd: return "winograd";
+    case Algorithm::kCol2im: return "col2im";
     case Algorithm::kBanded: return "banded";
     case Algorithm::kPacked: return "packed";
     case Algorithm::kDirect: return "direct";
@@ -273,8 +276,9 @@ LanePlan::LanePlan(const PlanRequest& request) {
 
 ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
-  for (const Algorithm candidate : {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kCorrelation,
-                                    Algorithm::kWinograd, Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
+  for (const Algorithm candidate :
+       {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kCorrelation, Algorithm::kWinograd,
+        Algorithm::kCol2im, Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
     if (reason.empty()) break;
@@ -286,6 +290,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
     case Algorithm::kDepthwise: plan_depthwise(request, plan); break;
     case Algorithm::kCorrelation: plan_correlation(request, plan); break;
     case Algorithm::kWinograd: plan_winograd(request, plan); break;
+    case Algorithm::kCol2im: plan_col2im(request, plan); break;
     case Algorithm::kBanded: plan_banded(request, plan); break;
     case Algorithm::kPacked:
       (request.op == ConvOperator::kWgrad ? plan_packed_wgrad : plan_packed_conv)(request, plan);
