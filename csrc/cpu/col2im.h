@@ -16,6 +16,13 @@
 // then taps of axis 0, 1, 2 in turn) depends on nothing but the problem.
 #pragma once
 
+template <class A>
+inline constexpr auto kLaneNumbers = [] {
+  std::array<A, kLanes<A>> lane{};
+  for (std::size_t i = 0; i < lane.size(); ++i) lane[i] = static_cast<A>(i);
+  return lane;
+}();
+
 template <class T, class A>
 class Col2imConv {
  public:
@@ -56,8 +63,7 @@ class Col2imConv {
     source_count_ = shape_.whole(p_) ? cut.output : range.last - range.first;
     image_pixels_ = output_pixels(p_) / cut.output * source_count_;
     multiply_all();
-    for (int64_t i = 0; i < images_; ++i)
-      for (int64_t m = 0; m < channels_; ++m) fold(i, m);
+    fold();
   }
 
  private:
@@ -154,20 +160,6 @@ class Col2imConv {
     gather_pixelwise<T, A>(reader, block, runs, run_count, kColumns, {image_, kColumns, 0});
   }
 
-  // Adds n values from `from` on; beyond the last, a vector may be read and zeros added.
-  static void add_row(A* to, const A* from, int64_t n) {
-    static constexpr auto kLane = [] {
-      std::array<A, W> lane{};
-      for (int i = 0; i < W; ++i) lane[static_cast<std::size_t>(i)] = static_cast<A>(i);
-      return lane;
-    }();
-    int64_t i = 0;
-    for (; i + W <= n; i += W) store(to + i, load(to + i) + load(from + i));
-    if (i == n) return;
-    const Vector<A> zero = {}, tail = load(kLane.data()) < zero + static_cast<A>(n - i) ? load(from + i) : zero;
-    store(to + i, load(to + i) + tail);
-  }
-
   // Result positions of an axis in this unit.
   int64_t first_of(int axis) const { return axis == shape_.cut ? begin_ : 0; }
   int64_t last_of(int axis) const { return axis == shape_.cut ? end_ : p_.axis[axis].input; }
@@ -180,53 +172,85 @@ class Col2imConv {
     return x / a.stride - (axis == shape_.cut ? first_source_ : 0);
   }
 
-  void fold(int64_t image, int64_t channel) {
+  // A tap of the last axis: phase position q in [begin, end) gets the sum of source position q - first.
+  struct LineTap {
+    int64_t tap, phase, first, begin, end;
+  };
+
+  // Finds the taps of the unit's lines, in the order of their phases.
+  void find_line_taps() {
+    const ConvAxis& w = p_.axis[2];
+    const int64_t widths = width(2), offset = shape_.cut == 2 ? first_source_ * w.stride : 0;
+    int made = 0;
+    for (int64_t phase = 0; phase < w.stride; ++phase)
+      for (int64_t t = 0; t < w.kernel; ++t) {
+        const int64_t y = offset + t * w.dilation - w.lo - first_of(2);  // the result of the first sum
+        if (((y - phase) % w.stride + w.stride) % w.stride != 0) continue;
+        const int64_t first = (y - phase) / w.stride;
+        line_taps_[made++] = {t, phase, first, std::max<int64_t>(0, first), first + widths};
+      }
+  }
+  int64_t width(int axis) const { return axis == shape_.cut ? source_count_ : p_.axis[axis].output; }
+
+  void fold() {
+    const ConvAxis* axis = p_.axis;
     const Strides& s = job_.result_strides;
-    T* plane = static_cast<T*>(job_.result) + (first_image_ + image) * s.outer +
-               (group_ * job_.rows + first_channel_ + channel) * s.channel;
+    find_line_taps();
     for (int64_t d = first_of(0); d < last_of(0); ++d)
       for (int64_t h = first_of(1); h < last_of(1); ++h) {
-        fold_line(image, channel, d, h);
-        write_line(plane + d * s.axis[0] + h * s.axis[1] + first_of(2) * s.axis[2]);
+        int64_t rows[kMostCol2imTaps];  // offsets of the rows of sums that reach the line, for the first of its taps
+        int row_count = 0;
+        for (int64_t td = 0; td < axis[0].kernel; ++td) {
+          const int64_t xd = source_of(0, d, td);
+          if (xd < 0) continue;
+          for (int64_t th = 0; th < axis[1].kernel; ++th) {
+            const int64_t xh = source_of(1, h, th);
+            if (xh < 0) continue;
+            rows[row_count++] = (td * axis[1].kernel + th) * axis[2].kernel * pitch_ + (xd * width(1) + xh) * width(2);
+          }
+        }
+        T* line = static_cast<T*>(job_.result) + d * s.axis[0] + h * s.axis[1] + first_of(2) * s.axis[2] +
+                  first_image_ * s.outer + (group_ * job_.rows + first_channel_) * s.channel;
+        for (int64_t i = 0; i < images_; ++i)
+          for (int64_t m = 0; m < channels_; ++m) {
+            fold_line(sums_ + m * taps_ * pitch_ + i * image_pixels_, rows, row_count, bias_of(m));
+            write_line(line + i * s.outer + m * s.channel);
+          }
       }
   }
 
+  A bias_of(int64_t m) const {
+    if (!job_.epilogue.bias) return A{0};
+    return static_cast<const A*>(job_.packed_bias)[group_ * job_.bias_channels() + first_channel_ + m];
+  }
+
   // Folds one line of results into line_.
-  void fold_line(int64_t image, int64_t channel, int64_t d, int64_t h) {
-    const ConvAxis* axis = p_.axis;
-    const int64_t heights = shape_.cut == 1 ? source_count_ : axis[1].output;
-    const int64_t widths = shape_.cut == 2 ? source_count_ : axis[2].output;
-    const A bias =
-        job_.epilogue.bias
-            ? static_cast<const A*>(job_.packed_bias)[group_ * job_.bias_channels() + first_channel_ + channel]
-            : A{0};
-    for (int64_t i = 0; i < phase_pitch_ * axis[2].stride; i += W) store(phases_ + i, Vector<A>{} + bias);
-    for (int64_t td = 0; td < axis[0].kernel; ++td) {
-      const int64_t xd = source_of(0, d, td);
-      if (xd < 0) continue;
-      for (int64_t th = 0; th < axis[1].kernel; ++th) {
-        const int64_t xh = source_of(1, h, th);
-        if (xh < 0) continue;
-        const A* row = sums_ + (channel * taps_ + (td * axis[1].kernel + th) * axis[2].kernel) * pitch_ +
-                       image * image_pixels_ + (xd * heights + xh) * widths;
-        add_taps(row);
+  void fold_line(const A* sums, const int64_t* rows, int row_count, A bias) {
+    const int64_t stride = p_.axis[2].stride, positions = last_of(2) - first_of(2);
+    const LineTap *tap = line_taps_, *const last = line_taps_ + p_.axis[2].kernel;
+    for (int64_t phase = 0; phase < stride && phase < positions; ++phase) {
+      const LineTap* const first = tap;
+      while (tap < last && tap->phase == phase) ++tap;
+      for (int64_t q = 0; q * stride + phase < positions; q += W) {
+        Vector<A> sum = Vector<A>{} + bias;
+        for (int r = 0; r < row_count; ++r)
+          for (const LineTap* t = first; t < tap; ++t) sum += addend(sums + rows[r] + t->tap * pitch_, *t, q);
+        store(phases_ + phase * phase_pitch_ + q, sum);
       }
     }
     interleave_phases();
   }
 
-  // Adds the sums of all taps along a line, each to its phase of the result.
-  void add_taps(const A* row) {
-    const ConvAxis& w = p_.axis[2];
-    const int64_t widths = shape_.cut == 2 ? source_count_ : w.output, first = shape_.cut == 2 ? first_source_ : 0;
-    const int64_t positions = last_of(2) - first_of(2);
-    for (int64_t t = 0; t < w.kernel; ++t, row += pitch_) {
-      const int64_t y0 = first * w.stride + t * w.dilation - w.lo - first_of(2);  // the result of the first sum
-      const int64_t phase = (y0 % w.stride + w.stride) % w.stride, q0 = (y0 - phase) / w.stride;
-      const int64_t phase_positions = positions > phase ? divide_up(positions - phase, w.stride) : 0;
-      const int64_t skip = std::max<int64_t>(0, -q0), last = std::min(widths, phase_positions - q0);
-      if (skip < last) add_row(phases_ + phase * phase_pitch_ + q0 + skip, row + skip, last - skip);
-    }
+  // What a row of sums gives to phase positions q to q + W: zeros where they have no source. Around the row there is
+  // workspace to read.
+  static Vector<A> addend(const A* row, const LineTap& tap, int64_t q) {
+    const Vector<A> zero = {};
+    if (q >= tap.end || q + W <= tap.begin) return zero;
+    const Vector<A> all = load(row + (q - tap.first));
+    if (q >= tap.begin && q + W <= tap.end) return all;
+    const Vector<A> lane = load(kLaneNumbers<A>.data());
+    const Vector<A> begun = lane < zero + static_cast<A>(tap.begin - q) ? zero : all;
+    return lane < zero + static_cast<A>(tap.end - q) ? begun : zero;
   }
 
   void interleave_phases() {
@@ -264,4 +288,5 @@ class Col2imConv {
   // The unit: channels, images, result positions [begin_, end_) of the cut axis and the source positions they need.
   int64_t group_ = 0, first_channel_ = 0, channels_ = 0, first_image_ = 0, images_ = 0;
   int64_t begin_ = 0, end_ = 0, first_source_ = 0, source_count_ = 0, image_pixels_ = 0;
+  LineTap line_taps_[kMostCol2imTaps];
 };

@@ -7,6 +7,9 @@
 
 namespace convext {
 
+// Most taps along the last axis, and most of the others together: the fold keeps a table of each.
+inline constexpr int64_t kMostCol2imTaps = 64;
+
 // A unit computes `channels` result channels of a group, either of whole images or of a band of one image.
 struct Col2imShape {
   int64_t channels = 1;

@@ -52,6 +52,8 @@ std::string col2im_refusal(const PlanRequest& r) {
   if (r.source_channels_last || r.result_channels_last) return "the images are channels_last";
   if (p.mode != PaddingMode::kZeros) return "the gradient of a padding mode folds border pixels";
   if (output_pixels(p) == 0 || p.out_channels == 0) return "there is nothing to multiply";
+  if (p.axis[2].kernel > kMostCol2imTaps || p.axis[0].kernel * p.axis[1].kernel > kMostCol2imTaps)
+    return "the kernel has more than " + std::to_string(kMostCol2imTaps) + " taps along a line or across";
   const Col2imShape shape = cut_image(r);
   if (Col2imWorkspace(p, shape, r.tile).elements() * r.sum_bytes > kMostUnitBytes)
     return "a band of one channel with its taps needs more than " + std::to_string(kMostUnitBytes >> 20) + " MiB";
