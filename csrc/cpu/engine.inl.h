@@ -11,6 +11,7 @@ namespace {
 #include "epilogue.h"
 #include "microkernel.h"
 #include "gather.h"
+#include "gather_vectors.h"
 #include "packed_conv.h"
 #include "packed_wgrad.h"
 #include "depthwise_channels.h"

@@ -221,6 +221,9 @@ class ConvUnit {
     const Reduction& reduction = region_->reduction;
     const int64_t channel_step = reduction.channel_step(block_) * width, tap_step = reduction.tap_step(block_) * width;
     if (block_.length() == 0) return;
+    if constexpr (std::is_same_v<T, A>) {
+      if (!reduction.channels_inner) return gather_vectors<A>(image_, block_, runs, run_count, width, to);
+    }
     if (!reduction.channels_inner || job_.source_strides.channel != 1 || job_.depth < kLanes<A> / 2 ||
         region_->region->folded())
       return gather_pixelwise<T, A>(image_, block_, runs, run_count, width, {to, channel_step, tap_step});
