@@ -13,6 +13,11 @@ namespace {
 constexpr int64_t kMostRegions = 4096;
 // Weights from this size on fall out of L2 between packing and use.
 constexpr int64_t kOwnWeightBytes = 512 << 10;
+// Pixels up to which a weight of that size is packed by its readers even where pixels fill vectors as well as channels
+// do.
+constexpr int64_t kFewPixels = 128;
+// Pixels times tiles of a unit that packs its own weight: 512 KiB of float sums.
+constexpr int64_t kOwnWeightSums = 4096;
 // Output channels of a group up to which correlating filter by filter beats transposing the image for a product.
 constexpr int64_t kMostCorrelated = 16, kMostCorrelatedInputs = 8;
 // Result channels of a group up to which reading the stage in place beats packing it.
@@ -67,12 +72,16 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   const int64_t width = shape.pixels_are_rows ? r.tile.columns : r.tile.rows;
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, width));
   const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes;
-  if (as_rows > 0.9 && pixels <= std::min(kMostUnitPixels, 2 * rows) && weight_bytes >= kOwnWeightBytes) {
+  // Pixels that fill vectors too are gathered for all channels at once, which saves more than the weight's passes cost.
+  const bool few_pixels = pixels <= kFewPixels || as_rows > 1.1 * as_columns;
+  if (as_rows > 0.9 && few_pixels && pixels <= std::min(kMostUnitPixels, 2 * rows) && weight_bytes >= kOwnWeightBytes) {
     shape.pixels_are_rows = shape.packs_own_weight = true;
     shape.pixels = pixels;
-    // Four tiles repay the gathering of the image once a unit.
+    // The more tiles a unit has, the less the gathering of the image once a unit costs; its sums stay within half of
+    // L2.
     const int64_t tiles = divide_up(rows, r.tile.columns);
-    shape.panels = std::min<int64_t>(4, divide_up(tiles * groups, threads));
+    const int64_t fitting = std::clamp<int64_t>(kOwnWeightSums / std::max<int64_t>(1, pixels), 4, 16);
+    shape.panels = std::min(fitting, divide_up(tiles * groups, threads));
     return shape;
   }
   const int64_t smallest = shape.pixels_are_rows ? 2 * r.tile.rows : r.tile.columns;
