@@ -33,7 +33,8 @@ class Col2imConv {
         taps_(kernel_taps(p_)),
         reduction_(1, job.depth, false),
         epilogue_(job),
-        source_region_(flat_region()) {
+        is_flat_(has_flat_source()),
+        source_region_(source_region()) {
     const Col2imWorkspace sizes(p_, shape, job.tile);
     pitch_ = sizes.pitch;
     weight_ = workspace;
@@ -70,26 +71,30 @@ class Col2imConv {
   static constexpr int64_t kColumns = kTileColumns<A>;
   static constexpr int W = kLanes<A>;
 
-  // The source's pixels as they lie: one long axis where its strides allow, so that runs do not end with a row.
-  Region flat_region() const {
-    Region r;
-    bool dense = true;
+  // Whether the source's pixels follow each other through all of an image.
+  bool has_flat_source() const {
     int64_t distance = 1;
-    for (int i = kSpatialAxes; i-- > 0; distance *= p_.axis[i].output) {
-      r.axis[i].count = r.axis[i].extent = p_.axis[i].output;
-      dense = dense && (p_.axis[i].output == 1 || job_.source_strides.axis[i] == distance);
+    for (int i = kSpatialAxes; i-- > 0; distance *= p_.axis[i].output)
+      if (p_.axis[i].output > 1 && job_.source_strides.axis[i] != distance) return false;
+    return true;
+  }
+
+  // The source's pixels, as one long axis if they are flat, so that runs do not end with a row.
+  Region source_region() const {
+    Region r;
+    if (is_flat_) {
+      r.axis[2].count = r.axis[2].extent = output_pixels(p_);
+    } else {
+      for (int i = 0; i < kSpatialAxes; ++i) r.axis[i].count = r.axis[i].extent = p_.axis[i].output;
     }
-    if (!dense) return r;
-    Region flat;
-    flat.axis[2].count = flat.axis[2].extent = distance;
-    return flat;
+    return r;
   }
 
   void multiply_all() {
     const int64_t rows = channels_ * taps_, pixels = images_ * image_pixels_;
     const Panels panels(rows, job_.tile.rows);
     Strides strides = job_.source_strides;
-    if (source_region_.axis[2].count == output_pixels(p_)) strides.axis[2] = 1;
+    if (is_flat_) strides.axis[2] = 1;
     for (int64_t b = 0; b < reduction_.blocks(); ++b) {
       const Block block = reduction_.block(b);
       pack_weight(block, panels);
@@ -282,6 +287,7 @@ class Col2imConv {
   const int64_t taps_;
   const Reduction reduction_;
   const EpilogueOf<T, A> epilogue_;
+  const bool is_flat_;
   const Region source_region_;
   int64_t pitch_, phase_pitch_;
   A *weight_, *image_, *sums_, *phases_, *line_;

@@ -32,7 +32,7 @@ Col2imShape col2im_shape(const PlanRequest& r, int64_t threads) {
   Col2imShape shape = cut_image(r);
   const int64_t pixels = output_pixels(p), groups = p.groups;
   if (shape.whole(p)) shape.images = std::clamp<int64_t>(kEnoughPixels / pixels, 1, std::max<int64_t>(1, p.batch));
-  shape.channels = fitting_channels(r, shape.whole(p) ? shape.images * pixels : kBandPixels);
+  shape.channels = fitting_channels(r, Col2imWorkspace(p, shape, r.tile).pitch);
   const int64_t bands = divide_up(p.axis[shape.cut].input, shape.band) * divide_up(p.batch, shape.images);
   const auto units = [&] { return groups * bands * divide_up(p.in_channels, shape.channels); };
   // Four panels still repay the gathering of the image for them.
