@@ -1,8 +1,7 @@
 // Strided dgrad as one matrix product and a fold. Include only from engine.inl.h.
 //
 //   sums[(m, tap), x] = sum over c of weight[c, (m, tap)] * source[c, x]        a plain product: no taps, no padding
-//   result[m, y]      = bias[m] + sum of sums[(m, tap), x] over the pairs (tap, x) with x * stride + tap * dilation -
-//   lo = y
+//   result[m, y]      = bias[m] + sum of sums[(m, tap), x] over tap, x with x * stride + tap * dilation - lo = y
 //
 //   weight [c][(m, tap)]  as it lies: a panel is rows of MR neighbours        sums of a channel, two taps, stride 2:
 //   source [c][x]         as it lies: a panel is rows of NR neighbours          tap 0:  a0 a1 a2 ..  -> y = 0 2 4 ..
