@@ -98,7 +98,7 @@ def test_every_algorithm_is_reached() -> None:
     for level in LEVELS:
         with convext.backends.cpu.max_isa(level):
             taken |= {algorithm(operator, problem(operator, case)) for operator, case, _, _ in every_case()}
-    assert taken >= {"packed", "banded", "depthwise", "depthwise_channels_last", "direct", "winograd"}
+    assert taken >= {"packed", "banded", "col2im", "depthwise", "depthwise_channels_last", "direct", "winograd"}
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "../elements.h"
+#include "col2im_job.h"
 #include "lane_band.h"
 #include "norm.h"
 #include "packed.h"
@@ -38,6 +39,7 @@ struct Kernels {
   void (*run_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
   void (*finish_wgrad)(const WgradJob&, int64_t begin, int64_t end);
   void (*run_banded)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
+  void (*run_col2im)(const ConvJob&, const Col2imShape&, int64_t begin, int64_t end, void* workspace);
   void (*run_depthwise)(const ConvJob&, const LaneBand&, int64_t begin, int64_t end, void* workspace);
   void (*run_depthwise_wgrad)(const WgradJob&, const LaneBand&, int64_t begin, int64_t end, void* workspace);
   // The workspace starts with offset_bytes for the taps' offsets.

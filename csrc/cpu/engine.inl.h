@@ -11,6 +11,7 @@ namespace {
 #include "epilogue.h"
 #include "microkernel.h"
 #include "gather.h"
+#include "gather_vectors.h"
 #include "packed_conv.h"
 #include "packed_wgrad.h"
 #include "depthwise_channels.h"
@@ -19,6 +20,7 @@ namespace {
 #include "band_stage.h"
 #include "correlation.h"
 #include "banded.h"
+#include "col2im.h"
 #include "unfold_rows.h"
 #include "fold_bands.h"
 #include "response_norm.h"
@@ -67,6 +69,10 @@ struct KernelsOf {
     BandedConv<T, A> conv(job, offsets, reinterpret_cast<A*>(offsets + kReductionBlock));
     for (int64_t i = begin; i < end; ++i) conv.run(i);
   }
+  static void run_col2im(const ConvJob& job, const Col2imShape& shape, int64_t begin, int64_t end, void* workspace) {
+    Col2imConv<T, A> conv(job, shape, static_cast<A*>(workspace));
+    for (int64_t i = begin; i < end; ++i) conv.run(i);
+  }
   static void pack_depthwise(const ConvJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) pack_depthwise_tap<T, A>(job, i);
   }
@@ -98,6 +104,7 @@ struct KernelsOf {
             .run_wgrad = &run_wgrad,
             .finish_wgrad = &finish_wgrad,
             .run_banded = &run_banded,
+            .run_col2im = &run_col2im,
             .run_depthwise = &run_depthwise,
             .run_depthwise_wgrad = &run_depthwise_wgrad,
             .run_correlation_wgrad = &run_correlation_wgrad,

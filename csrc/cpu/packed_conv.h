@@ -39,6 +39,20 @@ struct WeightPacker {
            start * block.length();
   }
 
+  // Asks for rows [begin, end) of the panel that starts at result channel `start`, which is packed next: they stand a
+  // weight row apart, too far for the processor to see them coming.
+  void prefetch_rows(const RegionJob& r, const Block& block, int64_t group, int64_t start, int64_t begin,
+                     int64_t end) const {
+    if (r.reduction.channels_inner && block.taps > 1) return;
+    const T* from = static_cast<const T*>(job.weight) + group * job.weight_group + start * job.weight_row +
+                    block.channel * job.weight_depth;
+    if (block.taps > 1 && job.weight_depth != block.taps) return;  // not one run a row
+    if (block.taps == 1 && job.weight_depth != 1) return;
+    for (int64_t i = begin; i < std::min(end, job.rows - start); ++i)
+      for (int64_t k = 0; k < block.length(); k += 64 / static_cast<int64_t>(sizeof(T)))
+        __builtin_prefetch(from + i * job.weight_row + k);
+  }
+
   // Packs `width` result channels from `start` on, and zeros beyond the last.
   void pack_panel(const RegionJob& r, const Block& block, int64_t group, int64_t start, int64_t width, A* to) const {
     const T* from = static_cast<const T*>(job.weight) + group * job.weight_group + start * job.weight_row +
@@ -160,6 +174,9 @@ class ConvUnit {
       for (int64_t p = 0; p < rows.count; ++p) {
         const PixelRun* own = runs + first_run[p];
         const int run_count = first_run[p + 1] - first_run[p];
+        if (job_.shape.packs_own_weight)
+          weight_.prefetch_rows(*region_, block_, group_, channel + kColumns, p * kColumns / rows.count,
+                                (p + 1) * kColumns / rows.count);
         int64_t distance = 0;
         T* direct = columns == kColumns ? contiguous_channels(own, run_count, rows.rows(p), &distance) : nullptr;
         A* partial = partial_of((t - first_panel_) * kColumns * pixels_ + rows.start(p) * kColumns);
@@ -221,6 +238,9 @@ class ConvUnit {
     const Reduction& reduction = region_->reduction;
     const int64_t channel_step = reduction.channel_step(block_) * width, tap_step = reduction.tap_step(block_) * width;
     if (block_.length() == 0) return;
+    if constexpr (std::is_same_v<T, A>) {
+      if (!reduction.channels_inner) return gather_vectors<A>(image_, block_, runs, run_count, width, to);
+    }
     if (!reduction.channels_inner || job_.source_strides.channel != 1 || job_.depth < kLanes<A> / 2 ||
         region_->region->folded())
       return gather_pixelwise<T, A>(image_, block_, runs, run_count, width, {to, channel_step, tap_step});

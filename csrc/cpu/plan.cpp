@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "band.h"
+#include "col2im_plan.h"
 #include "winograd_plan.h"
 
 namespace convext {
@@ -12,6 +13,11 @@ namespace {
 constexpr int64_t kMostRegions = 4096;
 // Weights from this size on fall out of L2 between packing and use.
 constexpr int64_t kOwnWeightBytes = 512 << 10;
+// Pixels up to which a weight of that size is packed by its readers even where pixels fill vectors as well as channels
+// do.
+constexpr int64_t kFewPixels = 128;
+// Pixels times tiles of a unit that packs its own weight: 512 KiB of float sums.
+constexpr int64_t kOwnWeightSums = 4096;
 // Output channels of a group up to which correlating filter by filter beats transposing the image for a product.
 constexpr int64_t kMostCorrelated = 16, kMostCorrelatedInputs = 8;
 // Result channels of a group up to which reading the stage in place beats packing it.
@@ -66,12 +72,16 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   const int64_t width = shape.pixels_are_rows ? r.tile.columns : r.tile.rows;
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, width));
   const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes;
-  if (as_rows > 0.9 && pixels <= std::min(kMostUnitPixels, 2 * rows) && weight_bytes >= kOwnWeightBytes) {
+  // Pixels that fill vectors too are gathered for all channels at once, which saves more than the weight's passes cost.
+  const bool few_pixels = pixels <= kFewPixels || as_rows > 1.1 * as_columns;
+  if (as_rows > 0.9 && few_pixels && pixels <= std::min(kMostUnitPixels, 2 * rows) && weight_bytes >= kOwnWeightBytes) {
     shape.pixels_are_rows = shape.packs_own_weight = true;
     shape.pixels = pixels;
-    // Four tiles repay the gathering of the image once a unit.
+    // The more tiles a unit has, the less the gathering of the image once a unit costs; its sums stay within half of
+    // L2.
     const int64_t tiles = divide_up(rows, r.tile.columns);
-    shape.panels = std::min<int64_t>(4, divide_up(tiles * groups, threads));
+    const int64_t fitting = std::clamp<int64_t>(kOwnWeightSums / std::max<int64_t>(1, pixels), 4, 16);
+    shape.panels = std::min(fitting, divide_up(tiles * groups, threads));
     return shape;
   }
   const int64_t smallest = shape.pixels_are_rows ? 2 * r.tile.rows : r.tile.columns;
@@ -233,6 +243,7 @@ std::string refusal(Algorithm algorithm, const PlanRequest& r) {
     case Algorithm::kDepthwise: return depthwise_refusal(r);
     case Algorithm::kCorrelation: return correlation_refusal(r);
     case Algorithm::kWinograd: return winograd_refusal(r);
+    case Algorithm::kCol2im: return col2im_refusal(r);
     case Algorithm::kBanded: return banded_refusal(r);
     case Algorithm::kPacked:
       if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
@@ -250,6 +261,7 @@ const char* algorithm_name(Algorithm algorithm) {
     case Algorithm::kDepthwise: return "depthwise";
     case Algorithm::kCorrelation: return "correlation";
     case Algorithm::kWinograd: return "winograd";
+    case Algorithm::kCol2im: return "col2im";
     case Algorithm::kBanded: return "banded";
     case Algorithm::kPacked: return "packed";
     case Algorithm::kDirect: return "direct";
@@ -273,8 +285,9 @@ LanePlan::LanePlan(const PlanRequest& request) {
 
 ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
-  for (const Algorithm candidate : {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kCorrelation,
-                                    Algorithm::kWinograd, Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
+  for (const Algorithm candidate :
+       {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kCorrelation, Algorithm::kWinograd,
+        Algorithm::kCol2im, Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
     if (reason.empty()) break;
@@ -286,6 +299,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
     case Algorithm::kDepthwise: plan_depthwise(request, plan); break;
     case Algorithm::kCorrelation: plan_correlation(request, plan); break;
     case Algorithm::kWinograd: plan_winograd(request, plan); break;
+    case Algorithm::kCol2im: plan_col2im(request, plan); break;
     case Algorithm::kBanded: plan_banded(request, plan); break;
     case Algorithm::kPacked:
       (request.op == ConvOperator::kWgrad ? plan_packed_wgrad : plan_packed_conv)(request, plan);

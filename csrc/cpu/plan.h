@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "col2im_job.h"
 #include "lane_band.h"
 #include "packed.h"
 #include "winograd_job.h"
@@ -11,7 +12,16 @@
 namespace convext {
 
 // Candidates in the order they are tried; the last one takes everything.
-enum class Algorithm { kDepthwiseChannelsLast, kDepthwise, kCorrelation, kWinograd, kBanded, kPacked, kDirect };
+enum class Algorithm {
+  kDepthwiseChannelsLast,
+  kDepthwise,
+  kCorrelation,
+  kWinograd,
+  kCol2im,
+  kBanded,
+  kPacked,
+  kDirect
+};
 const char* algorithm_name(Algorithm algorithm);
 
 struct PlanRequest {
@@ -42,6 +52,7 @@ struct ConvPlan {
   bool channels_inner = false;
   WinogradShape winograd;
   WinogradWgradShape winograd_wgrad;
+  Col2imShape col2im;
   // Banded.
   int64_t band_rows = 1;
   // Packed wgrad.

@@ -153,6 +153,21 @@ void run_banded_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   });
 }
 
+void run_col2im(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                const ConvOperands& operands) {
+  ConvJob job = make_job(request, plan, operands);
+  const ConvProblem& p = request.problem;
+  const Col2imShape& shape = plan.col2im;
+  const Workspace workspace(plan);
+  job.packed_bias = workspace.shared();
+  if (job.epilogue.bias) kernels.pack_bias(job);
+  const int64_t units = p.groups * divide_up(p.batch, shape.images) * divide_up(p.axis[shape.cut].input, shape.band) *
+                        divide_up(job.rows, shape.channels);
+  for_each_worker(plan.workers, units, [&](int64_t worker, int64_t begin, int64_t end) {
+    kernels.run_col2im(job, shape, begin, end, workspace.of_worker(worker));
+  });
+}
+
 // The image that a gather of stride 1 in the plane reads: where its taps descend, from the last tap on.
 TiledImage tiled_image(const Operand& operand, const Region& region, PaddingMode mode) {
   TiledImage image;
@@ -364,6 +379,7 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& en
     case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
     case Algorithm::kWinograd:
       return (wgrad ? run_winograd_wgrad : run_winograd_conv)(request, plan, engine, type, operands);
+    case Algorithm::kCol2im: return run_col2im(request, plan, kernels, operands);
     case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
     case Algorithm::kPacked: return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
     case Algorithm::kDirect: return;

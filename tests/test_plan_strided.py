@@ -1,0 +1,94 @@
+"""The plan of strided problems: who takes the gradient, and how deep layers on small maps are cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import convext
+
+MIB = 1 << 20
+
+
+def dgrad_plan(grad: tuple[int, ...], weight: tuple[int, ...], **settings: Any) -> Any:
+    return convext.conv_plan("dgrad", grad, weight, **settings)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize(
+    ("grad", "weight", "settings"),
+    [
+        ((1, 512, 7, 7), (512, 512, 3, 3), {"stride": 2, "padding": 1}),
+        ((1, 1024, 16, 16), (1024, 512, 2, 2), {"stride": 2}),
+        ((4, 256, 8, 8), (256, 128, 4, 4), {"stride": 2, "padding": 1}),
+        ((1, 512, 799), (512, 512, 3), {"stride": 2}),
+        ((1, 256, 500), (256, 128, 16), {"stride": 8, "padding": 4}),
+        ((1, 256, 4, 4, 4), (256, 256, 2, 2, 2), {"stride": 2}),
+        ((1, 64, 9, 9), (64, 32, 3, 3), {"stride": (1, 2), "padding": 1}),
+    ],
+    ids=str,
+)
+def test_a_strided_gradient_is_a_product_and_a_fold(
+    grad: tuple[int, ...], weight: tuple[int, ...], settings: dict[str, Any], dtype: torch.dtype, isa: str
+) -> None:
+    plan = dgrad_plan(grad, weight, dtype=dtype, **settings)
+    assert plan.algorithm == "col2im", plan
+
+
+@pytest.mark.parametrize(
+    ("operator", "image", "weight", "settings", "reason"),
+    [
+        ("fprop", (1, 64, 9, 9), (64, 64, 5, 5), {"stride": 2}, "it computes dgrad"),
+        ("dgrad", (1, 64, 9, 9), (64, 64, 5, 5), {}, "the stride is one"),
+        ("dgrad", (1, 64, 9, 9), (64, 64, 3, 3), {"stride": 2, "channels_last": True}, "channels_last"),
+        ("dgrad", (1, 64, 9, 9), (64, 64, 3, 3), {"stride": 2, "padding_mode": "circular"}, "folds border pixels"),
+        ("dgrad", (1, 64, 100), (64, 64, 65), {"stride": 2}, "more than 64 taps"),
+        ("dgrad", (1, 8, 9, 100_000), (8, 8, 5, 5), {"stride": 2}, "needs more than 3 MiB"),
+    ],
+    ids=str,
+)
+def test_it_says_what_it_declines(
+    operator: str, image: tuple[int, ...], weight: tuple[int, ...], settings: dict[str, Any], reason: str
+) -> None:
+    plan = convext.conv_plan(operator, image, weight, **settings)
+    assert plan.algorithm != "col2im"
+    reasons = dict(plan.declined)
+    assert "col2im" in reasons and reason in reasons["col2im"], plan
+
+
+@pytest.mark.parametrize("threads", (1, 2, 16))
+@pytest.mark.parametrize(
+    "size", ((4, 4), (37, 21), (128, 128), (1024, 1024), (3, 4000), (4000, 3), (20_000,), (2_000_000,), (40, 40, 40))
+)
+@pytest.mark.parametrize(("kernel", "stride"), ((1, 2), (2, 2), (3, 2), (4, 2), (3, 3), (5, 4)))
+def test_its_workspace_is_bounded(size: tuple[int, ...], kernel: int, stride: int, threads: int, isa: str) -> None:
+    for dtype in (torch.float32, torch.float64):
+        weight = (64, 48) + (kernel,) * len(size)
+        plan = dgrad_plan((2, 64, *size), weight, stride=stride, dtype=dtype, num_threads=threads)
+        if plan.algorithm == "col2im":
+            assert plan.workspace_bytes <= 3 * MIB * threads + 64 * 8, plan
+
+
+def test_bands_of_a_cut_image_agree_with_the_whole(isa: str) -> None:
+    """Small integers are exact, so the cut may not show: along each axis that bands can cut."""
+    for size, kernel in (((75, 33), 4), ((3001,), 3), ((13, 12, 11), 3), ((1, 2500), 3)):
+        generator = torch.Generator().manual_seed(0)
+        grad = torch.randint(-3, 4, (2, 5, *size), generator=generator).double()
+        weight = torch.randint(-3, 4, (5, 3) + (kernel,) * len(size), generator=generator).double()
+        name = f"conv_transpose{len(size)}d"
+        settings: dict[str, Any] = {"stride": 2, "padding": 1 if size[0] > 1 else (0, 1), "output_padding": 0}
+        if len(size) == 1:
+            settings["padding"] = 1
+        ours = getattr(convext.functional, name)(grad, weight, None, **settings)
+        theirs = getattr(torch.nn.functional, name)(grad, weight, None, **settings)
+        assert torch.equal(ours, theirs), (size, kernel)
+
+
+def test_few_pixels_of_deep_layers_are_rows(isa: str) -> None:
+    """49 pixels fill vectors badly, 256 do not."""
+    few = convext.conv_plan("fprop", (1, 512, 14, 14), (512, 512, 3, 3), stride=2, padding=1)
+    many = convext.conv_plan("fprop", (4, 128, 16, 16), (256, 128, 4, 4), stride=2, padding=1)
+    assert few.algorithm == many.algorithm == "packed"
+    assert few.pixels_are_rows and not many.pixels_are_rows
