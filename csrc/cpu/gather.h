@@ -183,7 +183,7 @@ void gather_folded(const ImageReader<T>& image, const Block& block, const PixelR
 }
 
 // Most pixels that one gather may span, and so the most pieces it makes.
-inline constexpr int kMostColumns = kReductionBlock;
+inline constexpr int kMostColumns = 2 * kReductionBlock;
 inline constexpr int kMostPieces = 3 * kMostColumns;
 
 // Fills rows (channel, tap) x columns [0, columns) of a panel, pixel-wise. Columns from the last run's end on are

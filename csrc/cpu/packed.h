@@ -68,6 +68,7 @@ struct Reduction {
     const int64_t tap = index / across * tap_chunk, channel = index % across * channel_chunk;
     return {tap, std::min(tap_chunk, taps - tap), channel, std::min(channel_chunk, depth - channel)};
   }
+  int64_t length() const { return taps * depth; }
   // Terms in the blocks before `b`.
   int64_t before(const Block& b) const { return b.tap * depth + b.taps * b.channel; }
   int64_t longest() const { return tap_chunk * channel_chunk; }
@@ -118,6 +119,7 @@ struct ConvJob {
   Tile tile;
   UnitShape shape;
   int64_t rows = 0, depth = 0;  // result and source channels of one group
+  int64_t panel_depth = 0;      // channels of the reduction: of the source, or pairs of them
   int64_t band_rows = 1;        // most result rows of a band, for the banded algorithm
   const void* source = nullptr;
   Strides source_strides;

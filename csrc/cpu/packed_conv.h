@@ -13,7 +13,7 @@
 // vectors, the other way round. Both run the same loops: only which side is packed once and which per unit differs.
 #pragma once
 
-template <class T, class A>
+template <class T, class A, class Product>
 struct WeightPacker {
   const ConvJob& job;
 
@@ -35,14 +35,14 @@ struct WeightPacker {
   A* panel_at(const RegionJob& r, const Block& block, int64_t group, int64_t start) const {
     const int64_t channels = packed_channels(job.shape, job.tile, job.rows);
     return static_cast<A*>(job.packed_weight) + r.packed_offset +
-           channels * (group * r.reduction.taps * r.reduction.depth + r.reduction.before(block)) +
+           channels * (group * r.reduction.length() + r.reduction.before(block)) +
            start * block.length();
   }
 
   // Packs `width` result channels from `start` on, and zeros beyond the last.
   void pack_panel(const RegionJob& r, const Block& block, int64_t group, int64_t start, int64_t width, A* to) const {
     const T* from = static_cast<const T*>(job.weight) + group * job.weight_group + start * job.weight_row +
-                    block.channel * job.weight_depth;
+                    block.channel * Product::kTerms * job.weight_depth;
     const int64_t rows = std::min(width, job.rows - start);
     int64_t offset[kReductionBlock];  // of each tap in the weight
     // The channels of a single tap are in order either way.
@@ -53,6 +53,12 @@ struct WeightPacker {
       for (int i = 0; i < kSpatialAxes; ++i)
         offset[t] += (r.region->axis[i].tap0 + tap.t[i] * r.region->axis[i].tap_step) * job.weight_tap[i];
       contiguous = contiguous && offset[t] == offset[0] + t;
+    }
+    const int64_t channel_step = r.reduction.channel_step(block), tap_step = r.reduction.tap_step(block);
+    if constexpr (Product::kTerms == 2) {
+      const int64_t channels = job.depth - 2 * block.channel;
+      return pack_weight_pairs<T, A>({from, job.weight_row, job.weight_depth, channels, rows, width}, block, offset,
+                                     channel_step, tap_step, to);
     }
     if constexpr (std::is_same_v<T, A>) {
       if (contiguous && rows == width) {  // fprop's contiguous weight: each row is one run of the block
@@ -66,7 +72,6 @@ struct WeightPacker {
         return;
       }
     }
-    const int64_t channel_step = r.reduction.channel_step(block), tap_step = r.reduction.tap_step(block);
     for (int64_t c = 0; c < block.channels; ++c)
       for (int64_t i = 0; i < width; ++i) {
         const T* row = from + c * job.weight_depth + i * job.weight_row;
@@ -77,7 +82,7 @@ struct WeightPacker {
 };
 
 // One unit of a ConvJob: a block of channels by a block of pixels of one region and group.
-template <class T, class A>
+template <class T, class A, class Product>
 class ConvUnit {
  public:
   ConvUnit(const ConvJob& job, int64_t index, A* workspace) : job_(job), epilogue_(job), weight_{job} {
@@ -198,10 +203,10 @@ class ConvUnit {
           call.clamp = &epilogue_.clamp();
           if (epilogue_.has_residual()) call.residual = prefetched(epilogue_.residual_of(c), tile);
         }
-        return multiply<A>(tile.rows, call);
+        return multiply<A, false, Product>(tile.rows, call);
       }
     }
-    multiply<A>(tile.rows, {block_.length(), tile.a, tile.b, tile.partial, kColumns, start, bias});
+    multiply<A, false, Product>(tile.rows, {block_.length(), tile.a, tile.b, tile.partial, kColumns, start, bias});
     if (!last_block_) return;
     if (tile.direct)
       return epilogue_.write({place_of(tile), tile.direct_distance, 1, tile.partial, kColumns, 1, tile.rows, kColumns});
@@ -221,6 +226,8 @@ class ConvUnit {
     const Reduction& reduction = region_->reduction;
     const int64_t channel_step = reduction.channel_step(block_) * width, tap_step = reduction.tap_step(block_) * width;
     if (block_.length() == 0) return;
+    if constexpr (Product::kTerms == 2)
+      return gather_pairs(runs, run_count, width, {to, channel_step, tap_step});
     if (!reduction.channels_inner || job_.source_strides.channel != 1 || job_.depth < kLanes<A> / 2 ||
         region_->region->folded())
       return gather_pixelwise<T, A>(image_, block_, runs, run_count, width, {to, channel_step, tap_step});
@@ -230,6 +237,20 @@ class ConvUnit {
       channel_rows<T, A>(image_, block_, t, runs, run_count, kZeros<A>, widened_, rows);
       std::fill(rows + used, rows + width, kZeros<A>);
       transpose_rows(rows, static_cast<int>(width), block_.channels, to + t * tap_step);
+    }
+  }
+
+  // `gather` of pairs of channels.
+  void gather_pairs(const PixelRun* runs, int run_count, int64_t width, const RowTarget<A>& target) {
+    if (!region_->reduction.channels_inner || job_.source_strides.channel != 1 || job_.depth < kLanes<A> ||
+        job_.depth % 2 != 0)
+      return gather_pairs_pixelwise<T, A>(image_, job_.depth, block_, runs, run_count, width, target);
+    const A* rows[kColumns];
+    const int used = runs[run_count - 1].column + runs[run_count - 1].len;
+    for (int64_t t = 0; t < block_.taps; ++t) {
+      channel_pair_rows<T, A>(image_, block_, t, runs, run_count, kZeros<A>, rows);
+      std::fill(rows + used, rows + width, kZeros<A>);
+      transpose_rows(rows, static_cast<int>(width), block_.channels, target.to + t * target.tap_step);
     }
   }
 
@@ -305,7 +326,7 @@ class ConvUnit {
 
   const ConvJob& job_;
   const EpilogueOf<T, A> epilogue_;
-  WeightPacker<T, A> weight_;
+  WeightPacker<T, A, Product> weight_;
   const RegionJob* region_;
   int64_t group_, first_pixel_, pixels_, first_panel_, panels_;
   ImageReader<T> image_;

@@ -16,7 +16,7 @@
 // memory.
 #pragma once
 
-template <class T, class A>
+template <class T, class A, class Product>
 class WgradUnit {
  public:
   WgradUnit(const WgradJob& job, int64_t index, A* workspace) : job_(job) {
@@ -31,9 +31,9 @@ class WgradUnit {
     first_tile_ = column_block * job.tiles;
     tiles_ = std::min(job.tiles, job.column_tiles() - first_tile_);
     const ConvProblem& p = *job.problem;
-    grad_ = {static_cast<const T*>(job.grad) + group_ * p.out_channels * job.grad_strides.channel, job.grad_strides,
+    grad_ = {static_cast<const Element*>(job.grad) + group_ * p.out_channels * job.grad_strides.channel, job.grad_strides,
              &job.grad_region, PaddingMode::kZeros, &p};
-    source_ = {static_cast<const T*>(job.source) + group_ * p.in_channels * job.source_strides.channel,
+    source_ = {static_cast<const Element*>(job.source) + group_ * p.in_channels * job.source_strides.channel,
                job.source_strides, &job.source_region, p.mode, &p};
     a_panels_ = workspace;
     b_tile_ = a_panels_ + kReductionBlock * job.panels * job.tile.rows;
@@ -45,19 +45,20 @@ class WgradUnit {
     const Panels panels(job_.problem->out_channels, job_.tile.rows);
     const int64_t first_row = panels.start(first_panel_), last_row = panels.start(first_panel_ + panels_);
     const int64_t begin = job_.slice_start(slice_), end = job_.slice_start(slice_ + 1);
-    for (int64_t pixel = begin; pixel < end; pixel += kReductionBlock) {
-      const int64_t length = std::min(kReductionBlock, end - pixel);
+    for (int64_t pixel = begin; pixel < end; pixel += kChunk) {
+      const int64_t length = std::min(kChunk, end - pixel), depth = divide_up(length, Product::kTerms);
       run_count_ = make_runs(job_.source_region, pixel, length, runs_);
       for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p)
         pack(grad_, panels.start(p), panels.rows(p), panels.rows(p), length,
-             a_panels_ + (panels.start(p) - first_row) * length);
+             a_panels_ + (panels.start(p) - first_row) * depth);
       for (int64_t tile = first_tile_; tile < first_tile_ + tiles_; ++tile) {
         const int64_t column = tile * kColumns;
         pack(source_, column, std::min(kColumns, job_.columns() - column), kColumns, length, b_tile_);
         for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p) {
           const int64_t row = panels.start(p);
           const Target to = target(row, row - first_row, tile);
-          multiply<A>(panels.rows(p), {length, a_panels_ + (row - first_row) * length, b_tile_, to.data, to.distance,
+          multiply<A, false, Product>(panels.rows(p),
+                                      {depth, a_panels_ + (row - first_row) * depth, b_tile_, to.data, to.distance,
                                        pixel == begin ? TileStart::kZero : TileStart::kPartialSum, nullptr});
         }
       }
@@ -68,6 +69,11 @@ class WgradUnit {
 
  private:
   static constexpr int64_t kColumns = kTileColumns<A>;
+  static constexpr int64_t kChunk = kReductionBlock * Product::kTerms;  // pixels
+  static constexpr bool kPairs = Product::kTerms == 2;
+  // Pixels are paired when their rows are transposed, and move as bits until then.
+  using Element = std::conditional_t<kPairs, uint16_t, T>;
+  using Row = std::conditional_t<kPairs, uint16_t, A>;
 
   struct Target {
     A* data;
@@ -105,24 +111,28 @@ class WgradUnit {
   }
 
   // Panel [pixel][width] of columns [first, first + count) of an image.
-  void pack(const ImageReader<T>& image, int64_t first, int64_t count, int64_t width, int64_t length, A* to) {
+  void pack(const ImageReader<Element>& image, int64_t first, int64_t count, int64_t width, int64_t length, A* to) {
     const bool is_grad = &image == &grad_;
     const int64_t channels = is_grad ? job_.problem->out_channels : job_.problem->in_channels;
     if (!(job_.channel_major && !is_grad) && image.strides.channel == 1 && channels >= kLanes<A> / 2 &&
         image.region->axis[2].step * image.strides.axis[2] != 1)
       return pack_channelwise(image, channels, first, count, width, length, to);
-    const A* row[kColumns];
-    for (int64_t j = 0; j < width; ++j) row[j] = j < count ? rows_ + j * kReductionBlock : kZeros<A>;
+    Row* rows = reinterpret_cast<Row*>(rows_);
     const auto gather = [&](const Block& block, int64_t column, int64_t channel_step) {
-      gather_pixelwise<T, A>(image, block, runs_, run_count_, length,
-                             {rows_ + column * kReductionBlock, channel_step * kReductionBlock, kReductionBlock});
+      gather_pixelwise<Element, Row>(image, block, runs_, run_count_, length,
+                                     {rows + column * kChunk, channel_step * kChunk, kChunk});
     };
     if (job_.channel_major && !is_grad) {
       for_each_channel_block(job_.source_region.taps(), first, count, gather);
     } else {
       for_each_tap(channels, first, count, [&](const Block& block, int64_t column) { gather(block, column, 1); });
     }
-    transpose_rows(row, static_cast<int>(width), length, to);
+    if (length % Product::kTerms != 0)  // the last pixel's partner
+      for (int64_t j = 0; j < count; ++j) rows[j * kChunk + length] = Row{0};
+    const A* row[kColumns];
+    for (int64_t j = 0; j < width; ++j)
+      row[j] = j < count ? reinterpret_cast<const A*>(rows + j * kChunk) : kZeros<A>;
+    transpose_rows(row, static_cast<int>(width), divide_up(length, Product::kTerms), to);
   }
 
   // Splits columns numbered (tap, channel) at taps: visit(block of one tap, its first column relative to `first`).
@@ -149,25 +159,30 @@ class WgradUnit {
     }
   }
 
-  void pack_channelwise(const ImageReader<T>& image, int64_t channels, int64_t first, int64_t count, int64_t width,
+  void pack_channelwise(const ImageReader<Element>& image, int64_t channels, int64_t first, int64_t count, int64_t width,
                         int64_t length, A* to) {
     if (count < width)
-      for (int64_t i = 0; i < length; ++i) std::fill_n(to + i * width + count, width - count, A{0});
-    const A* row[kReductionBlock];
+      for (int64_t i = 0; i < divide_up(length, Product::kTerms); ++i)
+        std::fill_n(to + i * width + count, width - count, A{0});
+    const Row* row[kChunk];
     for_each_tap(channels, first, count, [&](const Block& block, int64_t column) {
-      channel_rows<T, A>(image, block, 0, runs_, run_count_, kZeros<A>, rows_, row);
-      for (int64_t i = 0; i < length; ++i) copy_row(to + i * width + column, row[i], block.channels);
+      channel_rows<Element, Row>(image, block, 0, runs_, run_count_, kZeros<Row>, reinterpret_cast<Row*>(rows_), row);
+      if constexpr (kPairs) {
+        interleave_pixels(row, length, block.channels, width, to + column);
+      } else {
+        for (int64_t i = 0; i < length; ++i) copy_row(to + i * width + column, row[i], block.channels);
+      }
     });
   }
 
   const WgradJob& job_;
   int64_t group_, slice_, first_panel_, panels_, first_tile_, tiles_;
-  ImageReader<T> grad_, source_;
+  ImageReader<Element> grad_, source_;
   A* a_panels_;
   A* b_tile_;
   A* rows_;
   A* edge_;
-  PixelRun runs_[kReductionBlock];
+  PixelRun runs_[kChunk];
   int run_count_ = 0;
 };
 

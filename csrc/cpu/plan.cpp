@@ -109,7 +109,7 @@ void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
   plan.shape = unit_shape(r, plan.workers);
   plan.channels_inner = r.source_channels_last;
   const int64_t rows = gather_rows(r), groups = r.problem.groups;
-  int64_t weight = groups * packed_channels(plan.shape, r.tile, rows) * gather_depth(r) * kernel_taps(r.problem);
+  int64_t weight = groups * packed_channels(plan.shape, r.tile, rows) * panel_depth(r) * kernel_taps(r.problem);
   if (plan.shape.packs_own_weight) weight = 0;
   plan.shared_bytes = (weight + groups * packed_channels(plan.shape, r.tile, rows)) * r.sum_bytes;
   plan.thread_bytes = ConvWorkspace(plan.shape, r.tile).elements() * r.sum_bytes;
@@ -124,11 +124,11 @@ void plan_banded(const PlanRequest& r, ConvPlan& plan) {
   plan.band_rows = std::clamp<int64_t>(divide_up(total, 4 * threads), 8, 64);
   int64_t elements = 0;
   for (const Region& region : regions) {
-    const BandedRegion banded(region, rows, gather_depth(r), r.sum_bytes, plan.band_rows);
+    const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, plan.band_rows);
     elements = std::max(elements, banded.workspace_elements(rows, r.sum_bytes));
   }
   plan.thread_bytes = kReductionBlock * static_cast<int64_t>(sizeof(int64_t)) + elements * r.sum_bytes;
-  const int64_t weight = groups * rows * gather_depth(r) * kernel_taps(r.problem);
+  const int64_t weight = groups * rows * panel_depth(r) * kernel_taps(r.problem);
   plan.shared_bytes = (weight + groups * rows) * r.sum_bytes;
 }
 
@@ -219,7 +219,7 @@ std::string banded_refusal(const PlanRequest& r) {
   for (const Region& region : regions_of(r)) {
     if (region.taps() > kReductionBlock)
       return "the kernel has " + std::to_string(region.taps()) + " taps, more than " + std::to_string(kReductionBlock);
-    const BandedRegion banded(region, rows, gather_depth(r), r.sum_bytes, r.problem.axis[1].input);
+    const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, r.problem.axis[1].input);
     if (banded.band.columns * 5 < banded.band.pitch * 3) return "padding would fill two fifths of the columns";
     if (banded.stage_elements() * r.sum_bytes > kMostStageBytes) return "a row of the band is too long to stage";
   }

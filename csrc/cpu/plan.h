@@ -25,6 +25,7 @@ struct PlanRequest {
   int lanes = 16;                     // of a vector of the sum type
   int element_bytes = 4;              // of the element type
   int sum_bytes = 4;                  // of the type that sums are kept in
+  int kernel_terms = 1;               // most terms of the reduction in an element of a panel
   int64_t threads = 1;
   bool winograd = true;  // may be used
 };
@@ -76,5 +77,13 @@ inline int64_t gather_rows(const PlanRequest& r) {
 inline int64_t gather_depth(const PlanRequest& r) {
   return r.op == ConvOperator::kDgrad ? r.problem.out_channels : r.problem.in_channels;
 }
+
+// Terms of the reduction that an element of a panel holds. Folded borders are sums, which are not narrowed to be paired.
+inline int panel_terms(const PlanRequest& r) {
+  const bool folded = r.op == ConvOperator::kDgrad && r.problem.mode != PaddingMode::kZeros;
+  return folded ? 1 : r.kernel_terms;
+}
+// Channels of the panels' reduction: of the source, or pairs of them.
+inline int64_t panel_depth(const PlanRequest& r) { return divide_up(gather_depth(r), panel_terms(r)); }
 
 }  // namespace convext

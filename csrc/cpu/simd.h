@@ -10,7 +10,8 @@ inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
 template <class A>
 struct VectorOf {
   typedef A type __attribute__((vector_size(kVectorBytes)));
-  typedef A unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(A)), may_alias));
+  // A lane may also be a pair of 16-bit elements, wherever one begins (pairs.h).
+  typedef A unaligned __attribute__((vector_size(kVectorBytes), aligned(1), may_alias));
 };
 template <class A>
 using Vector = typename VectorOf<A>::type;
@@ -33,7 +34,7 @@ inline Vector<A> shuffle(Vector<A> a, Vector<A> b, Index index, std::index_seque
 #if defined(__clang__)
   return __builtin_shufflevector(a, b, static_cast<int>(index(I))...);
 #else
-  using Lane = std::conditional_t<sizeof(A) == 8, int64_t, int32_t>;
+  using Lane = std::conditional_t<sizeof(A) == 8, int64_t, std::conditional_t<sizeof(A) == 4, int32_t, int16_t>>;
   typedef Lane Mask __attribute__((vector_size(kVectorBytes)));
   return __builtin_shuffle(a, b, Mask{static_cast<Lane>(index(I))...});
 #endif

@@ -1,0 +1,148 @@
+// Panels of pairs: what an instruction that adds two products a lane multiplies. Include only from an engine.
+//
+// Channels 2p and 2p + 1 of the source stand side by side in the element of a panel that elsewhere holds one widened
+// term, so a reduction over pairs is a reduction over half as many channels: blocks, panels, bands and workspace are
+// those of the widened panels. An odd channel is paired with zeros, on both sides. wgrad pairs pixels.
+//
+//   NCHW            pairs of rows are interleaved as they are copied           half the stores of widening
+//   channels_last   neighbours in memory are a pair already: transposed whole  half the shuffles
+//
+// A is as wide as two elements and never calculated with: its bits are moved.
+#pragma once
+
+template <class T>
+inline uint32_t pair_bits(T even, T odd) {
+  return __builtin_bit_cast(uint16_t, even) | static_cast<uint32_t>(__builtin_bit_cast(uint16_t, odd)) << 16;
+}
+
+// to[i] = (even[i], odd[i]), reading and writing nothing outside of n elements.
+template <class T, class A>
+inline void interleave_row(A* to, const T* even, const T* odd, int64_t n) {
+  static_assert(sizeof(A) == 2 * sizeof(T));
+  constexpr int W = kLanes<A>;
+  typedef uint16_t Half __attribute__((vector_size(kVectorBytes / 2)));
+  typedef uint32_t Whole __attribute__((vector_size(kVectorBytes)));
+  const auto interleaved = [](const T* a, const T* b) {
+    Half low, high;
+    std::memcpy(&low, a, sizeof low);
+    std::memcpy(&high, b, sizeof high);
+    return reinterpret_cast<Vector<A>>(__builtin_convertvector(low, Whole) |
+                                       __builtin_convertvector(high, Whole) << 16);
+  };
+  if (n >= W) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) store(to + i, interleaved(even + i, odd + i));
+    if (i < n) store(to + n - W, interleaved(even + n - W, odd + n - W));
+    return;
+  }
+  T low[W], high[W];
+  A pairs[W];
+  copy_fewer<W>(low, even, n);
+  copy_fewer<W>(high, odd, n);
+  store(pairs, interleaved(low, high));
+  copy_fewer<W>(to, pairs, n);
+}
+
+// to[i] = (even[i * step], odd[i * step]); a missing `odd` is zeros.
+template <class T, class A>
+inline void interleave_strided(A* to, const T* even, const T* odd, int64_t step, int64_t n) {
+  if (odd && step == 1) return interleave_row(to, even, odd, n);
+  int64_t i = 0;
+  if (odd && step == 2) {  // the element wanted and the next are one lane
+    typedef uint32_t Whole __attribute__((vector_size(kVectorBytes)));
+    constexpr int W = kLanes<A>;
+    for (; i + W < n; i += W) {
+      const Whole low = reinterpret_cast<Whole>(load(reinterpret_cast<const A*>(even + 2 * i)));
+      const Whole high = reinterpret_cast<Whole>(load(reinterpret_cast<const A*>(odd + 2 * i)));
+      store(to + i, reinterpret_cast<Vector<A>>((low & 0xffff) | high << 16));
+    }
+  }
+  for (; i < n; ++i) {
+    const uint32_t bits = pair_bits(even[i * step], odd ? odd[i * step] : T{});
+    std::memcpy(to + i, &bits, sizeof bits);
+  }
+}
+
+// The pair of rows of source channels 2p, 2p + 1 of `channels`; nothing where there is no second.
+template <class T>
+inline const T* odd_channel(const T* even, int64_t p, int64_t channels, int64_t distance) {
+  return 2 * p + 1 < channels ? even + distance : nullptr;
+}
+
+// gather_pixelwise on pairs: the block's channels are pairs of the source's `channels`.
+template <class T, class A>
+void gather_pairs_pixelwise(const ImageReader<T>& image, int64_t channels, const Block& block, const PixelRun* runs,
+                            int run_count, int64_t columns, const RowTarget<A>& target) {
+  Piece pieces[kMostPieces];
+  const int64_t used = runs[run_count - 1].column + runs[run_count - 1].len;
+  const int64_t step = image.region->axis[2].step * image.strides.axis[2], distance = image.strides.channel;
+  for (int64_t t = 0; t < block.taps; ++t) {
+    int made = make_pieces(image, tap_at(*image.region, block.tap + t), runs, run_count, pieces);
+    if (used < columns) pieces[made++] = {static_cast<int32_t>(used), static_cast<int32_t>(columns - used), -1};
+    for (int i = 0; i < made; ++i) {
+      A* to = target.to + t * target.tap_step + pieces[i].column;
+      const int64_t len = pieces[i].len;
+      for (int64_t p = block.channel; p < block.channel + block.channels; ++p, to += target.channel_step) {
+        if (pieces[i].offset < 0) {
+          std::fill_n(to, len, A{0});
+        } else {
+          const T* even = image.data + 2 * p * distance + pieces[i].offset;
+          interleave_strided(to, even, odd_channel(even, p, channels, distance), step, len);
+        }
+      }
+    }
+  }
+}
+
+// channel_rows on pairs, of an even number of contiguous channels.
+template <class T, class A>
+void channel_pair_rows(const ImageReader<T>& image, const Block& block, int64_t tap, const PixelRun* runs,
+                       int run_count, const A* zeros, const A** rows) {
+  Piece pieces[kMostPieces];
+  const int made = make_pieces(image, tap_at(*image.region, block.tap + tap), runs, run_count, pieces);
+  const int64_t step = image.region->axis[2].step * image.strides.axis[2];
+  for (int i = 0; i < made; ++i)
+    for (int32_t j = 0; j < pieces[i].len; ++j)
+      rows[pieces[i].column + j] =
+          pieces[i].offset < 0
+              ? zeros
+              : reinterpret_cast<const A*>(image.data + 2 * block.channel + pieces[i].offset + j * step);
+}
+
+// A panel of the weight: `from` is the first result channel's first source channel, pair 0 of the block; rows of
+// `width` result channels, the last of them zeros; offset[t] is the distance to tap t. Pair p under tap t is row
+// p * pair_step + t * tap_step.
+template <class T>
+struct WeightPairs {
+  const T* from;
+  int64_t row_distance, channel_distance;
+  int64_t channels;  // from the first one of the block on
+  int64_t rows, width;
+};
+template <class T, class A>
+void pack_weight_pairs(const WeightPairs<T>& weight, const Block& block, const int64_t* offset, int64_t pair_step,
+                       int64_t tap_step, A* to) {
+  const auto [from, row_distance, channel_distance, channels, rows, width] = weight;
+  const bool whole = 2 * block.channels <= channels;  // no channel is without its partner
+  if (block.taps == 1 && whole && rows == width && channel_distance == 1) {  // each row is one run of pairs
+    const A* row[kTileColumns<A>];
+    for (int64_t i = 0; i < rows; ++i) row[i] = reinterpret_cast<const A*>(from + offset[0] + i * row_distance);
+    return transpose_rows(row, static_cast<int>(width), block.channels, to);
+  }
+  for (int64_t p = 0; p < block.channels; ++p) {
+    const T* even = from + 2 * p * channel_distance;
+    const T* odd = odd_channel(even, p, channels, channel_distance);
+    for (int64_t t = 0; t < block.taps; ++t) {
+      A* row = to + (p * pair_step + t * tap_step) * width;
+      interleave_strided(row, even + offset[t], odd ? odd + offset[t] : nullptr, row_distance, rows);
+      std::fill(row + rows, row + width, A{0});
+    }
+  }
+}
+
+// Pixels 2i and 2i + 1 of `rows`, each `count` channels: panel rows of `distance`.
+template <class T, class A>
+void interleave_pixels(const T* const* rows, int64_t length, int64_t count, int64_t distance, A* to) {
+  for (int64_t i = 0; i < length; i += 2, to += distance)
+    interleave_strided(to, rows[i], i + 1 < length ? rows[i + 1] : nullptr, 1, count);
+}
