@@ -182,6 +182,20 @@ struct WgradJob {
   int64_t slice_start(int64_t slice) const {
     return std::min(pixels(), slice * round_up(divide_up(pixels(), slices), kReductionBlock));
   }
+  // Distance of a tap from the first one in the result.
+  int64_t result_offset(int64_t tap) const {
+    const GatherAxis* g = source_region.axis;
+    const int64_t w = tap % g[2].taps, h = tap / g[2].taps % g[1].taps, d = tap / g[2].taps / g[1].taps;
+    return d * result_strides.axis[0] + h * result_strides.axis[1] + w * result_strides.axis[2];
+  }
+  // Whether the taps of a channel follow each other in the result.
+  bool taps_are_dense() const {
+    const GatherAxis* g = source_region.axis;
+    int64_t distance = 1;
+    for (int i = kSpatialAxes; i-- > 0; distance *= g[i].taps)
+      if (g[i].taps > 1 && result_strides.axis[i] != distance) return false;
+    return true;
+  }
   int64_t unit_count() const { return slices * problem->groups * row_blocks() * column_blocks(); }
 };
 

@@ -211,9 +211,15 @@ class ConvUnit {
     if (tile.direct)
       return epilogue_.write({place_of(tile), tile.direct_distance, 1, tile.partial, kColumns, 1, tile.rows, kColumns});
     if (!epilogue_.is_bias()) finish_partial(tile);
-    for_each_line(tile, [](T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
+    const auto store = [](T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
       store_line(to, to_step, from, from_step, n);
-    });
+    };
+    if (!job_.shape.pixels_are_rows || job_.result_strides.channel == 1) return for_each_line(tile, place_in(tile), store);
+    A turned[kTileRows * kColumns];  // whole lines of pixels are written faster
+    const A* rows[kTileRows];
+    for (int64_t i = 0; i < tile.rows; ++i) rows[i] = tile.partial + i * kColumns;
+    transpose_rows(rows, static_cast<int>(tile.rows), tile.columns, turned);
+    for_each_line(tile, {turned, 1, tile.rows}, store);
   }
 
   // The place of a tile's partial sums. One that its first block completes leaves it at once: all such share one in L1.
@@ -297,23 +303,31 @@ class ConvUnit {
 
   [[gnu::noinline]] void finish_partial(const TileJob& tile) const {
     if (epilogue_.has_residual())
-      for_each_line(tile, [&](const T* to, int64_t to_step, A* from, int64_t from_step, int64_t n) {
+      for_each_line(tile, place_in(tile), [&](const T* to, int64_t to_step, A* from, int64_t from_step, int64_t n) {
         epilogue_.add_residuals(from, from_step, to, to_step, n);
       });
     epilogue_.activate_rows(tile.partial, kColumns, tile.rows, kColumns);
   }
 
+  // A tile's sums in scratch memory.
+  struct TileSums {
+    A* data;
+    int64_t pixel_step, channel_step;
+  };
+  TileSums place_in(const TileJob& tile) const {
+    return job_.shape.pixels_are_rows ? TileSums{tile.partial, kColumns, 1} : TileSums{tile.partial, 1, kColumns};
+  }
+
   // Visits the lines of a tile of sums: where in the result they go, and where they are.
   template <class Visit>
-  void for_each_line(const TileJob& tile, Visit visit) const {
-    const bool pixels_are_rows = job_.shape.pixels_are_rows;
-    const int64_t pixel_step = pixels_are_rows ? kColumns : 1, channel_step = pixels_are_rows ? 1 : kColumns;
-    const int64_t channels = pixels_are_rows ? tile.columns : tile.rows;
+  void for_each_line(const TileJob& tile, const TileSums& sums, Visit visit) const {
+    const auto [data, pixel_step, channel_step] = sums;
+    const int64_t channels = job_.shape.pixels_are_rows ? tile.columns : tile.rows;
     const int64_t distance = job_.result_strides.channel;
     for (int i = 0; i < tile.run_count; ++i) {
       const PixelRun& run = tile.runs[i];
       T* to = result() + result_offset(run) + tile.channel * distance;
-      A* from = tile.partial + run.column * pixel_step;
+      A* from = data + run.column * pixel_step;
       if (distance == 1) {
         for (int64_t j = 0; j < run.len; ++j)
           visit(to + j * result_step(), 1, from + j * pixel_step, channel_step, channels);

@@ -186,22 +186,41 @@ class WgradUnit {
   int run_count_ = 0;
 };
 
-// Adds the slices' partial results in order and writes result row `index`, counted over (group, k).
+// Adds the slices' partial results in order and writes result row `index`, counted over (group, k): a vector of channels
+// of every tap at a time, which is turned where the taps are the inner index of the result.
 template <class T, class A>
 void finish_wgrad_row(const WgradJob& job, int64_t index) {
+  constexpr int W = kLanes<A>;
+  constexpr int kTaps = 128;
   const ConvProblem& p = *job.problem;
-  const int64_t group = index / p.out_channels, row = index % p.out_channels;
+  const int64_t group = index / p.out_channels, row = index % p.out_channels, taps = job.source_region.taps();
   const int64_t slice_distance = p.groups * job.partial_elements();
   const A* partial = static_cast<const A*>(job.partial) + group * job.partial_elements() + row * job.partial_columns();
   T* result = static_cast<T*>(job.result) + index * job.result_strides.outer;
-  const GatherAxis* g = job.source_region.axis;
-  for (int64_t t = 0; t < job.source_region.taps(); ++t) {
-    const int64_t w = t % g[2].taps, h = t / g[2].taps % g[1].taps, d = t / g[2].taps / g[1].taps;
-    T* to = result + d * job.result_strides.axis[0] + h * job.result_strides.axis[1] + w * job.result_strides.axis[2];
-    for (int64_t c = 0; c < p.in_channels; ++c) {
-      A sum = 0;
-      for (int64_t s = 0; s < job.slices; ++s) sum += partial[s * slice_distance + t * p.in_channels + c];
-      to[c * job.result_strides.channel] = Narrow<T>::from(sum);
+  const bool turns = job.result_strides.channel == taps && job.taps_are_dense() && taps > 1;
+  A sums[kTaps * W], turned[kTaps * W];
+  const A* rows[kTaps];
+  for (int t = 0; t < kTaps; ++t) rows[t] = sums + t * W;
+  for (int64_t first = 0; first < taps; first += kTaps) {
+    const int64_t count = std::min<int64_t>(kTaps, taps - first);
+    for (int64_t c = 0; c < p.in_channels; c += W) {
+      const int64_t n = std::min<int64_t>(W, p.in_channels - c);
+      for (int64_t t = 0; t < count; ++t) {
+        const A* from = partial + (first + t) * p.in_channels + c;
+        copy_row(sums + t * W, from, n);
+        for (int64_t s = 1; s < job.slices; ++s)
+          for (int64_t i = 0; i < n; ++i) sums[t * W + i] += from[s * slice_distance + i];
+        if (!turns)
+          store_line(result + job.result_offset(first + t) + c * job.result_strides.channel, job.result_strides.channel,
+                     sums + t * W, 1, n);
+      }
+      if (!turns) continue;
+      transpose_rows(rows, static_cast<int>(count), n, turned);
+      if (count == taps) {
+        store_line(result + c * taps, 1, turned, 1, n * taps);
+      } else {
+        for (int64_t i = 0; i < n; ++i) store_line(result + (c + i) * taps + first, 1, turned + i * count, 1, count);
+      }
     }
   }
 }

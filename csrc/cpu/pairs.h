@@ -15,32 +15,46 @@ inline uint32_t pair_bits(T even, T odd) {
   return __builtin_bit_cast(uint16_t, even) | static_cast<uint32_t>(__builtin_bit_cast(uint16_t, odd)) << 16;
 }
 
-// to[i] = (even[i], odd[i]), reading and writing nothing outside of n elements.
+template <class Bits, int N>
+struct Group {
+  typedef Bits type __attribute__((vector_size(N * sizeof(Bits))));
+};
+
+// to[i] = (even[i], odd[i]) for i < N, a power of two.
+template <int N, class T, class A>
+inline void interleave_group(A* to, const T* even, const T* odd) {
+  static_assert(sizeof(T) == 2 && sizeof(A) == 4);
+  if constexpr (N == 1) {
+    const uint32_t bits = pair_bits(*even, *odd);
+    std::memcpy(to, &bits, sizeof bits);
+  } else {
+    using Pairs = typename Group<uint32_t, N>::type;
+    typename Group<uint16_t, N>::type low, high;
+    std::memcpy(&low, even, sizeof low);
+    std::memcpy(&high, odd, sizeof high);
+    const Pairs pairs = __builtin_convertvector(low, Pairs) | __builtin_convertvector(high, Pairs) << 16;
+    std::memcpy(to, &pairs, sizeof pairs);
+  }
+}
+
+// The same for n < 2 * N, as copy_fewer: with at most two overlapping groups.
+template <int N, class T, class A>
+inline void interleave_fewer(A* to, const T* even, const T* odd, int64_t n) {
+  if (n >= N) {
+    interleave_group<N>(to, even, odd);
+    interleave_group<N>(to + n - N, even + n - N, odd + n - N);
+  } else if constexpr (N > 1) {
+    interleave_fewer<N / 2>(to, even, odd, n);
+  }
+}
+
+// The same for any n, reading and writing nothing outside of n elements.
 template <class T, class A>
 inline void interleave_row(A* to, const T* even, const T* odd, int64_t n) {
-  static_assert(sizeof(A) == 2 * sizeof(T));
   constexpr int W = kLanes<A>;
-  typedef uint16_t Half __attribute__((vector_size(kVectorBytes / 2)));
-  typedef uint32_t Whole __attribute__((vector_size(kVectorBytes)));
-  const auto interleaved = [](const T* a, const T* b) {
-    Half low, high;
-    std::memcpy(&low, a, sizeof low);
-    std::memcpy(&high, b, sizeof high);
-    return reinterpret_cast<Vector<A>>(__builtin_convertvector(low, Whole) |
-                                       __builtin_convertvector(high, Whole) << 16);
-  };
-  if (n >= W) {
-    int64_t i = 0;
-    for (; i + W <= n; i += W) store(to + i, interleaved(even + i, odd + i));
-    if (i < n) store(to + n - W, interleaved(even + n - W, odd + n - W));
-    return;
-  }
-  T low[W], high[W];
-  A pairs[W];
-  copy_fewer<W>(low, even, n);
-  copy_fewer<W>(high, odd, n);
-  store(pairs, interleaved(low, high));
-  copy_fewer<W>(to, pairs, n);
+  int64_t i = 0;
+  for (; i + 2 * W <= n; i += W) interleave_group<W>(to + i, even + i, odd + i);
+  interleave_fewer<W>(to + i, even + i, odd + i, n - i);
 }
 
 // to[i] = (even[i * step], odd[i * step]); a missing `odd` is zeros.

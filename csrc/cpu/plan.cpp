@@ -16,6 +16,8 @@ constexpr int64_t kOwnWeightBytes = 512 << 10;
 constexpr int64_t kMostCorrelated = 16, kMostCorrelatedInputs = 8;
 // Result channels of a group up to which reading the stage in place beats packing it.
 constexpr int64_t kMostBandedRows = 64;
+// The same on pairs, which multiply at twice the rate and are packed at the same.
+constexpr int64_t kMostBandedPairRows = 256;
 // The same for a single tap, which is staged to read whole rows of many channels rather than a panel's width of each.
 constexpr int64_t kMostRowsOfOneTap = 8;
 // Output channels of a group up to which a filter at a time beats a matrix product.
@@ -213,7 +215,7 @@ std::string banded_refusal(const PlanRequest& r) {
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";
   if (region_count(r) > kMostRegions) return too_many_regions(r);
-  if (rows > kMostBandedRows)
+  if (rows > (panel_terms(r) == 1 ? kMostBandedRows : kMostBandedPairRows))
     return std::to_string(rows) + " result channels repay packed panels, more than " + std::to_string(kMostBandedRows);
   if (kernel_taps(p) == 1 && rows > kMostRowsOfOneTap) return "a single tap has no panels to save";
   for (const Region& region : regions_of(r)) {

@@ -159,10 +159,18 @@ inline Vector<A> load_widened(const T* from) {
     return load(wide);
   }
 }
+// bfloat16 is spelled out: where the loop over lanes is inlined into another, compilers leave it scalar.
 template <class T, class A>
 inline void store_narrowed(T* to, Vector<A> v) {
   if constexpr (std::is_same_v<T, A>) {
     store(to, v);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+    typedef uint16_t Elements __attribute__((vector_size(kVectorBytes / 2)));
+    const Bits bits = reinterpret_cast<Bits>(v);
+    const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Elements elements = __builtin_convertvector(v == v ? rounded : Bits{} + 0x7fc0, Elements);
+    std::memcpy(to, &elements, sizeof elements);
   } else {
     A wide[kLanes<A>];
     store(wide, v);
@@ -174,7 +182,18 @@ inline void store_narrowed(T* to, Vector<A> v) {
 template <class T, class A>
 inline void store_line(T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
   if (to_step == 1 && from_step == 1) {
-    for (int64_t i = 0; i < n; ++i) to[i] = Narrow<T>::from(from[i]);
+    constexpr int W = kLanes<A>;
+    if (n >= W) {
+      int64_t i = 0;
+      for (; i + W <= n; i += W) store_narrowed<T, A>(to + i, load(from + i));
+      if (i < n) store_narrowed<T, A>(to + n - W, load(from + n - W));
+      return;
+    }
+    A wide[W] = {};
+    T narrow[W];
+    copy_fewer<W>(wide, from, n);
+    store_narrowed<T, A>(narrow, load(wide));
+    copy_fewer<W>(to, narrow, n);
   } else {
     for (int64_t i = 0; i < n; ++i) to[i * to_step] = Narrow<T>::from(from[i * from_step]);
   }
