@@ -75,9 +75,9 @@ class BandedConv {
     for (int64_t f = 0; f < length; f += kColumns)
       for (int64_t p = 0; p < panels.count; ++p) {
         const int64_t row = panels.start(p);
-        multiply<A, true, Product>(panels.rows(p), {block.length(), weight_.panel_at(*region_, block, group, row), stage_ + f,
-                                           partial_ + row * plan_.distance + f, plan_.distance, start,
-                                           bias + (bias ? row : 0), offset_});
+        multiply<A, true, Product>(panels.rows(p), {block.length(), weight_.panel_at(*region_, block, group, row),
+                                                    stage_ + f, partial_ + row * plan_.distance + f, plan_.distance,
+                                                    start, bias + (bias ? row : 0), offset_});
       }
   }
 

@@ -99,8 +99,7 @@ constexpr std::array<TileFunction<A>, sizeof...(I)> tile_functions(std::index_se
 
 // kTileFunctions<A, kIndirect, Product>[rows - 1] multiplies a tile of that many rows.
 template <class A, bool kIndirect, class Product>
-inline constexpr auto kTileFunctions =
-    tile_functions<A, kIndirect, Product>(std::make_index_sequence<kTileRows>{});
+inline constexpr auto kTileFunctions = tile_functions<A, kIndirect, Product>(std::make_index_sequence<kTileRows>{});
 
 template <class A, bool kIndirect = false, class Product = MultiplyAdd<A>>
 inline void multiply(int64_t rows, const TileCall<A>& call) {

@@ -169,6 +169,7 @@ struct WgradJob {
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;  // of a unit
   bool in_place = false;          // add up in the result: one slice, of the sum type, columns in memory order
+  bool finishes_units = false;    // the same of a narrower type: units add up in their workspace
   bool channel_major = false;     // columns are numbered (channel, tap)
 
   int64_t pixels() const { return problem->batch * source_region.positions(); }
@@ -200,9 +201,11 @@ struct WgradJob {
 };
 
 // Per-thread workspace of a WgradJob in elements of the sum type: A panels, a B tile, rows to transpose or to widen,
-// and the tile at the end of a result that is added up in place.
-inline int64_t wgrad_workspace(const Tile& tile, int64_t panels) {
-  return kReductionBlock * (panels * tile.rows + 2 * tile.columns) + panels * tile.rows * tile.columns;
+// the tile at the end
+// of a result that is added up in place, and the sums of a unit that it finishes itself.
+inline int64_t wgrad_workspace(const Tile& tile, int64_t panels, int64_t unit_tiles) {
+  return kReductionBlock * (panels * tile.rows + 2 * tile.columns) +
+         (1 + unit_tiles) * panels * tile.rows * tile.columns;
 }
 
 }  // namespace convext

@@ -35,8 +35,7 @@ struct WeightPacker {
   A* panel_at(const RegionJob& r, const Block& block, int64_t group, int64_t start) const {
     const int64_t channels = packed_channels(job.shape, job.tile, job.rows);
     return static_cast<A*>(job.packed_weight) + r.packed_offset +
-           channels * (group * r.reduction.length() + r.reduction.before(block)) +
-           start * block.length();
+           channels * (group * r.reduction.length() + r.reduction.before(block)) + start * block.length();
   }
 
   // Packs `width` result channels from `start` on, and zeros beyond the last.
@@ -214,7 +213,8 @@ class ConvUnit {
     const auto store = [](T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
       store_line(to, to_step, from, from_step, n);
     };
-    if (!job_.shape.pixels_are_rows || job_.result_strides.channel == 1) return for_each_line(tile, place_in(tile), store);
+    if (!job_.shape.pixels_are_rows || job_.result_strides.channel == 1)
+      return for_each_line(tile, place_in(tile), store);
     A turned[kTileRows * kColumns];  // whole lines of pixels are written faster
     const A* rows[kTileRows];
     for (int64_t i = 0; i < tile.rows; ++i) rows[i] = tile.partial + i * kColumns;
@@ -232,8 +232,7 @@ class ConvUnit {
     const Reduction& reduction = region_->reduction;
     const int64_t channel_step = reduction.channel_step(block_) * width, tap_step = reduction.tap_step(block_) * width;
     if (block_.length() == 0) return;
-    if constexpr (Product::kTerms == 2)
-      return gather_pairs(runs, run_count, width, {to, channel_step, tap_step});
+    if constexpr (Product::kTerms == 2) return gather_pairs(runs, run_count, width, {to, channel_step, tap_step});
     if (!reduction.channels_inner || job_.source_strides.channel != 1 || job_.depth < kLanes<A> / 2 ||
         region_->region->folded())
       return gather_pixelwise<T, A>(image_, block_, runs, run_count, width, {to, channel_step, tap_step});
@@ -273,7 +272,6 @@ class ConvUnit {
 
   // The result of a tile's pixels where they lie at one distance from each other, else null.
   T* evenly_spaced(const PixelRun* runs, int run_count, int64_t distance) const {
-    if (!std::is_same_v<T, A>) return nullptr;
     const int64_t first = result_offset(runs[0]);
     for (int i = 0; i < run_count; ++i) {
       if (runs[i].len > 1 && result_step() != distance) return nullptr;

@@ -15,11 +15,6 @@ inline uint32_t pair_bits(T even, T odd) {
   return __builtin_bit_cast(uint16_t, even) | static_cast<uint32_t>(__builtin_bit_cast(uint16_t, odd)) << 16;
 }
 
-template <class Bits, int N>
-struct Group {
-  typedef Bits type __attribute__((vector_size(N * sizeof(Bits))));
-};
-
 // to[i] = (even[i], odd[i]) for i < N, a power of two.
 template <int N, class T, class A>
 inline void interleave_group(A* to, const T* even, const T* odd) {
@@ -57,19 +52,41 @@ inline void interleave_row(A* to, const T* even, const T* odd, int64_t n) {
   interleave_fewer<W>(to + i, even + i, odd + i, n - i);
 }
 
+// to[i] = (even[2 * i], odd[2 * i]) for i < N: an element and the next are one lane. The last ones are read with the
+// elements before them, as nothing may be read beyond.
+template <int N, class T, class A>
+inline void interleave_even_group(A* to, const T* even, const T* odd, bool last) {
+  if constexpr (N == 1) {
+    interleave_group<1>(to, even, odd);
+  } else {
+    typename Group<uint32_t, N>::type low, high;
+    std::memcpy(&low, even - last, sizeof low);
+    std::memcpy(&high, odd - last, sizeof high);
+    const auto pairs = last ? low >> 16 | (high & 0xffff0000u) : (low & 0xffff) | high << 16;
+    std::memcpy(to, &pairs, sizeof pairs);
+  }
+}
+template <int N, class T, class A>
+inline void interleave_even_fewer(A* to, const T* even, const T* odd, int64_t n) {  // n <= 2 * N
+  if (n > N) {
+    interleave_even_group<N>(to, even, odd, false);
+    interleave_even_group<N>(to + n - N, even + 2 * (n - N), odd + 2 * (n - N), true);
+  } else if constexpr (N > 1) {
+    interleave_even_fewer<N / 2>(to, even, odd, n);
+  } else if (n == 1) {
+    interleave_group<1>(to, even, odd);
+  }
+}
+
 // to[i] = (even[i * step], odd[i * step]); a missing `odd` is zeros.
 template <class T, class A>
 inline void interleave_strided(A* to, const T* even, const T* odd, int64_t step, int64_t n) {
   if (odd && step == 1) return interleave_row(to, even, odd, n);
   int64_t i = 0;
-  if (odd && step == 2) {  // the element wanted and the next are one lane
-    typedef uint32_t Whole __attribute__((vector_size(kVectorBytes)));
+  if (odd && step == 2) {
     constexpr int W = kLanes<A>;
-    for (; i + W < n; i += W) {
-      const Whole low = reinterpret_cast<Whole>(load(reinterpret_cast<const A*>(even + 2 * i)));
-      const Whole high = reinterpret_cast<Whole>(load(reinterpret_cast<const A*>(odd + 2 * i)));
-      store(to + i, reinterpret_cast<Vector<A>>((low & 0xffff) | high << 16));
-    }
+    for (; i + 2 * W < n; i += W) interleave_even_group<W>(to + i, even + 2 * i, odd + 2 * i, false);
+    return interleave_even_fewer<W>(to + i, even + 2 * i, odd + 2 * i, n - i);
   }
   for (; i < n; ++i) {
     const uint32_t bits = pair_bits(even[i * step], odd ? odd[i * step] : T{});
@@ -137,11 +154,46 @@ template <class T, class A>
 void pack_weight_pairs(const WeightPairs<T>& weight, const Block& block, const int64_t* offset, int64_t pair_step,
                        int64_t tap_step, A* to) {
   const auto [from, row_distance, channel_distance, channels, rows, width] = weight;
-  const bool whole = 2 * block.channels <= channels;  // no channel is without its partner
+  const bool whole = 2 * block.channels <= channels;                         // no channel is without its partner
   if (block.taps == 1 && whole && rows == width && channel_distance == 1) {  // each row is one run of pairs
     const A* row[kTileColumns<A>];
     for (int64_t i = 0; i < rows; ++i) row[i] = reinterpret_cast<const A*>(from + offset[0] + i * row_distance);
     return transpose_rows(row, static_cast<int>(width), block.channels, to);
+  }
+  // dgrad's contiguous weight: a channel's taps of all rows are one run, which is paired and then turned.
+  constexpr int64_t kTaps = 32;
+  int64_t nearest = offset[0], farthest = offset[0];
+  bool ascending = true;
+  for (int64_t t = 1; t < block.taps; ++t) {
+    nearest = std::min(nearest, offset[t]);
+    farthest = std::max(farthest, offset[t]);
+    ascending = ascending && offset[t] == offset[0] + t;
+  }
+  if (whole && row_distance > 1 && row_distance <= kTaps && nearest >= 0 && farthest < row_distance) {
+    A run[kTileColumns<A> * kTaps] = {}, turned[kTileColumns<A> * kTaps];
+    const A* row[kTileColumns<A>];
+    for (int64_t i = 0; i < width; ++i) row[i] = i < rows ? run + i * row_distance : kZeros<A>;
+    for (int64_t p = 0; p < block.channels; ++p) {
+      const T* even = from + 2 * p * channel_distance;
+      interleave_row(run, even, even + channel_distance, (rows - 1) * row_distance + farthest + 1);
+      transpose_rows(row, static_cast<int>(width), farthest + 1, turned);
+      for (int64_t t = 0; t < block.taps; ++t)
+        copy_row(to + (p * pair_step + t * tap_step) * width, turned + offset[t] * width, width);
+    }
+    return;
+  }
+  // fprop's contiguous weight: a row's taps of each pair are one run, and so are its pairs in the panel.
+  if (whole && rows == width && ascending && channel_distance >= block.taps && tap_step == 1) {
+    A run[kTileColumns<A> * kReductionBlock];
+    const A* row[kTileColumns<A>];
+    for (int64_t i = 0; i < rows; ++i) {
+      A* pairs = run + i * block.length();
+      row[i] = pairs;
+      const T* even = from + i * row_distance + offset[0];
+      for (int64_t p = 0; p < block.channels; ++p, even += 2 * channel_distance, pairs += block.taps)
+        interleave_row(pairs, even, even + channel_distance, block.taps);
+    }
+    return transpose_rows(row, static_cast<int>(width), block.length(), to);
   }
   for (int64_t p = 0; p < block.channels; ++p) {
     const T* even = from + 2 * p * channel_distance;

@@ -67,7 +67,7 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   if (as_rows < 0.5) shape.pixels_are_rows = false;  // the packed weight would be mostly padding
   const int64_t width = shape.pixels_are_rows ? r.tile.columns : r.tile.rows;
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, width));
-  const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes;
+  const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes / panel_terms(r);
   if (as_rows > 0.9 && pixels <= std::min(kMostUnitPixels, 2 * rows) && weight_bytes >= kOwnWeightBytes) {
     shape.pixels_are_rows = shape.packs_own_weight = true;
     shape.pixels = pixels;
@@ -152,9 +152,12 @@ void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   if (threads > 1 && units < 4 * threads)
     plan.tiles = std::max<int64_t>(1, divide_up(tiles, threads / std::gcd(units, threads)));
   plan.in_place = plan.slices == 1 && r.element_bytes == r.sum_bytes;
-  plan.channel_major = plan.in_place && !r.result_channels_last && kernel_taps(p) > 1;
-  plan.shared_bytes = plan.in_place ? 0 : plan.slices * result_bytes;
-  plan.thread_bytes = wgrad_workspace(r.tile, plan.panels) * r.sum_bytes;
+  plan.finishes_units = plan.slices == 1 && !plan.in_place;
+  constexpr int64_t kUnitTiles = 16;  // with 256 rows their sums take half a megabyte
+  if (plan.finishes_units) plan.tiles = std::min(plan.tiles, kUnitTiles);
+  plan.channel_major = plan.slices == 1 && !r.result_channels_last && kernel_taps(p) > 1;
+  plan.shared_bytes = plan.slices == 1 ? 0 : plan.slices * result_bytes;
+  plan.thread_bytes = wgrad_workspace(r.tile, plan.panels, plan.finishes_units ? plan.tiles : 0) * r.sum_bytes;
 }
 
 std::string depthwise_channels_refusal(const PlanRequest& r) {

@@ -48,7 +48,7 @@ struct ConvPlan {
   // Packed wgrad.
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;
-  bool in_place = false, channel_major = false;
+  bool in_place = false, finishes_units = false, channel_major = false;
   // Correlation: the part of thread_bytes that holds the taps' offsets.
   int64_t offset_bytes = 0;
   // Bytes: shared_bytes once and thread_bytes for each of the workers.
@@ -78,7 +78,8 @@ inline int64_t gather_depth(const PlanRequest& r) {
   return r.op == ConvOperator::kDgrad ? r.problem.out_channels : r.problem.in_channels;
 }
 
-// Terms of the reduction that an element of a panel holds. Folded borders are sums, which are not narrowed to be paired.
+// Terms of the reduction that an element of a panel holds. Folded borders are sums, which are not narrowed to be
+// paired.
 inline int panel_terms(const PlanRequest& r) {
   const bool folded = r.op == ConvOperator::kDgrad && r.problem.mode != PaddingMode::kZeros;
   return folded ? 1 : r.kernel_terms;

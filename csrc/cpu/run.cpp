@@ -267,6 +267,7 @@ WgradJob make_wgrad_job(const PlanRequest& request, const ConvPlan& plan, const 
   job.panels = plan.panels;
   job.tiles = plan.tiles;
   job.in_place = plan.in_place;
+  job.finishes_units = plan.finishes_units;
   job.channel_major = plan.channel_major;
   return job;
 }
@@ -279,7 +280,7 @@ void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Ke
   for_each_worker(plan.workers, job.unit_count(), [&](int64_t worker, int64_t begin, int64_t end) {
     kernels.run_wgrad(job, begin, end, workspace.of_worker(worker));
   });
-  if (plan.in_place) return;
+  if (plan.in_place || plan.finishes_units) return;
   for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
                   [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
 }

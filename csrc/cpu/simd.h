@@ -25,6 +25,12 @@ inline void store(A* p, Vector<A> v) {
   *reinterpret_cast<typename VectorOf<A>::unaligned*>(p) = v;
 }
 
+// N numbers, where less than a vector is moved.
+template <class Bits, int N>
+struct Group {
+  typedef Bits type __attribute__((vector_size(N * sizeof(Bits))));
+};
+
 // Eight sums in flight hide the latency of an FMA.
 inline constexpr int kMostInFlight = 8;
 
