@@ -108,7 +108,10 @@ def test_tiny_and_huge_values(dtype: torch.dtype, isa: str) -> None:
     w = torch.ones(2, 4, 3, dtype=dtype)
     if dtype is not torch.float32:
         y = convext.functional.conv1d(x, w)
-        assert torch.equal(y.double(), torch.nn.functional.conv1d(x.double(), w.double()))
+        # The dot product of bfloat16 pairs takes subnormals for zero (docs/numerics.md).
+        paired = dtype is torch.bfloat16 and isa == "avx512_bf16"
+        expected = torch.nn.functional.conv1d(x.double(), w.double()) * (not paired)
+        assert torch.equal(y.double(), expected)
     y = convext.functional.conv1d(torch.full((1, 4, 5), info.max, dtype=dtype), w)
     assert torch.isinf(y).all()
 

@@ -185,7 +185,7 @@ def test_a_wrong_problem_has_no_plan(args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def test_levels_ascend_from_baseline() -> None:
-    order = ["baseline", "avx2", "avx512"]
+    order = ["baseline", "avx2", "avx512", "avx512_bf16"]
     assert LEVELS[0] == "baseline"
     assert [level for level in order if level in LEVELS] == LEVELS or set(LEVELS) - set(order)
 

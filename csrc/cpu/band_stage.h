@@ -2,16 +2,19 @@
 #pragma once
 
 // Fills the stage of a band that starts at result position (qd, qh, qw) of image n.
-template <class T, class A>
+template <class T, class A, class Product = MultiplyAdd<A>>
 class BandStager {
  public:
-  BandStager(const ImageReader<T>& image, const Band& band) : image_(image), band_(band) {}
+  // `channels`: those of the image. Where the product takes pairs of them, so does `fill`.
+  BandStager(const ImageReader<T>& image, const Band& band, int64_t channels)
+      : image_(image), band_(band), channels_(channels) {}
 
   void fill(int64_t n, int64_t depth, int64_t qd, int64_t qh, int64_t qw, A* stage) const {
     const GatherAxis* g = image_.region->axis;
     for (int64_t c = 0; c < depth; ++c)
       for (int64_t t = 0; t < g[0].taps; ++t) {
-        const T* channel = image_.data + n * image_.strides.outer + c * image_.strides.channel;
+        const T* channel = image_.data + n * image_.strides.outer + c * Product::kTerms * image_.strides.channel;
+        const int64_t odd = 2 * c + 1 < channels_ ? image_.strides.channel : 0;
         const int64_t d = padded_source(image_.mode, qd * g[0].step + tap_offset(g[0], t), g[0].extent);
         for (int64_t gw = 0; gw < band_.w.groups; ++gw) {
           const RowSpan span = row_span(gw, qw);
@@ -19,7 +22,7 @@ class BandStager {
             for (int64_t i = 0; i < band_.rows + band_.h.span; ++i) {
               const int64_t h = padded_source_in_reach(band_.h.source(g[1], gh, qh, i), g[1].extent);
               fill_row(d < 0 || h < 0 ? nullptr : channel + d * image_.strides.axis[0] + h * image_.strides.axis[1],
-                       span, stage);
+                       odd, span, stage);
               stage += band_.pitch;
             }
           }
@@ -45,24 +48,34 @@ class BandStager {
   }
 
   // Zeros are stored in whole vectors: what spills over is the next row, not yet filled, or the slack after the stage.
-  void fill_row(const T* row, const RowSpan& span, A* to) const {
+  // `odd`: distance to the row that it is paired with, if any.
+  void fill_row(const T* row, [[maybe_unused]] int64_t odd, const RowSpan& span, A* to) const {
     const GatherAxis& g = image_.region->axis[2];
     const int64_t len = band_.pitch, x = span.x, begin = span.begin, end = span.end;
     for (int64_t i = 0; i < len; i += kLanes<A>) store(to + i, Vector<A>{});
     if (!row) return;
     const int64_t step = image_.strides.axis[2];
-    if (begin < end) copy_strided(to + begin, row + (x + begin * g.step) * step, g.step * step, end - begin);
+    if (begin < end) copy(to + begin, row + (x + begin * g.step) * step, odd, g.step * step, end - begin);
     if (image_.mode == PaddingMode::kZeros) return;
     const auto pad = [&](int64_t from, int64_t last) {
       for (int64_t i = from; i < last; ++i) {
         const int64_t source = padded_source_in_reach(x + i * g.step, g.extent);
-        if (source >= 0) to[i] = widen(row[source * step]);
+        if (source >= 0) copy(to + i, row + source * step, odd, 1, 1);
       }
     };
     pad(0, begin);
     pad(end, len);
   }
 
+  static void copy(A* to, const T* from, [[maybe_unused]] int64_t odd, int64_t step, int64_t count) {
+    if constexpr (Product::kTerms == 2) {
+      interleave_strided(to, from, odd ? from + odd : nullptr, step, count);
+    } else {
+      copy_strided(to, from, step, count);
+    }
+  }
+
   const ImageReader<T>& image_;
   const Band& band_;
+  int64_t channels_;
 };

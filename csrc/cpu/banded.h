@@ -11,7 +11,7 @@
 // Blocks and their order are those of the packed algorithm on NCHW images, so both give the same bits.
 #pragma once
 
-template <class T, class A>
+template <class T, class A, class Product>
 class BandedConv {
  public:
   // `offsets` has room for kReductionBlock numbers.
@@ -39,9 +39,12 @@ class BandedConv {
     for (int64_t b = 0; b < reduction.blocks(); ++b) {
       const Block block = reduction.block(b);
       const ImageReader<T> image{
-          static_cast<const T*>(job_.source) + (group * job_.depth + block.channel) * job_.source_strides.channel,
+          static_cast<const T*>(job_.source) +
+              (group * job_.depth + block.channel * Product::kTerms) * job_.source_strides.channel,
           job_.source_strides, r->region, job_.source_mode, job_.problem};
-      if (block.length() > 0) BandStager<T, A>(image, band).fill(n, block.channels, qd, qh, qw, stage_);
+      if (block.length() > 0)
+        BandStager<T, A, Product>(image, band, job_.depth - block.channel * Product::kTerms)
+            .fill(n, block.channels, qd, qh, qw, stage_);
       multiply_block(block, b == 0, group, band.length(rows, columns));
     }
     store_band(group, n, {qd, qh, qw}, rows, columns);
@@ -53,7 +56,7 @@ class BandedConv {
   void enter(const RegionJob* r) {
     region_ = r;
     const Region& region = *r->region;
-    plan_ = BandedRegion(region, job_.rows, job_.depth, sizeof(A), job_.band_rows);
+    plan_ = BandedRegion(region, job_.rows, job_.panel_depth, sizeof(A), job_.band_rows);
     stage_ = workspace_;
     partial_ = stage_ + plan_.stage_elements();
     int64_t i = 0;
@@ -72,9 +75,9 @@ class BandedConv {
     for (int64_t f = 0; f < length; f += kColumns)
       for (int64_t p = 0; p < panels.count; ++p) {
         const int64_t row = panels.start(p);
-        multiply<A, true>(panels.rows(p), {block.length(), weight_.panel_at(*region_, block, group, row), stage_ + f,
-                                           partial_ + row * plan_.distance + f, plan_.distance, start,
-                                           bias + (bias ? row : 0), offset_});
+        multiply<A, true, Product>(panels.rows(p), {block.length(), weight_.panel_at(*region_, block, group, row),
+                                                    stage_ + f, partial_ + row * plan_.distance + f, plan_.distance,
+                                                    start, bias + (bias ? row : 0), offset_});
       }
   }
 
@@ -106,7 +109,7 @@ class BandedConv {
 
   const ConvJob& job_;
   const EpilogueOf<T, A> epilogue_;
-  WeightPacker<T, A> weight_;
+  WeightPacker<T, A, Product> weight_;
   int64_t* offset_;
   A* workspace_;
   const RegionJob* region_ = nullptr;

@@ -68,7 +68,7 @@ class CorrelationWgrad {
     const ImageReader<T> image{static_cast<const T*>(job_.source) +
                                    filter / job_.problem->out_channels * channels_ * job_.source_strides.channel,
                                job_.source_strides, &region, job_.problem->mode, job_.problem};
-    const BandStager<T, A> stager(image, band_);
+    const BandStager<T, A> stager(image, band_, channels_);
     const Panels parts(taps_, kMostInFlight);
     for (int64_t n = 0; n < job_.problem->batch; ++n)
       for (int64_t qd = 0; qd < region.axis[0].count; ++qd)

@@ -50,6 +50,10 @@ struct Kernels {
   void (*run_depthwise_channels_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
   // Multiplies a full tile from L1 so many times and returns the FLOPs done: what the machine can do at best.
   double (*run_full_tile)(int64_t times);
+  // Terms of the reduction in an element of a panel: 2 where the level multiplies pairs (pairs.h). `widening` are then
+  // the kernels for problems that pairs do not suit.
+  int panel_terms = 1;
+  const Kernels* widening = nullptr;
 };
 
 enum class FloatType { kFloat, kDouble, kBFloat16, kHalf };
@@ -108,6 +112,7 @@ extern const WinogradTable kAvx2Winograd;
 extern const Engine kAvx512Engine;
 extern const PoolTable kAvx512Pools;
 extern const WinogradTable kAvx512Winograd;
+extern const Engine kAvx512Bf16Engine;  // the level below with other kernels for bfloat16
 #endif
 
 }  // namespace convext

@@ -12,6 +12,7 @@ namespace {
 #include "microkernel.h"
 #include "gather.h"
 #include "gather_vectors.h"
+#include "pairs.h"
 #include "packed_conv.h"
 #include "packed_wgrad.h"
 #include "depthwise_channels.h"
@@ -21,6 +22,7 @@ namespace {
 #include "correlation.h"
 #include "banded.h"
 #include "col2im.h"
+#include "packed_kernels.h"
 #include "unfold_rows.h"
 #include "fold_bands.h"
 #include "response_norm.h"
@@ -28,7 +30,9 @@ namespace {
 // clang-format on
 
 template <class T, class A>
-struct KernelsOf {
+struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
+  using Packed = PackedKernels<T, A, MultiplyAdd<A>>;
+
   static void pack_bias(const ConvJob& job) {
     const int64_t padded = job.bias_channels();
     const T* from = static_cast<const T*>(job.epilogue.bias);
@@ -36,15 +40,6 @@ struct KernelsOf {
     for (int64_t group = 0; group < job.problem->groups; ++group)
       for (int64_t i = 0; i < padded; ++i)
         to[group * padded + i] = i < job.rows ? widen(from[(group * job.rows + i) / job.epilogue.bias_repeats]) : A{0};
-  }
-  static void pack_weight(const ConvJob& job, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) WeightPacker<T, A>{job}.pack(i);
-  }
-  static void run_conv(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
-    for (int64_t i = begin; i < end; ++i) ConvUnit<T, A>(job, i, static_cast<A*>(workspace)).run();
-  }
-  static void run_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
-    for (int64_t i = begin; i < end; ++i) WgradUnit<T, A>(job, i, static_cast<A*>(workspace)).run();
   }
   static void finish_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) finish_wgrad_row<T, A>(job, i);
@@ -64,11 +59,6 @@ struct KernelsOf {
     CorrelationWgrad<T, A> wgrad(job, static_cast<int64_t*>(workspace), elements);
     for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
-  static void run_banded(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
-    int64_t* offsets = static_cast<int64_t*>(workspace);
-    BandedConv<T, A> conv(job, offsets, reinterpret_cast<A*>(offsets + kReductionBlock));
-    for (int64_t i = begin; i < end; ++i) conv.run(i);
-  }
   static void run_col2im(const ConvJob& job, const Col2imShape& shape, int64_t begin, int64_t end, void* workspace) {
     Col2imConv<T, A> conv(job, shape, static_cast<A*>(workspace));
     for (int64_t i = begin; i < end; ++i) conv.run(i);
@@ -84,34 +74,25 @@ struct KernelsOf {
     DepthwiseChannelsWgrad<T, A> wgrad(job, workspace);
     for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
-  static double run_full_tile(int64_t times) {
-    alignas(64) A a[kReductionBlock * kTileRows] = {}, b[kReductionBlock * kTileColumns<A>] = {};
-    alignas(64) A c[kTileRows * kTileColumns<A>];
-    for (int64_t i = 0; i < times; ++i) {
-      multiply<A>(kTileRows, {kReductionBlock, a, b, c, kTileColumns<A>, TileStart::kZero, nullptr});
-      asm volatile("" : : "r"(a), "r"(b), "r"(c) : "memory");  // or the compiler would see that nobody asks
-    }
-    return 2.0 * kReductionBlock * kTileRows * kTileColumns<A> * static_cast<double>(times);
-  }
   static constexpr Kernels table() {
     return {.tile = {kTileRows, kTileColumns<A>},
             .lanes = kLanes<A>,
             .element_bytes = sizeof(T),
             .sum_bytes = sizeof(A),
             .pack_bias = &pack_bias,
-            .pack_weight = &pack_weight,
-            .run_conv = &run_conv,
-            .run_wgrad = &run_wgrad,
+            .pack_weight = &Packed::pack_weight,
+            .run_conv = &Packed::run_conv,
+            .run_wgrad = &Packed::run_wgrad,
             .finish_wgrad = &finish_wgrad,
-            .run_banded = &run_banded,
             .run_col2im = &run_col2im,
+            .run_banded = &Packed::run_banded,
             .run_depthwise = &run_depthwise,
             .run_depthwise_wgrad = &run_depthwise_wgrad,
             .run_correlation_wgrad = &run_correlation_wgrad,
             .pack_depthwise = &pack_depthwise,
             .run_depthwise_channels = &run_depthwise_channels,
             .run_depthwise_channels_wgrad = &run_depthwise_channels_wgrad,
-            .run_full_tile = &run_full_tile};
+            .run_full_tile = &Packed::run_full_tile};
   }
 };
 

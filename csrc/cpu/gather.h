@@ -110,9 +110,43 @@ int make_pieces(const ImageReader<T>& image, const Tap& tap, const PixelRun* run
   return made;
 }
 
+// N elements of 16 bits from the low halves of what stands at `from` and, of the last ones, from the high halves of
+// what stands one element earlier.
+template <int N, class A>
+inline void copy_even_group(A* to, const A* from, bool last) {
+  if constexpr (N == 1) {
+    *to = *from;
+  } else {
+    typename Group<uint32_t, N>::type pairs;
+    std::memcpy(&pairs, from - last, sizeof pairs);
+    const auto even = __builtin_convertvector(last ? pairs >> 16 : pairs, typename Group<uint16_t, N>::type);
+    std::memcpy(to, &even, sizeof even);
+  }
+}
+// to[i] = from[2 * i] for 0 < len <= 2 * N.
+template <int N, class A>
+inline void copy_even_fewer(A* to, const A* from, int64_t len) {
+  if (len > N) {
+    copy_even_group<N>(to, from, false);
+    copy_even_group<N>(to + len - N, from + 2 * (len - N), true);
+  } else if constexpr (N > 1) {
+    copy_even_fewer<N / 2>(to, from, len);
+  } else if (len == 1) {
+    *to = *from;
+  }
+}
+template <class A>
+inline void copy_even_bits(A* to, const A* from, int64_t len) {
+  constexpr int N = kVectorBytes / 4;
+  int64_t i = 0;
+  for (; i + 2 * N < len; i += N) copy_even_group<N>(to + i, from + 2 * i, false);
+  copy_even_fewer<N>(to + i, from + 2 * i, len - i);
+}
+
 // to[i] = from[2 * i], reading nothing beyond the last element.
 template <class A>
 inline void copy_even(A* to, const A* from, int64_t len) {
+  if constexpr (sizeof(A) == 2) return copy_even_bits(to, from, len);
   constexpr int W = kLanes<A>;
   int64_t i = 0;
   for (; i + W < len; i += W) store(to + i, even_lanes<A>(load(from + 2 * i), load(from + 2 * i + W)));
@@ -183,7 +217,7 @@ void gather_folded(const ImageReader<T>& image, const Block& block, const PixelR
 }
 
 // Most pixels that one gather may span, and so the most pieces it makes.
-inline constexpr int kMostColumns = kReductionBlock;
+inline constexpr int kMostColumns = 2 * kReductionBlock;
 inline constexpr int kMostPieces = 3 * kMostColumns;
 
 // Fills rows (channel, tap) x columns [0, columns) of a panel, pixel-wise. Columns from the last run's end on are

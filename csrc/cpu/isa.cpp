@@ -13,6 +13,7 @@ namespace {
 
 bool runs_here([[maybe_unused]] const Engine& engine) {
 #if defined(__x86_64__)
+  if (&engine == &kAvx512Bf16Engine) return runs_here(kAvx512Engine) && __builtin_cpu_supports("avx512bf16");
   if (&engine == &kAvx512Engine)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
@@ -26,6 +27,7 @@ constexpr const Engine* kLevels[] = {
 #if defined(__x86_64__)
     &kAvx2Engine,
     &kAvx512Engine,
+    &kAvx512Bf16Engine,
 #endif
 };
 

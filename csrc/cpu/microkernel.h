@@ -33,11 +33,18 @@ struct TileCall {
   const A* residual = nullptr;      // which has C's distances between rows
 };
 
+// How the micro-kernel multiplies: what an element of a panel is, and what is added to a sum.
+template <class A>
+struct MultiplyAdd {
+  static constexpr int kTerms = 1;  // of the reduction, in an element of a panel
+  static Vector<A> add(Vector<A> sum, Vector<A> b, A a) { return sum + b * a; }
+};
+
 inline constexpr int kVectors = 2;
 template <class A>
 inline constexpr int kTileColumns = kVectors * kLanes<A>;
 
-template <class A, int MR, bool kIndirect>
+template <class A, int MR, bool kIndirect, class Product>
 void multiply_tile(const TileCall<A>& call) {
   using V = Vector<A>;
   constexpr int W = kLanes<A>;
@@ -52,7 +59,7 @@ void multiply_tile(const TileCall<A>& call) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sum[i][j] += row[j] * a[i];
+      for (int j = 0; j < kVectors; ++j) sum[i][j] = Product::add(sum[i][j], row[j], a[i]);
     a += MR;
     if constexpr (!kIndirect) b += kVectors * W;
   }
@@ -85,16 +92,16 @@ void multiply_tile(const TileCall<A>& call) {
 template <class A>
 using TileFunction = void (*)(const TileCall<A>&);
 
-template <class A, bool kIndirect, std::size_t... I>
+template <class A, bool kIndirect, class Product, std::size_t... I>
 constexpr std::array<TileFunction<A>, sizeof...(I)> tile_functions(std::index_sequence<I...>) {
-  return {&multiply_tile<A, static_cast<int>(I) + 1, kIndirect>...};
+  return {&multiply_tile<A, static_cast<int>(I) + 1, kIndirect, Product>...};
 }
 
-// kTileFunctions<A, kIndirect>[rows - 1] multiplies a tile of that many rows.
-template <class A, bool kIndirect>
-inline constexpr auto kTileFunctions = tile_functions<A, kIndirect>(std::make_index_sequence<kTileRows>{});
+// kTileFunctions<A, kIndirect, Product>[rows - 1] multiplies a tile of that many rows.
+template <class A, bool kIndirect, class Product>
+inline constexpr auto kTileFunctions = tile_functions<A, kIndirect, Product>(std::make_index_sequence<kTileRows>{});
 
-template <class A, bool kIndirect = false>
+template <class A, bool kIndirect = false, class Product = MultiplyAdd<A>>
 inline void multiply(int64_t rows, const TileCall<A>& call) {
-  kTileFunctions<A, kIndirect>[rows - 1](call);
+  kTileFunctions<A, kIndirect, Product>[rows - 1](call);
 }

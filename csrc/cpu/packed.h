@@ -68,6 +68,7 @@ struct Reduction {
     const int64_t tap = index / across * tap_chunk, channel = index % across * channel_chunk;
     return {tap, std::min(tap_chunk, taps - tap), channel, std::min(channel_chunk, depth - channel)};
   }
+  int64_t length() const { return taps * depth; }
   // Terms in the blocks before `b`.
   int64_t before(const Block& b) const { return b.tap * depth + b.taps * b.channel; }
   int64_t longest() const { return tap_chunk * channel_chunk; }
@@ -118,6 +119,7 @@ struct ConvJob {
   Tile tile;
   UnitShape shape;
   int64_t rows = 0, depth = 0;  // result and source channels of one group
+  int64_t panel_depth = 0;      // channels of the reduction: of the source, or pairs of them
   int64_t band_rows = 1;        // most result rows of a band, for the banded algorithm
   const void* source = nullptr;
   Strides source_strides;
@@ -167,6 +169,7 @@ struct WgradJob {
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;  // of a unit
   bool in_place = false;          // add up in the result: one slice, of the sum type, columns in memory order
+  bool finishes_units = false;    // the same of a narrower type: units add up in their workspace
   bool channel_major = false;     // columns are numbered (channel, tap)
 
   int64_t pixels() const { return problem->batch * source_region.positions(); }
@@ -180,13 +183,29 @@ struct WgradJob {
   int64_t slice_start(int64_t slice) const {
     return std::min(pixels(), slice * round_up(divide_up(pixels(), slices), kReductionBlock));
   }
+  // Distance of a tap from the first one in the result.
+  int64_t result_offset(int64_t tap) const {
+    const GatherAxis* g = source_region.axis;
+    const int64_t w = tap % g[2].taps, h = tap / g[2].taps % g[1].taps, d = tap / g[2].taps / g[1].taps;
+    return d * result_strides.axis[0] + h * result_strides.axis[1] + w * result_strides.axis[2];
+  }
+  // Whether the taps of a channel follow each other in the result.
+  bool taps_are_dense() const {
+    const GatherAxis* g = source_region.axis;
+    int64_t distance = 1;
+    for (int i = kSpatialAxes; i-- > 0; distance *= g[i].taps)
+      if (g[i].taps > 1 && result_strides.axis[i] != distance) return false;
+    return true;
+  }
   int64_t unit_count() const { return slices * problem->groups * row_blocks() * column_blocks(); }
 };
 
 // Per-thread workspace of a WgradJob in elements of the sum type: A panels, a B tile, rows to transpose or to widen,
-// and the tile at the end of a result that is added up in place.
-inline int64_t wgrad_workspace(const Tile& tile, int64_t panels) {
-  return kReductionBlock * (panels * tile.rows + 2 * tile.columns) + panels * tile.rows * tile.columns;
+// the tile at the end
+// of a result that is added up in place, and the sums of a unit that it finishes itself.
+inline int64_t wgrad_workspace(const Tile& tile, int64_t panels, int64_t unit_tiles) {
+  return kReductionBlock * (panels * tile.rows + 2 * tile.columns) +
+         (1 + unit_tiles) * panels * tile.rows * tile.columns;
 }
 
 }  // namespace convext

@@ -13,7 +13,7 @@
 // vectors, the other way round. Both run the same loops: only which side is packed once and which per unit differs.
 #pragma once
 
-template <class T, class A>
+template <class T, class A, class Product>
 struct WeightPacker {
   const ConvJob& job;
 
@@ -35,8 +35,7 @@ struct WeightPacker {
   A* panel_at(const RegionJob& r, const Block& block, int64_t group, int64_t start) const {
     const int64_t channels = packed_channels(job.shape, job.tile, job.rows);
     return static_cast<A*>(job.packed_weight) + r.packed_offset +
-           channels * (group * r.reduction.taps * r.reduction.depth + r.reduction.before(block)) +
-           start * block.length();
+           channels * (group * r.reduction.length() + r.reduction.before(block)) + start * block.length();
   }
 
   // Asks for rows [begin, end) of the panel that starts at result channel `start`, which is packed next: they stand a
@@ -56,7 +55,7 @@ struct WeightPacker {
   // Packs `width` result channels from `start` on, and zeros beyond the last.
   void pack_panel(const RegionJob& r, const Block& block, int64_t group, int64_t start, int64_t width, A* to) const {
     const T* from = static_cast<const T*>(job.weight) + group * job.weight_group + start * job.weight_row +
-                    block.channel * job.weight_depth;
+                    block.channel * Product::kTerms * job.weight_depth;
     const int64_t rows = std::min(width, job.rows - start);
     int64_t offset[kReductionBlock];  // of each tap in the weight
     // The channels of a single tap are in order either way.
@@ -67,6 +66,12 @@ struct WeightPacker {
       for (int i = 0; i < kSpatialAxes; ++i)
         offset[t] += (r.region->axis[i].tap0 + tap.t[i] * r.region->axis[i].tap_step) * job.weight_tap[i];
       contiguous = contiguous && offset[t] == offset[0] + t;
+    }
+    const int64_t channel_step = r.reduction.channel_step(block), tap_step = r.reduction.tap_step(block);
+    if constexpr (Product::kTerms == 2) {
+      const int64_t channels = job.depth - 2 * block.channel;
+      return pack_weight_pairs<T, A>({from, job.weight_row, job.weight_depth, channels, rows, width}, block, offset,
+                                     channel_step, tap_step, to);
     }
     if constexpr (std::is_same_v<T, A>) {
       if (contiguous && rows == width) {  // fprop's contiguous weight: each row is one run of the block
@@ -80,7 +85,6 @@ struct WeightPacker {
         return;
       }
     }
-    const int64_t channel_step = r.reduction.channel_step(block), tap_step = r.reduction.tap_step(block);
     for (int64_t c = 0; c < block.channels; ++c)
       for (int64_t i = 0; i < width; ++i) {
         const T* row = from + c * job.weight_depth + i * job.weight_row;
@@ -91,7 +95,7 @@ struct WeightPacker {
 };
 
 // One unit of a ConvJob: a block of channels by a block of pixels of one region and group.
-template <class T, class A>
+template <class T, class A, class Product>
 class ConvUnit {
  public:
   ConvUnit(const ConvJob& job, int64_t index, A* workspace) : job_(job), epilogue_(job), weight_{job} {
@@ -215,17 +219,24 @@ class ConvUnit {
           call.clamp = &epilogue_.clamp();
           if (epilogue_.has_residual()) call.residual = prefetched(epilogue_.residual_of(c), tile);
         }
-        return multiply<A>(tile.rows, call);
+        return multiply<A, false, Product>(tile.rows, call);
       }
     }
-    multiply<A>(tile.rows, {block_.length(), tile.a, tile.b, tile.partial, kColumns, start, bias});
+    multiply<A, false, Product>(tile.rows, {block_.length(), tile.a, tile.b, tile.partial, kColumns, start, bias});
     if (!last_block_) return;
     if (tile.direct)
       return epilogue_.write({place_of(tile), tile.direct_distance, 1, tile.partial, kColumns, 1, tile.rows, kColumns});
     if (!epilogue_.is_bias()) finish_partial(tile);
-    for_each_line(tile, [](T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
+    const auto store = [](T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
       store_line(to, to_step, from, from_step, n);
-    });
+    };
+    if (!job_.shape.pixels_are_rows || job_.result_strides.channel == 1)
+      return for_each_line(tile, place_in(tile), store);
+    A turned[kTileRows * kColumns];  // whole lines of pixels are written faster
+    const A* rows[kTileRows];
+    for (int64_t i = 0; i < tile.rows; ++i) rows[i] = tile.partial + i * kColumns;
+    transpose_rows(rows, static_cast<int>(tile.rows), tile.columns, turned);
+    for_each_line(tile, {turned, 1, tile.rows}, store);
   }
 
   // The place of a tile's partial sums. One that its first block completes leaves it at once: all such share one in L1.
@@ -238,6 +249,7 @@ class ConvUnit {
     const Reduction& reduction = region_->reduction;
     const int64_t channel_step = reduction.channel_step(block_) * width, tap_step = reduction.tap_step(block_) * width;
     if (block_.length() == 0) return;
+    if constexpr (Product::kTerms == 2) return gather_pairs(runs, run_count, width, {to, channel_step, tap_step});
     if constexpr (std::is_same_v<T, A>) {
       if (!reduction.channels_inner) return gather_vectors<A>(image_, block_, runs, run_count, width, to);
     }
@@ -250,6 +262,20 @@ class ConvUnit {
       channel_rows<T, A>(image_, block_, t, runs, run_count, kZeros<A>, widened_, rows);
       std::fill(rows + used, rows + width, kZeros<A>);
       transpose_rows(rows, static_cast<int>(width), block_.channels, to + t * tap_step);
+    }
+  }
+
+  // `gather` of pairs of channels.
+  void gather_pairs(const PixelRun* runs, int run_count, int64_t width, const RowTarget<A>& target) {
+    if (!region_->reduction.channels_inner || job_.source_strides.channel != 1 || job_.depth < kLanes<A> ||
+        job_.depth % 2 != 0)
+      return gather_pairs_pixelwise<T, A>(image_, job_.depth, block_, runs, run_count, width, target);
+    const A* rows[kColumns];
+    const int used = runs[run_count - 1].column + runs[run_count - 1].len;
+    for (int64_t t = 0; t < block_.taps; ++t) {
+      channel_pair_rows<T, A>(image_, block_, t, runs, run_count, kZeros<A>, rows);
+      std::fill(rows + used, rows + width, kZeros<A>);
+      transpose_rows(rows, static_cast<int>(width), block_.channels, target.to + t * target.tap_step);
     }
   }
 
@@ -266,7 +292,6 @@ class ConvUnit {
 
   // The result of a tile's pixels where they lie at one distance from each other, else null.
   T* evenly_spaced(const PixelRun* runs, int run_count, int64_t distance) const {
-    if (!std::is_same_v<T, A>) return nullptr;
     const int64_t first = result_offset(runs[0]);
     for (int i = 0; i < run_count; ++i) {
       if (runs[i].len > 1 && result_step() != distance) return nullptr;
@@ -296,23 +321,31 @@ class ConvUnit {
 
   [[gnu::noinline]] void finish_partial(const TileJob& tile) const {
     if (epilogue_.has_residual())
-      for_each_line(tile, [&](const T* to, int64_t to_step, A* from, int64_t from_step, int64_t n) {
+      for_each_line(tile, place_in(tile), [&](const T* to, int64_t to_step, A* from, int64_t from_step, int64_t n) {
         epilogue_.add_residuals(from, from_step, to, to_step, n);
       });
     epilogue_.activate_rows(tile.partial, kColumns, tile.rows, kColumns);
   }
 
+  // A tile's sums in scratch memory.
+  struct TileSums {
+    A* data;
+    int64_t pixel_step, channel_step;
+  };
+  TileSums place_in(const TileJob& tile) const {
+    return job_.shape.pixels_are_rows ? TileSums{tile.partial, kColumns, 1} : TileSums{tile.partial, 1, kColumns};
+  }
+
   // Visits the lines of a tile of sums: where in the result they go, and where they are.
   template <class Visit>
-  void for_each_line(const TileJob& tile, Visit visit) const {
-    const bool pixels_are_rows = job_.shape.pixels_are_rows;
-    const int64_t pixel_step = pixels_are_rows ? kColumns : 1, channel_step = pixels_are_rows ? 1 : kColumns;
-    const int64_t channels = pixels_are_rows ? tile.columns : tile.rows;
+  void for_each_line(const TileJob& tile, const TileSums& sums, Visit visit) const {
+    const auto [data, pixel_step, channel_step] = sums;
+    const int64_t channels = job_.shape.pixels_are_rows ? tile.columns : tile.rows;
     const int64_t distance = job_.result_strides.channel;
     for (int i = 0; i < tile.run_count; ++i) {
       const PixelRun& run = tile.runs[i];
       T* to = result() + result_offset(run) + tile.channel * distance;
-      A* from = tile.partial + run.column * pixel_step;
+      A* from = data + run.column * pixel_step;
       if (distance == 1) {
         for (int64_t j = 0; j < run.len; ++j)
           visit(to + j * result_step(), 1, from + j * pixel_step, channel_step, channels);
@@ -325,7 +358,7 @@ class ConvUnit {
 
   const ConvJob& job_;
   const EpilogueOf<T, A> epilogue_;
-  WeightPacker<T, A> weight_;
+  WeightPacker<T, A, Product> weight_;
   const RegionJob* region_;
   int64_t group_, first_pixel_, pixels_, first_panel_, panels_;
   ImageReader<T> image_;

@@ -9,14 +9,15 @@
 //   chunk of source   -> B tile   [pixel][(t, c)]  packed just before use, L1
 //   multiply_tile adds the chunk's sum to the slice's partial result
 //
-// The slices' partial results are then added in order; a single slice adds up in the result itself. Slices depend on
+// The slices' partial results are then added in order. A single slice adds up in the result itself, or, where that is
+// narrower than a sum, in the unit's workspace: it never leaves the cache before it is narrowed. Slices depend on
 // the shape alone, so neither the threads nor the cut into units changes a bit. NCHW images are gathered as rows of
 // pixels and transposed in registers; channels_last images have the panel's layout already. Columns are numbered (tap,
 // channel), which gathers a tap's channels at one go, or (channel, tap) where that is the order of the result in
 // memory.
 #pragma once
 
-template <class T, class A>
+template <class T, class A, class Product>
 class WgradUnit {
  public:
   WgradUnit(const WgradJob& job, int64_t index, A* workspace) : job_(job) {
@@ -31,43 +32,51 @@ class WgradUnit {
     first_tile_ = column_block * job.tiles;
     tiles_ = std::min(job.tiles, job.column_tiles() - first_tile_);
     const ConvProblem& p = *job.problem;
-    grad_ = {static_cast<const T*>(job.grad) + group_ * p.out_channels * job.grad_strides.channel, job.grad_strides,
-             &job.grad_region, PaddingMode::kZeros, &p};
-    source_ = {static_cast<const T*>(job.source) + group_ * p.in_channels * job.source_strides.channel,
+    grad_ = {static_cast<const Element*>(job.grad) + group_ * p.out_channels * job.grad_strides.channel,
+             job.grad_strides, &job.grad_region, PaddingMode::kZeros, &p};
+    source_ = {static_cast<const Element*>(job.source) + group_ * p.in_channels * job.source_strides.channel,
                job.source_strides, &job.source_region, p.mode, &p};
     a_panels_ = workspace;
     b_tile_ = a_panels_ + kReductionBlock * job.panels * job.tile.rows;
     rows_ = b_tile_ + kReductionBlock * kColumns;
     edge_ = rows_ + kReductionBlock * kColumns;
+    sums_ = edge_ + job.panels * job.tile.rows * kColumns;
   }
 
   void run() {
     const Panels panels(job_.problem->out_channels, job_.tile.rows);
     const int64_t first_row = panels.start(first_panel_), last_row = panels.start(first_panel_ + panels_);
     const int64_t begin = job_.slice_start(slice_), end = job_.slice_start(slice_ + 1);
-    for (int64_t pixel = begin; pixel < end; pixel += kReductionBlock) {
-      const int64_t length = std::min(kReductionBlock, end - pixel);
+    for (int64_t pixel = begin; pixel < end; pixel += kChunk) {
+      const int64_t length = std::min(kChunk, end - pixel), depth = divide_up(length, Product::kTerms);
       run_count_ = make_runs(job_.source_region, pixel, length, runs_);
       for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p)
         pack(grad_, panels.start(p), panels.rows(p), panels.rows(p), length,
-             a_panels_ + (panels.start(p) - first_row) * length);
+             a_panels_ + (panels.start(p) - first_row) * depth);
       for (int64_t tile = first_tile_; tile < first_tile_ + tiles_; ++tile) {
         const int64_t column = tile * kColumns;
         pack(source_, column, std::min(kColumns, job_.columns() - column), kColumns, length, b_tile_);
         for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p) {
           const int64_t row = panels.start(p);
           const Target to = target(row, row - first_row, tile);
-          multiply<A>(panels.rows(p), {length, a_panels_ + (row - first_row) * length, b_tile_, to.data, to.distance,
+          multiply<A, false, Product>(panels.rows(p),
+                                      {depth, a_panels_ + (row - first_row) * depth, b_tile_, to.data, to.distance,
                                        pixel == begin ? TileStart::kZero : TileStart::kPartialSum, nullptr});
         }
       }
     }
     if (begin == end) clear(first_row, last_row);
+    if (job_.finishes_units) store_sums(first_row, last_row);
     if (job_.in_place && first_tile_ + tiles_ == job_.column_tiles()) store_edge(first_row, last_row);
   }
 
  private:
   static constexpr int64_t kColumns = kTileColumns<A>;
+  static constexpr int64_t kChunk = kReductionBlock * Product::kTerms;  // pixels
+  static constexpr bool kPairs = Product::kTerms == 2;
+  // Pixels are paired when their rows are transposed, and move as bits until then.
+  using Element = std::conditional_t<kPairs, uint16_t, T>;
+  using Row = std::conditional_t<kPairs, uint16_t, A>;
 
   struct Target {
     A* data;
@@ -77,17 +86,21 @@ class WgradUnit {
   // Where the unit's tile adds up: in the slice's partial result or in the result; the last tile there may be narrower
   // than a vector and has a place of its own.
   Target target(int64_t row, int64_t row_in_unit, int64_t tile) const {
+    if (job_.finishes_units)
+      return {sums_ + row_in_unit * unit_columns() + (tile - first_tile_) * kColumns, unit_columns()};
     if (job_.in_place) {
       if ((tile + 1) * kColumns > job_.columns()) return {edge_ + row_in_unit * kColumns, kColumns};
-      return {result_row(row) + tile * kColumns, job_.result_strides.outer};
+      return {result_row<A>(row) + tile * kColumns, job_.result_strides.outer};
     }
     const int64_t slice = slice_ * job_.problem->groups + group_;
     return {static_cast<A*>(job_.partial) + slice * job_.partial_elements() + row * job_.partial_columns() +
                 tile * kColumns,
             job_.partial_columns()};
   }
-  A* result_row(int64_t row) const {
-    return static_cast<A*>(job_.result) + (group_ * job_.problem->out_channels + row) * job_.result_strides.outer;
+  int64_t unit_columns() const { return job_.tiles * kColumns; }
+  template <class E>
+  E* result_row(int64_t row) const {
+    return static_cast<E*>(job_.result) + (group_ * job_.problem->out_channels + row) * job_.result_strides.outer;
   }
 
   // An empty slice (an empty batch, say) contributes zeros.
@@ -97,32 +110,42 @@ class WgradUnit {
         std::fill_n(target(row, row - first_row, tile).data, kColumns, A{0});
   }
 
+  // The unit's part of the result, whose columns are in memory order.
+  void store_sums(int64_t first_row, int64_t last_row) const {
+    const int64_t column = first_tile_ * kColumns, count = std::min(tiles_ * kColumns, job_.columns() - column);
+    for (int64_t row = first_row; row < last_row; ++row)
+      store_line(result_row<T>(row) + column, 1, sums_ + (row - first_row) * unit_columns(), 1, count);
+  }
+
   void store_edge(int64_t first_row, int64_t last_row) const {
     const int64_t column = job_.columns() / kColumns * kColumns, count = job_.columns() - column;
     if (count == 0) return;
     for (int64_t row = first_row; row < last_row; ++row)
-      copy_row(result_row(row) + column, edge_ + (row - first_row) * kColumns, count);
+      copy_row(result_row<A>(row) + column, edge_ + (row - first_row) * kColumns, count);
   }
 
   // Panel [pixel][width] of columns [first, first + count) of an image.
-  void pack(const ImageReader<T>& image, int64_t first, int64_t count, int64_t width, int64_t length, A* to) {
+  void pack(const ImageReader<Element>& image, int64_t first, int64_t count, int64_t width, int64_t length, A* to) {
     const bool is_grad = &image == &grad_;
     const int64_t channels = is_grad ? job_.problem->out_channels : job_.problem->in_channels;
     if (!(job_.channel_major && !is_grad) && image.strides.channel == 1 && channels >= kLanes<A> / 2 &&
         image.region->axis[2].step * image.strides.axis[2] != 1)
       return pack_channelwise(image, channels, first, count, width, length, to);
-    const A* row[kColumns];
-    for (int64_t j = 0; j < width; ++j) row[j] = j < count ? rows_ + j * kReductionBlock : kZeros<A>;
+    Row* rows = reinterpret_cast<Row*>(rows_);
     const auto gather = [&](const Block& block, int64_t column, int64_t channel_step) {
-      gather_pixelwise<T, A>(image, block, runs_, run_count_, length,
-                             {rows_ + column * kReductionBlock, channel_step * kReductionBlock, kReductionBlock});
+      gather_pixelwise<Element, Row>(image, block, runs_, run_count_, length,
+                                     {rows + column * kChunk, channel_step * kChunk, kChunk});
     };
     if (job_.channel_major && !is_grad) {
       for_each_channel_block(job_.source_region.taps(), first, count, gather);
     } else {
       for_each_tap(channels, first, count, [&](const Block& block, int64_t column) { gather(block, column, 1); });
     }
-    transpose_rows(row, static_cast<int>(width), length, to);
+    if (length % Product::kTerms != 0)  // the last pixel's partner
+      for (int64_t j = 0; j < count; ++j) rows[j * kChunk + length] = Row{0};
+    const A* row[kColumns];
+    for (int64_t j = 0; j < width; ++j) row[j] = j < count ? reinterpret_cast<const A*>(rows + j * kChunk) : kZeros<A>;
+    transpose_rows(row, static_cast<int>(width), divide_up(length, Product::kTerms), to);
   }
 
   // Splits columns numbered (tap, channel) at taps: visit(block of one tap, its first column relative to `first`).
@@ -149,44 +172,72 @@ class WgradUnit {
     }
   }
 
-  void pack_channelwise(const ImageReader<T>& image, int64_t channels, int64_t first, int64_t count, int64_t width,
-                        int64_t length, A* to) {
+  void pack_channelwise(const ImageReader<Element>& image, int64_t channels, int64_t first, int64_t count,
+                        int64_t width, int64_t length, A* to) {
     if (count < width)
-      for (int64_t i = 0; i < length; ++i) std::fill_n(to + i * width + count, width - count, A{0});
-    const A* row[kReductionBlock];
+      for (int64_t i = 0; i < divide_up(length, Product::kTerms); ++i)
+        std::fill_n(to + i * width + count, width - count, A{0});
+    const Row* row[kChunk];
     for_each_tap(channels, first, count, [&](const Block& block, int64_t column) {
-      channel_rows<T, A>(image, block, 0, runs_, run_count_, kZeros<A>, rows_, row);
-      for (int64_t i = 0; i < length; ++i) copy_row(to + i * width + column, row[i], block.channels);
+      channel_rows<Element, Row>(image, block, 0, runs_, run_count_, kZeros<Row>, reinterpret_cast<Row*>(rows_), row);
+      if constexpr (kPairs) {
+        interleave_pixels(row, length, block.channels, width, to + column);
+      } else {
+        for (int64_t i = 0; i < length; ++i) copy_row(to + i * width + column, row[i], block.channels);
+      }
     });
   }
 
   const WgradJob& job_;
   int64_t group_, slice_, first_panel_, panels_, first_tile_, tiles_;
-  ImageReader<T> grad_, source_;
+  ImageReader<Element> grad_, source_;
   A* a_panels_;
   A* b_tile_;
   A* rows_;
   A* edge_;
-  PixelRun runs_[kReductionBlock];
+  A* sums_;
+  PixelRun runs_[kChunk];
   int run_count_ = 0;
 };
 
-// Adds the slices' partial results in order and writes result row `index`, counted over (group, k).
+// Adds the slices' partial results in order and writes result row `index`, counted over (group, k): some channels of
+// some taps at a time, turned where the taps are the inner index of the result.
 template <class T, class A>
 void finish_wgrad_row(const WgradJob& job, int64_t index) {
+  constexpr int kTaps = 32, kChannels = 8 * kLanes<A>;
   const ConvProblem& p = *job.problem;
-  const int64_t group = index / p.out_channels, row = index % p.out_channels;
+  const int64_t group = index / p.out_channels, row = index % p.out_channels, taps = job.source_region.taps();
   const int64_t slice_distance = p.groups * job.partial_elements();
   const A* partial = static_cast<const A*>(job.partial) + group * job.partial_elements() + row * job.partial_columns();
   T* result = static_cast<T*>(job.result) + index * job.result_strides.outer;
-  const GatherAxis* g = job.source_region.axis;
-  for (int64_t t = 0; t < job.source_region.taps(); ++t) {
-    const int64_t w = t % g[2].taps, h = t / g[2].taps % g[1].taps, d = t / g[2].taps / g[1].taps;
-    T* to = result + d * job.result_strides.axis[0] + h * job.result_strides.axis[1] + w * job.result_strides.axis[2];
-    for (int64_t c = 0; c < p.in_channels; ++c) {
-      A sum = 0;
-      for (int64_t s = 0; s < job.slices; ++s) sum += partial[s * slice_distance + t * p.in_channels + c];
-      to[c * job.result_strides.channel] = Narrow<T>::from(sum);
+  const bool turns = taps > 1 && job.result_strides.channel == taps && job.taps_are_dense();
+  A sums[kTaps * kChannels], turned[kTaps * kChannels];
+  for (int64_t first = 0; first < taps; first += kTaps) {
+    const int64_t count = std::min<int64_t>(kTaps, taps - first);
+    for (int64_t c = 0; c < p.in_channels; c += kChannels) {
+      const int64_t n = std::min<int64_t>(kChannels, p.in_channels - c);
+      const A* rows[kTaps];
+      for (int64_t t = 0; t < count; ++t) {
+        const A* from = partial + (first + t) * p.in_channels + c;
+        rows[t] = from;
+        if (job.slices > 1) {
+          A* sum = sums + t * kChannels;
+          copy_row(sum, from, n);
+          for (int64_t s = 1; s < job.slices; ++s)
+            for (int64_t i = 0; i < n; ++i) sum[i] += from[s * slice_distance + i];
+          rows[t] = sum;
+        }
+        if (!turns)
+          store_line(result + job.result_offset(first + t) + c * job.result_strides.channel, job.result_strides.channel,
+                     rows[t], 1, n);
+      }
+      if (!turns) continue;
+      transpose_rows(rows, static_cast<int>(count), n, turned);
+      if (count == taps) {
+        store_line(result + c * taps, 1, turned, 1, n * taps);
+      } else {
+        for (int64_t i = 0; i < n; ++i) store_line(result + (c + i) * taps + first, 1, turned + i * count, 1, count);
+      }
     }
   }
 }

@@ -22,6 +22,8 @@ constexpr int64_t kOwnWeightSums = 4096;
 constexpr int64_t kMostCorrelated = 16, kMostCorrelatedInputs = 8;
 // Result channels of a group up to which reading the stage in place beats packing it.
 constexpr int64_t kMostBandedRows = 64;
+// The same on pairs, which multiply at twice the rate and are packed at the same.
+constexpr int64_t kMostBandedPairRows = 256;
 // The same for a single tap, which is staged to read whole rows of many channels rather than a panel's width of each.
 constexpr int64_t kMostRowsOfOneTap = 8;
 // Output channels of a group up to which a filter at a time beats a matrix product.
@@ -71,7 +73,7 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   if (as_rows < 0.5) shape.pixels_are_rows = false;  // the packed weight would be mostly padding
   const int64_t width = shape.pixels_are_rows ? r.tile.columns : r.tile.rows;
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, width));
-  const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes;
+  const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes / panel_terms(r);
   // Pixels that fill vectors too are gathered for all channels at once, which saves more than the weight's passes cost.
   const bool few_pixels = pixels <= kFewPixels || as_rows > 1.1 * as_columns;
   if (as_rows > 0.9 && few_pixels && pixels <= std::min(kMostUnitPixels, 2 * rows) && weight_bytes >= kOwnWeightBytes) {
@@ -119,7 +121,7 @@ void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
   plan.shape = unit_shape(r, plan.workers);
   plan.channels_inner = r.source_channels_last;
   const int64_t rows = gather_rows(r), groups = r.problem.groups;
-  int64_t weight = groups * packed_channels(plan.shape, r.tile, rows) * gather_depth(r) * kernel_taps(r.problem);
+  int64_t weight = groups * packed_channels(plan.shape, r.tile, rows) * panel_depth(r) * kernel_taps(r.problem);
   if (plan.shape.packs_own_weight) weight = 0;
   plan.shared_bytes = (weight + groups * packed_channels(plan.shape, r.tile, rows)) * r.sum_bytes;
   plan.thread_bytes = ConvWorkspace(plan.shape, r.tile).elements() * r.sum_bytes;
@@ -134,11 +136,11 @@ void plan_banded(const PlanRequest& r, ConvPlan& plan) {
   plan.band_rows = std::clamp<int64_t>(divide_up(total, 4 * threads), 8, 64);
   int64_t elements = 0;
   for (const Region& region : regions) {
-    const BandedRegion banded(region, rows, gather_depth(r), r.sum_bytes, plan.band_rows);
+    const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, plan.band_rows);
     elements = std::max(elements, banded.workspace_elements(rows, r.sum_bytes));
   }
   plan.thread_bytes = kReductionBlock * static_cast<int64_t>(sizeof(int64_t)) + elements * r.sum_bytes;
-  const int64_t weight = groups * rows * gather_depth(r) * kernel_taps(r.problem);
+  const int64_t weight = groups * rows * panel_depth(r) * kernel_taps(r.problem);
   plan.shared_bytes = (weight + groups * rows) * r.sum_bytes;
 }
 
@@ -160,9 +162,12 @@ void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   if (threads > 1 && units < 4 * threads)
     plan.tiles = std::max<int64_t>(1, divide_up(tiles, threads / std::gcd(units, threads)));
   plan.in_place = plan.slices == 1 && r.element_bytes == r.sum_bytes;
-  plan.channel_major = plan.in_place && !r.result_channels_last && kernel_taps(p) > 1;
-  plan.shared_bytes = plan.in_place ? 0 : plan.slices * result_bytes;
-  plan.thread_bytes = wgrad_workspace(r.tile, plan.panels) * r.sum_bytes;
+  plan.finishes_units = plan.slices == 1 && !plan.in_place;
+  constexpr int64_t kUnitTiles = 16;  // with 256 rows their sums take half a megabyte
+  if (plan.finishes_units) plan.tiles = std::min(plan.tiles, kUnitTiles);
+  plan.channel_major = plan.slices == 1 && !r.result_channels_last && kernel_taps(p) > 1;
+  plan.shared_bytes = plan.slices == 1 ? 0 : plan.slices * result_bytes;
+  plan.thread_bytes = wgrad_workspace(r.tile, plan.panels, plan.finishes_units ? plan.tiles : 0) * r.sum_bytes;
 }
 
 std::string depthwise_channels_refusal(const PlanRequest& r) {
@@ -223,13 +228,13 @@ std::string banded_refusal(const PlanRequest& r) {
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";
   if (region_count(r) > kMostRegions) return too_many_regions(r);
-  if (rows > kMostBandedRows)
+  if (rows > (panel_terms(r) == 1 ? kMostBandedRows : kMostBandedPairRows))
     return std::to_string(rows) + " result channels repay packed panels, more than " + std::to_string(kMostBandedRows);
   if (kernel_taps(p) == 1 && rows > kMostRowsOfOneTap) return "a single tap has no panels to save";
   for (const Region& region : regions_of(r)) {
     if (region.taps() > kReductionBlock)
       return "the kernel has " + std::to_string(region.taps()) + " taps, more than " + std::to_string(kReductionBlock);
-    const BandedRegion banded(region, rows, gather_depth(r), r.sum_bytes, r.problem.axis[1].input);
+    const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, r.problem.axis[1].input);
     if (banded.band.columns * 5 < banded.band.pitch * 3) return "padding would fill two fifths of the columns";
     if (banded.stage_elements() * r.sum_bytes > kMostStageBytes) return "a row of the band is too long to stage";
   }

@@ -35,6 +35,7 @@ struct PlanRequest {
   int lanes = 16;                     // of a vector of the sum type
   int element_bytes = 4;              // of the element type
   int sum_bytes = 4;                  // of the type that sums are kept in
+  int kernel_terms = 1;               // most terms of the reduction in an element of a panel
   int64_t threads = 1;
   bool winograd = true;  // may be used
 };
@@ -58,7 +59,7 @@ struct ConvPlan {
   // Packed wgrad.
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;
-  bool in_place = false, channel_major = false;
+  bool in_place = false, finishes_units = false, channel_major = false;
   // Correlation: the part of thread_bytes that holds the taps' offsets.
   int64_t offset_bytes = 0;
   // Bytes: shared_bytes once and thread_bytes for each of the workers.
@@ -87,5 +88,14 @@ inline int64_t gather_rows(const PlanRequest& r) {
 inline int64_t gather_depth(const PlanRequest& r) {
   return r.op == ConvOperator::kDgrad ? r.problem.out_channels : r.problem.in_channels;
 }
+
+// Terms of the reduction that an element of a panel holds. Folded borders are sums, which are not narrowed to be
+// paired.
+inline int panel_terms(const PlanRequest& r) {
+  const bool folded = r.op == ConvOperator::kDgrad && r.problem.mode != PaddingMode::kZeros;
+  return folded ? 1 : r.kernel_terms;
+}
+// Channels of the panels' reduction: of the source, or pairs of them.
+inline int64_t panel_depth(const PlanRequest& r) { return divide_up(gather_depth(r), panel_terms(r)); }
 
 }  // namespace convext

@@ -62,6 +62,7 @@ ConvJob make_job(const PlanRequest& request, const ConvPlan& plan, const ConvOpe
   job.band_rows = plan.band_rows;
   job.rows = gather_rows(request);
   job.depth = gather_depth(request);
+  job.panel_depth = panel_depth(request);
   job.source = operands.image.data;
   job.source_strides = operands.image.strides;
   job.source_mode = dgrad ? PaddingMode::kZeros : p.mode;
@@ -81,8 +82,8 @@ bool append_region(ConvJob& job, const Region& region, bool channels_inner, int6
   const int64_t groups = job.problem->groups;
   RegionJob r;
   r.region = &region;
-  r.reduction = Reduction(region.taps(), job.depth, channels_inner);
-  int64_t elements = groups * packed_channels(job.shape, job.tile, job.rows) * region.taps() * job.depth;
+  r.reduction = Reduction(region.taps(), job.panel_depth, channels_inner);
+  int64_t elements = groups * packed_channels(job.shape, job.tile, job.rows) * region.taps() * job.panel_depth;
   if (job.shape.packs_own_weight) elements = 0;
   if (!job.wave.empty() && packed + elements > capacity) return false;
   r.pixels = job.problem->batch * region.positions();
@@ -131,13 +132,13 @@ void run_banded_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   int64_t packed = 0;
   for (const Region& region : regions) {
     RegionJob r;
-    const BandedRegion banded(region, job.rows, job.depth, request.sum_bytes, plan.band_rows);
+    const BandedRegion banded(region, job.rows, job.panel_depth, request.sum_bytes, plan.band_rows);
     r.region = &region;
     r.reduction = banded.reduction;
     r.packed_offset = packed;
     r.first_pack = job.pack_count;
     r.first_unit = job.unit_count;
-    packed += request.problem.groups * job.rows * region.taps() * job.depth;
+    packed += request.problem.groups * job.rows * region.taps() * job.panel_depth;
     job.pack_count += request.problem.groups * r.reduction.blocks() * job.weight_panels();
     job.unit_count += request.problem.batch * request.problem.groups * banded.band.count(region);
     job.wave.push_back(r);
@@ -278,6 +279,7 @@ WgradJob make_wgrad_job(const PlanRequest& request, const ConvPlan& plan, const 
   job.panels = plan.panels;
   job.tiles = plan.tiles;
   job.in_place = plan.in_place;
+  job.finishes_units = plan.finishes_units;
   job.channel_major = plan.channel_major;
   return job;
 }
@@ -290,7 +292,7 @@ void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Ke
   for_each_worker(plan.workers, job.unit_count(), [&](int64_t worker, int64_t begin, int64_t end) {
     kernels.run_wgrad(job, begin, end, workspace.of_worker(worker));
   });
-  if (plan.in_place) return;
+  if (plan.in_place || plan.finishes_units) return;
   for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
                   [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
 }
@@ -359,6 +361,7 @@ PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engi
   request.lanes = engine.of(type).lanes;
   request.element_bytes = engine.of(type).element_bytes;
   request.sum_bytes = engine.of(type).sum_bytes;
+  request.kernel_terms = engine.of(type).panel_terms;
   request.threads = threads;
   request.winograd = winograd_enabled();
   return request;
@@ -366,7 +369,8 @@ PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engi
 
 void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
               const ConvOperands& operands) {
-  const Kernels& kernels = engine.of(type);
+  const Kernels& best = engine.of(type);
+  const Kernels& kernels = panel_terms(request) < best.panel_terms ? *best.widening : best;
   const ConvProblem& p = request.problem;
   const bool wgrad = request.op == ConvOperator::kWgrad;
   const int64_t result_elements = wgrad ? weight_elements(p) : p.batch * p.groups * gather_rows(request);

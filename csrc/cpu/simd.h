@@ -10,7 +10,8 @@ inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
 template <class A>
 struct VectorOf {
   typedef A type __attribute__((vector_size(kVectorBytes)));
-  typedef A unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(A)), may_alias));
+  // A lane may also be a pair of 16-bit elements, wherever one begins (pairs.h).
+  typedef A unaligned __attribute__((vector_size(kVectorBytes), aligned(1), may_alias));
 };
 template <class A>
 using Vector = typename VectorOf<A>::type;
@@ -24,6 +25,12 @@ inline void store(A* p, Vector<A> v) {
   *reinterpret_cast<typename VectorOf<A>::unaligned*>(p) = v;
 }
 
+// N numbers, where less than a vector is moved.
+template <class Bits, int N>
+struct Group {
+  typedef Bits type __attribute__((vector_size(N * sizeof(Bits))));
+};
+
 // Eight sums in flight hide the latency of an FMA.
 inline constexpr int kMostInFlight = 8;
 
@@ -33,7 +40,7 @@ inline Vector<A> shuffle(Vector<A> a, Vector<A> b, Index index, std::index_seque
 #if defined(__clang__)
   return __builtin_shufflevector(a, b, static_cast<int>(index(I))...);
 #else
-  using Lane = std::conditional_t<sizeof(A) == 8, int64_t, int32_t>;
+  using Lane = std::conditional_t<sizeof(A) == 8, int64_t, std::conditional_t<sizeof(A) == 4, int32_t, int16_t>>;
   typedef Lane Mask __attribute__((vector_size(kVectorBytes)));
   return __builtin_shuffle(a, b, Mask{static_cast<Lane>(index(I))...});
 #endif
@@ -159,11 +166,18 @@ inline void transpose_rows(const T* const* rows, int width, int64_t len, A* to) 
   }
 }
 
-// The same back.
+// The same back. bfloat16 is spelled out: where the loop over lanes is inlined into another, compilers leave it scalar.
 template <class T, class A>
 inline void store_narrowed(T* to, Vector<A> v) {
   if constexpr (std::is_same_v<T, A>) {
     store(to, v);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+    typedef uint16_t Elements __attribute__((vector_size(kVectorBytes / 2)));
+    const Bits bits = reinterpret_cast<Bits>(v);
+    const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Elements elements = __builtin_convertvector(v == v ? rounded : Bits{} + 0x7fc0, Elements);
+    std::memcpy(to, &elements, sizeof elements);
   } else {
     A wide[kLanes<A>];
     store(wide, v);
@@ -175,7 +189,18 @@ inline void store_narrowed(T* to, Vector<A> v) {
 template <class T, class A>
 inline void store_line(T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
   if (to_step == 1 && from_step == 1) {
-    for (int64_t i = 0; i < n; ++i) to[i] = Narrow<T>::from(from[i]);
+    constexpr int W = kLanes<A>;
+    if (n >= W) {
+      int64_t i = 0;
+      for (; i + W <= n; i += W) store_narrowed<T, A>(to + i, load(from + i));
+      if (i < n) store_narrowed<T, A>(to + n - W, load(from + n - W));
+      return;
+    }
+    A wide[W] = {};
+    T narrow[W];
+    copy_fewer<W>(wide, from, n);
+    store_narrowed<T, A>(narrow, load(wide));
+    copy_fewer<W>(to, narrow, n);
   } else {
     for (int64_t i = 0; i < n; ++i) to[i * to_step] = Narrow<T>::from(from[i * from_step]);
   }

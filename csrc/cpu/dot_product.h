@@ -1,0 +1,11 @@
+// The product of a level with bfloat16 dot products. Include only from engine_pairs.inl.h.
+#pragma once
+
+// An element of a panel is the bits of two neighbouring bfloat16 terms: one instruction adds both products of a lane.
+// It takes subnormal numbers for zero and rounds in its own way (to nearest even, whatever the thread's mode).
+struct DotProduct {
+  static constexpr int kTerms = 2;
+  static Vector<float> add(Vector<float> sum, Vector<float> b, float a) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)b, (__m512bh)(Vector<float>{} + a));
+  }
+};

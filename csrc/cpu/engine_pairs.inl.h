@@ -1,0 +1,25 @@
+// The kernels that a level with dot products of pairs adds to the level it builds on. As engine.inl.h: included once,
+// all in an anonymous namespace.
+
+namespace convext {
+namespace {
+// Each file uses the ones before it.
+// clang-format off
+#include "simd.h"
+#include "epilogue.h"
+#include "microkernel.h"
+#include "dot_product.h"
+#include "gather.h"
+#include "gather_vectors.h"
+#include "pairs.h"
+#include "packed_conv.h"
+#include "packed_wgrad.h"
+#include "band_stage.h"
+#include "banded.h"
+#include "packed_kernels.h"
+// clang-format on
+
+using PairKernels = PackedKernels<BFloat16, float, DotProduct>;
+
+}  // namespace
+}  // namespace convext

@@ -1,0 +1,110 @@
+"""Half types whose terms are multiplied in pairs, or widened: odd sizes, layouts, phases, non-finite values, bits."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import convext
+from tests.reference import TOLERANCE, error
+
+HALVES = (torch.bfloat16, torch.float16)
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+# Channels in and out, groups, size, kernel, stride, padding, dilation: channels of a group and pixels are odd and even,
+# fill vectors and do not, and reach the packed and the banded algorithm.
+PROBLEMS = (
+    (1, 20, 1, (9, 11), 3, 1, 1, 1),
+    (3, 16, 1, (17, 15), 7, 2, 3, 1),
+    (33, 70, 1, (5, 7), 1, 1, 0, 1),
+    (34, 34, 2, (14, 14), 3, 2, 1, 1),
+    (66, 30, 3, (8, 33), 5, 3, 2, 1),
+    (35, 300, 1, (6, 40), 3, 1, 2, 2),
+    (64, 96, 1, (20, 20), 2, 2, 0, 1),
+    (520, 40, 1, (7, 7), 1, 2, 0, 1),
+    (48, 272, 1, (12, 12), 3, 1, 1, 1),
+)
+
+
+def numbers(*size: int, dtype: torch.dtype) -> Tensor:
+    return torch.randint(-2, 3, size).to(dtype)
+
+
+def gradients(y: Tensor, g: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+    return (y.detach(), *torch.autograd.grad(y, leaves, g))
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@pytest.mark.parametrize("transposed", (False, True))
+def test_small_integers_are_exact_and_others_in_bounds(
+    transposed: bool, problem: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype, isa: str
+) -> None:
+    c, k, groups, size, kernel, stride, padding, dilation = problem
+    conv = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    name = "conv_transpose2d" if transposed else "conv2d"
+    shape = (c, k // groups, kernel, kernel) if transposed else (k, c // groups, kernel, kernel)
+    for exact, make in ((True, numbers), (False, torch.randn)):
+        x = make(2, c, *size, dtype=dtype).contiguous(memory_format=layout).requires_grad_()  # type: ignore[operator]
+        w = make(*shape, dtype=dtype).contiguous(memory_format=layout).requires_grad_()  # type: ignore[operator]
+        b = make(k, dtype=dtype).requires_grad_()  # type: ignore[operator]
+        wide = [t.detach().double().requires_grad_() for t in (x, w, b)]
+        with convext.backends.winograd.flags(enabled=not exact):
+            y, ref = getattr(convext.functional, name)(x, w, b, **conv), getattr(F, name)(*wide, **conv)
+            g = make(*y.shape, dtype=dtype).contiguous(memory_format=layout)  # type: ignore[operator]
+            results, references = gradients(y, g, x, w, b), gradients(ref, g.double(), *wide)
+        for what, got, want in zip(("output", "input", "weight", "bias"), results, references, strict=True):
+            if exact and what != "bias":
+                assert torch.equal(got, want.to(dtype)), what
+            else:
+                assert error(got, want) <= TOLERANCE[dtype], what
+
+
+@pytest.mark.parametrize("value", (float("inf"), float("nan")))
+@pytest.mark.parametrize("channels", (5, 6, 33))
+def test_non_finite_numbers_stay_with_their_pixels(channels: int, value: float, isa: str) -> None:
+    """The partner of an odd channel is zero on both sides: an Inf in the last channel meets nothing else."""
+    x, w = torch.rand(2, channels, 9, 30).bfloat16() + 0.5, torch.rand(40, channels, 5, 5).bfloat16() + 0.5
+    x[1, channels - 1, 4, 20] = value
+    y = convext.functional.conv2d(x, w)
+    assert torch.equal(torch.isfinite(y), torch.isfinite(F.conv2d(x.double(), w.double())))
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("mode", ("reflect", "replicate", "circular"))
+def test_padding_modes_fold_their_borders_in_float32(mode: str, dtype: torch.dtype, isa: str) -> None:
+    layer = convext.nn.Conv2d(20, 24, 3, padding=1, padding_mode=mode, dtype=dtype)
+    x = torch.randn(2, 20, 7, 9).to(dtype).requires_grad_()
+    y = layer(x)
+    g = torch.randn_like(y)
+    (got,) = torch.autograd.grad(y, x, g)
+    wide = x.detach().double().requires_grad_()
+    ref = F.conv2d(F.pad(wide, (1,) * 4, mode=mode), layer.weight.double(), layer.bias.double())  # type: ignore[union-attr]
+    assert error(got, torch.autograd.grad(ref, wide, g.double())[0]) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_the_same_bits_for_every_number_of_threads_and_batch(
+    problem: tuple[int, ...], dtype: torch.dtype, isa: str, threads: None
+) -> None:
+    c, k, groups, size, kernel, stride, padding, dilation = problem
+    conv = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    x, w = torch.randn(3, c, *size).to(dtype).requires_grad_(), torch.randn(k, c // groups, kernel, kernel).to(dtype)
+    w.requires_grad_()
+    runs = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        y = convext.functional.conv2d(x, w, **conv)
+        runs.append(gradients(y, torch.ones_like(y), x, w))
+    for first, second in itertools.pairwise(runs):
+        assert all(map(torch.equal, first, second))
+    alone = x.detach()[1:2].requires_grad_()
+    y = convext.functional.conv2d(alone, w, **conv)
+    assert torch.equal(y[0], runs[0][0][1])
+    assert torch.equal(torch.autograd.grad(y, alone, torch.ones_like(y))[0][0], runs[0][1][1])
