@@ -56,11 +56,12 @@ struct KernelsOf {
     DepthwiseWgrad<T, A> wgrad(job, band, static_cast<std::byte*>(workspace));
     for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
-  static void run_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace,
-                                    int64_t offset_bytes) {
-    A* elements = reinterpret_cast<A*>(static_cast<std::byte*>(workspace) + offset_bytes);
-    CorrelationWgrad<T, A> wgrad(job, static_cast<int64_t*>(workspace), elements);
+  static void run_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
+    CorrelationWgrad<T, A> wgrad(job, static_cast<std::byte*>(workspace));
     for (int64_t i = begin; i < end; ++i) wgrad.run(i);
+  }
+  static void finish_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) finish_correlation_filter<T, A>(job, i);
   }
   static void run_banded(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
     int64_t* offsets = static_cast<int64_t*>(workspace);
@@ -101,6 +102,7 @@ struct KernelsOf {
             .run_depthwise = &run_depthwise,
             .run_depthwise_wgrad = &run_depthwise_wgrad,
             .run_correlation_wgrad = &run_correlation_wgrad,
+            .finish_correlation_wgrad = &finish_correlation_wgrad,
             .pack_depthwise = &pack_depthwise,
             .run_depthwise_channels = &run_depthwise_channels,
             .run_depthwise_channels_wgrad = &run_depthwise_channels_wgrad,

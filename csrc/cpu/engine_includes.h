@@ -17,6 +17,7 @@
 #include "../epilogue.h"
 #include "../region.h"
 #include "band.h"
+#include "correlation_shape.h"
 #include "engine.h"
 #include "lane_band.h"
 #include "packed.h"

@@ -171,22 +171,28 @@ class WgradUnit {
   int run_count_ = 0;
 };
 
-// Adds the slices' partial results in order and writes result row `index`, counted over (group, k).
+// Writes filter `index` of the result from sums that stand at tap * tap_distance + channel * channel_distance.
+template <class T, class A>
+void write_filter(const WgradJob& job, int64_t index, const A* sum, int64_t tap_distance, int64_t channel_distance) {
+  const Strides& s = job.result_strides;
+  T* result = static_cast<T*>(job.result) + index * s.outer;
+  for (int64_t t = 0; t < job.source_region.taps(); ++t) {
+    const Tap tap = tap_at(job.source_region, t);
+    T* to = result + tap.t[0] * s.axis[0] + tap.t[1] * s.axis[1] + tap.t[2] * s.axis[2];
+    store_line(to, s.channel, sum + t * tap_distance, channel_distance, job.problem->in_channels);
+  }
+}
+
+// Adds the slices' partial results in order, in the first one, and writes result row `index`, counted over (group, k).
 template <class T, class A>
 void finish_wgrad_row(const WgradJob& job, int64_t index) {
   const ConvProblem& p = *job.problem;
   const int64_t group = index / p.out_channels, row = index % p.out_channels;
   const int64_t slice_distance = p.groups * job.partial_elements();
-  const A* partial = static_cast<const A*>(job.partial) + group * job.partial_elements() + row * job.partial_columns();
-  T* result = static_cast<T*>(job.result) + index * job.result_strides.outer;
-  const GatherAxis* g = job.source_region.axis;
-  for (int64_t t = 0; t < job.source_region.taps(); ++t) {
-    const int64_t w = t % g[2].taps, h = t / g[2].taps % g[1].taps, d = t / g[2].taps / g[1].taps;
-    T* to = result + d * job.result_strides.axis[0] + h * job.result_strides.axis[1] + w * job.result_strides.axis[2];
-    for (int64_t c = 0; c < p.in_channels; ++c) {
-      A sum = 0;
-      for (int64_t s = 0; s < job.slices; ++s) sum += partial[s * slice_distance + t * p.in_channels + c];
-      to[c * job.result_strides.channel] = Narrow<T>::from(sum);
-    }
+  A* sum = static_cast<A*>(job.partial) + group * job.partial_elements() + row * job.partial_columns();
+  for (int64_t s = 1; s < job.slices; ++s) {
+    const A* partial = sum + s * slice_distance;
+    for (int64_t i = 0; i < job.columns(); ++i) sum[i] += partial[i];
   }
+  write_filter<T>(job, index, sum, p.in_channels, 1);
 }

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "band.h"
+#include "correlation_shape.h"
 #include "winograd_plan.h"
 
 namespace convext {
@@ -12,8 +13,10 @@ namespace {
 constexpr int64_t kMostRegions = 4096;
 // Weights from this size on fall out of L2 between packing and use.
 constexpr int64_t kOwnWeightBytes = 512 << 10;
-// Output channels of a group up to which correlating filter by filter beats transposing the image for a product.
+// Output and input channels of a group up to which correlation is taken in any layout and of any image.
 constexpr int64_t kMostCorrelated = 16, kMostCorrelatedInputs = 8;
+// Positions of an image from which the sums over a vector's lanes at the end of a chunk are repaid.
+constexpr int64_t kFewestCorrelated = 128;
 // Result channels of a group up to which reading the stage in place beats packing it.
 constexpr int64_t kMostBandedRows = 64;
 // The same for a single tap, which is staged to read whole rows of many channels rather than a panel's width of each.
@@ -51,8 +54,8 @@ std::string too_many_regions(const PlanRequest& r) {
          std::to_string(kMostRegions);
 }
 
-CorrelationWorkspace correlation_workspace(const PlanRequest& r) {
-  return CorrelationWorkspace(fprop_region(r.problem), r.problem.in_channels, r.sum_bytes);
+CorrelationBands correlation_bands(const PlanRequest& r) {
+  return CorrelationBands(fprop_region(r.problem), r.problem.batch, r.sum_bytes);
 }
 
 UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
@@ -100,9 +103,35 @@ void plan_depthwise_channels(const PlanRequest& r, ConvPlan& plan) {
 void plan_depthwise(const PlanRequest& r, ConvPlan& plan) { plan.thread_bytes = LanePlan(r).band.memory().bytes; }
 
 void plan_correlation(const PlanRequest& r, ConvPlan& plan) {
-  const CorrelationWorkspace workspace = correlation_workspace(r);
-  plan.offset_bytes = workspace.offset_bytes();
-  plan.thread_bytes = workspace.bytes(r.sum_bytes);
+  const ConvProblem& p = r.problem;
+  const CorrelationBands bands = correlation_bands(r);
+  const int64_t taps = kernel_taps(p);
+  CorrelationShape& shape = plan.correlation;
+  const int64_t fitting = kCorrelationStageBytes / r.sum_bytes / (bands.in_chunk * bands.channel_size);
+  shape.filters = std::min(p.out_channels, kCorrelationFilters);
+  shape.channels = std::clamp<int64_t>(fitting, 1, p.in_channels);
+  const auto blocks = [&] {
+    return p.groups * divide_up(p.out_channels, shape.filters) * divide_up(p.in_channels, shape.channels);
+  };
+  // Slices where there are fewer than eight blocks, within four megabytes of partial results.
+  constexpr int64_t kUnits = 8, kSliceBytes = int64_t{4} << 20;
+  const int64_t result_bytes = weight_elements(p) * r.sum_bytes;
+  const int64_t most = std::min(bands.chunks(p.batch), kSliceBytes / std::max<int64_t>(1, result_bytes));
+  plan.slices = std::clamp<int64_t>(divide_up(kUnits, blocks()), 1, std::max<int64_t>(1, most));
+  // Blocks are free to follow the threads.
+  constexpr int64_t kFewestFilters = 16, kFewestChannels = 8;
+  while (plan.workers > 1 && plan.slices * blocks() < 4 * plan.workers) {
+    if (shape.filters >= 2 * kFewestFilters) {
+      shape.filters = divide_up(shape.filters, 2);
+    } else if (shape.channels >= 2 * kFewestChannels) {
+      shape.channels = divide_up(shape.channels, 2);
+    } else {
+      break;
+    }
+  }
+  plan.in_place = plan.slices == 1 && r.element_bytes == r.sum_bytes && (taps == 1 || !r.result_channels_last);
+  plan.shared_bytes = plan.in_place ? 0 : plan.slices * result_bytes;
+  plan.thread_bytes = CorrelationWorkspace(bands, shape, taps, r.sum_bytes).bytes(r.sum_bytes);
 }
 
 void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
@@ -137,18 +166,25 @@ void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   const int64_t pixels = p.batch * output_pixels(p), columns = p.in_channels * kernel_taps(p);
   const int64_t result_bytes =
       std::max<int64_t>(1, p.groups * p.out_channels * round_up(columns, r.tile.columns) * r.sum_bytes);
-  // Slices are where parallelism is free of repeated packing; four megabytes of partial results bound them.
+  // Slices are where parallelism is free of repeated packing; four megabytes of partial results bound them. A small
+  // result is cut from fewer pixels on: it would make too few units.
   constexpr int64_t kPixelsPerSlice = 4096, kSliceBytes = int64_t{4} << 20;
-  const int64_t most = std::clamp<int64_t>(std::min(pixels / kPixelsPerSlice, kSliceBytes / result_bytes), 1, 16);
+  constexpr int64_t kFewestPixels = 1024, kSmallResult = 128 << 10;
+  const int64_t of_pixels = pixels / (result_bytes <= kSmallResult ? kFewestPixels : kPixelsPerSlice);
+  const int64_t most = std::clamp<int64_t>(std::min(of_pixels, kSliceBytes / result_bytes), 1, 16);
   plan.slices = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(most)));  // divides evenly among threads
   const int64_t threads = plan.workers;
-  const int64_t panels = divide_up(p.out_channels, r.tile.rows), tiles = divide_up(columns, r.tile.columns);
+  const int64_t panels = std::max<int64_t>(1, divide_up(p.out_channels, r.tile.rows));
+  const int64_t tiles = std::max<int64_t>(1, divide_up(columns, r.tile.columns));
   // 256 rows of packed grad fill a quarter of a megabyte.
-  plan.panels = std::clamp<int64_t>(256 / r.tile.rows, 1, std::max<int64_t>(panels, 1));
-  plan.tiles = std::max<int64_t>(tiles, 1);
+  plan.panels = balanced(panels, std::max<int64_t>(1, 256 / r.tile.rows));
+  plan.tiles = tiles;
   const int64_t units = plan.slices * p.groups * divide_up(panels, plan.panels);
-  if (threads > 1 && units < 4 * threads)
+  if (threads > 1 && units < 4 * threads) {
     plan.tiles = std::max<int64_t>(1, divide_up(tiles, threads / std::gcd(units, threads)));
+    const int64_t cut = units * divide_up(tiles, plan.tiles);
+    if (cut < threads) plan.panels = divide_up(plan.panels, divide_up(threads, cut));
+  }
   plan.in_place = plan.slices == 1 && r.element_bytes == r.sum_bytes;
   plan.channel_major = plan.in_place && !r.result_channels_last && kernel_taps(p) > 1;
   plan.shared_bytes = plan.in_place ? 0 : plan.slices * result_bytes;
@@ -193,14 +229,15 @@ std::string correlation_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
   if (r.op != ConvOperator::kWgrad) return "it computes wgrad";
-  if (p.out_channels > kMostCorrelated)
-    return "a group has " + std::to_string(p.out_channels) + " output channels, more than " +
-           std::to_string(kMostCorrelated);
-  if (p.in_channels > kMostCorrelatedInputs)
-    return "a group has " + std::to_string(p.in_channels) + " input channels, more than " +
-           std::to_string(kMostCorrelatedInputs) + " to stage again for every filter";
-  if (correlation_workspace(r).bytes(r.sum_bytes) > kMostStageBytes)
+  const CorrelationBands bands = correlation_bands(r);
+  if (CorrelationWorkspace(bands, {}, kernel_taps(p), r.sum_bytes).bytes(r.sum_bytes) > kMostStageBytes)
     return "a band of the image with its taps needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
+  if (p.out_channels <= kMostCorrelated && p.in_channels <= kMostCorrelatedInputs) return "";
+  if (r.source_channels_last || r.grad_channels_last) return "the images are channels_last";
+  if (output_pixels(p) < kFewestCorrelated)
+    return std::to_string(output_pixels(p)) + " pixels do not repay the sums over lanes, fewer than " +
+           std::to_string(kFewestCorrelated);
+  if (bands.band.columns * 5 < bands.band.pitch * 3) return "padding would fill two fifths of the columns";
   return "";
 }
 
@@ -273,8 +310,9 @@ LanePlan::LanePlan(const PlanRequest& request) {
 
 ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
-  for (const Algorithm candidate : {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kCorrelation,
-                                    Algorithm::kWinograd, Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
+  for (const Algorithm candidate :
+       {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kWinograd, Algorithm::kCorrelation,
+        Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
     if (reason.empty()) break;

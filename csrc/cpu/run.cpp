@@ -267,6 +267,7 @@ WgradJob make_wgrad_job(const PlanRequest& request, const ConvPlan& plan, const 
   job.tiles = plan.tiles;
   job.in_place = plan.in_place;
   job.channel_major = plan.channel_major;
+  job.correlation = plan.correlation;
   return job;
 }
 
@@ -318,12 +319,15 @@ void run_depthwise_wgrad(const PlanRequest& request, const ConvPlan& plan, const
 
 void run_correlation_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                            const ConvOperands& operands) {
-  const WgradJob job = make_wgrad_job(request, plan, operands);
+  WgradJob job = make_wgrad_job(request, plan, operands);
   const Workspace workspace(plan);
+  job.partial = workspace.shared();
+  for_each_worker(plan.workers, job.correlation_units(), [&](int64_t worker, int64_t begin, int64_t end) {
+    kernels.run_correlation_wgrad(job, begin, end, workspace.of_worker(worker));
+  });
+  if (plan.in_place) return;
   for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_correlation_wgrad(job, begin, end, workspace.of_worker(worker), plan.offset_bytes);
-                  });
+                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_correlation_wgrad(job, begin, end); });
 }
 
 void run_depthwise_channels_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
