@@ -117,12 +117,12 @@ class CorrelationWgrad {
         bands_(region_, p_.batch, sizeof(A)),
         taps_(region_.taps()),
         in_place_(reads_in_place()) {
-    const CorrelationWorkspace sizes(bands_, job.correlation, taps_, sizeof(A));
+    const CorrelationWorkspace sizes(bands_, job.shape, taps_, sizeof(A));
     offset_ = reinterpret_cast<int64_t*>(workspace);
-    tail_offset_ = offset_ + job.correlation.channels * taps_;
+    tail_offset_ = offset_ + job.shape.channels * taps_;
     stage_ = reinterpret_cast<A*>(workspace + sizes.offset_bytes());
     grad_ = stage_ + sizes.stage;
-    for (int64_t c = 0; c < job.correlation.channels; ++c)
+    for (int64_t c = 0; c < job.shape.channels; ++c)
       for (int64_t t = 0; t < taps_; ++t) {
         const Tap tap = tap_at(region_, t);
         offset_[c * taps_ + t] =

@@ -15,6 +15,8 @@ inline constexpr int64_t kMostCorrelationLanes = kMostVectorBytes / 4;
 inline constexpr int64_t kCorrelationStageBytes = 256 << 10;
 // Filters of a block: their chunk of grad is 256 KiB.
 inline constexpr int64_t kCorrelationFilters = 64;
+// Channels of a block at most.
+inline constexpr int64_t kCorrelationChannels = 64;
 
 // What the shape alone decides, and with it every bit of the result.
 struct CorrelationBands {
@@ -42,14 +44,15 @@ struct CorrelationBands {
 // elements of the sum type.
 struct CorrelationWorkspace {
   int64_t offsets, stage, grad;
-  CorrelationWorkspace(const CorrelationBands& bands, const CorrelationShape& shape, int64_t taps, int64_t sum_bytes)
+  CorrelationWorkspace(const CorrelationBands& bands, const WgradShape& shape, int64_t taps, int64_t sum_bytes)
       : offsets(2 * shape.channels * taps),
         stage(bands.in_chunk * shape.channels * bands.channel_size),
         grad(bands.in_chunk * shape.filters * bands.length) {
     // A cut region gets the budget, so that the workspace of large images does not depend on how they are cut.
     if (bands.in_image > 1) {
+      offsets = 2 * kCorrelationChannels * taps;
       stage = std::max(stage, kCorrelationStageBytes / sum_bytes);
-      grad = shape.filters * kChunkPositions;
+      grad = std::max(grad, std::min(shape.filters, kCorrelationFilters) * kChunkPositions);
     }
     stage += kBandSlack;
   }

@@ -39,6 +39,8 @@ struct Kernels {
   void (*run_depthwise_wgrad)(const WgradJob&, const LaneBand&, int64_t begin, int64_t end, void* workspace);
   void (*run_correlation_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
   void (*finish_correlation_wgrad)(const WgradJob&, int64_t begin, int64_t end);
+  void (*run_outer_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
+  void (*finish_outer_wgrad)(const WgradJob&, int64_t begin, int64_t end);
   // Depthwise on channels_last images; pack steps are counted over (region, tap).
   void (*pack_depthwise)(const ConvJob&, int64_t begin, int64_t end);
   void (*run_depthwise_channels)(const ConvJob&, int64_t begin, int64_t end, void* workspace);

@@ -18,6 +18,7 @@ namespace {
 #include "depthwise.h"
 #include "band_stage.h"
 #include "correlation.h"
+#include "outer_wgrad.h"
 #include "banded.h"
 #include "unfold_rows.h"
 #include "fold_bands.h"
@@ -63,6 +64,17 @@ struct KernelsOf {
   static void finish_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) finish_correlation_filter<T, A>(job, i);
   }
+  // Only where elements are what sums are kept in: nothing is copied that could be widened.
+  static void run_outer_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
+    if constexpr (std::is_same_v<T, A>) {
+      OuterWgrad<A> wgrad(job, workspace);
+      for (int64_t i = begin; i < end; ++i) wgrad.run(i);
+    }
+  }
+  static void finish_outer_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
+    if constexpr (std::is_same_v<T, A>)
+      for (int64_t i = begin; i < end; ++i) finish_outer_filter<A>(job, i);
+  }
   static void run_banded(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
     int64_t* offsets = static_cast<int64_t*>(workspace);
     BandedConv<T, A> conv(job, offsets, reinterpret_cast<A*>(offsets + kReductionBlock));
@@ -103,6 +115,8 @@ struct KernelsOf {
             .run_depthwise_wgrad = &run_depthwise_wgrad,
             .run_correlation_wgrad = &run_correlation_wgrad,
             .finish_correlation_wgrad = &finish_correlation_wgrad,
+            .run_outer_wgrad = &run_outer_wgrad,
+            .finish_outer_wgrad = &finish_outer_wgrad,
             .pack_depthwise = &pack_depthwise,
             .run_depthwise_channels = &run_depthwise_channels,
             .run_depthwise_channels_wgrad = &run_depthwise_channels_wgrad,

@@ -20,5 +20,6 @@
 #include "correlation_shape.h"
 #include "engine.h"
 #include "lane_band.h"
+#include "outer_lines.h"
 #include "packed.h"
 #include "pool_job.h"

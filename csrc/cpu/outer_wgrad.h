@@ -112,12 +112,12 @@ class OuterWgrad {
       distance_ = job_.result_strides.outer;
     } else {
       const int64_t before = (slice * p_.groups + group_) * p_.out_channels * columns;
-      distance_ = job_.filters_are_vectors ? p_.out_channels : columns;
-      to_ = static_cast<A*>(job_.partial) + before + first_filter_ * (job_.filters_are_vectors ? 1 : columns);
+      distance_ = job_.shape.filters_are_vectors ? p_.out_channels : columns;
+      to_ = static_cast<A*>(job_.partial) + before + first_filter_ * (job_.shape.filters_are_vectors ? 1 : columns);
     }
-    const int64_t rows = job_.filters_are_vectors ? columns : filters_;
+    const int64_t rows = job_.shape.filters_are_vectors ? columns : filters_;
     for (int64_t i = 0; i < rows; ++i)
-      std::fill_n(to_ + i * distance_, job_.filters_are_vectors ? filters_ : columns, A{0});
+      std::fill_n(to_ + i * distance_, job_.shape.filters_are_vectors ? filters_ : columns, A{0});
     const int64_t chunks = bands_.chunks(p_.batch), end = (slice + 1) * chunks / job_.slices;
     for (int64_t chunk = slice * chunks / job_.slices; chunk < end; ++chunk) run_chunk(chunk);
   }
@@ -157,7 +157,7 @@ class OuterWgrad {
     const int64_t first = qw * g[2].step + tap_offset(g[2], tap.t[2]);
     const A* source = staged_ ? stage(row, first, length, place) : row + first * ss.axis[2];
     lines_[line_count_++] =
-        job_.filters_are_vectors ? OuterLine<A>{source, grad, length} : OuterLine<A>{grad, source, length};
+        job_.shape.filters_are_vectors ? OuterLine<A>{source, grad, length} : OuterLine<A>{grad, source, length};
   }
 
   // Copies what a line reads from source column `first` on, with its padding.
@@ -190,7 +190,7 @@ class OuterWgrad {
 
   // All tiles of a run whose sums join the result from column `at` on.
   void multiply_run(int64_t at) const {
-    const int64_t extent = job_.filters_are_vectors ? filters_ : columns_;
+    const int64_t extent = job_.shape.filters_are_vectors ? filters_ : columns_;
     for (int64_t first = 0; first < extent; first += kVectors * W) {
       if (extent - first > W) {
         multiply_vectors<kVectors>(first, extent, at);
@@ -205,7 +205,7 @@ class OuterWgrad {
     alignas(kVectorBytes) A sums[kOuterRows<NV> * NV * W];
     int64_t column[NV];
     for (int v = 0; v < NV; ++v) column[v] = std::max<int64_t>(0, std::min(first + v * W, extent - W));
-    const bool swapped = job_.filters_are_vectors;
+    const bool swapped = job_.shape.filters_are_vectors;
     A* to = to_ + (swapped ? at * distance_ : at);
     const Panels rows(swapped ? columns_ : filters_, kOuterRows<NV>);
     for (int64_t i = 0; i < rows.count; ++i) {
@@ -244,10 +244,10 @@ template <class A>
 void finish_outer_filter(const WgradJob& job, int64_t index) {
   const ConvProblem& p = *job.problem;
   const int64_t columns = job.columns(), group = index / p.out_channels, row = index % p.out_channels;
-  const int64_t distance = job.filters_are_vectors ? p.out_channels : 1;
+  const int64_t distance = job.shape.filters_are_vectors ? p.out_channels : 1;
   const int64_t slice_distance = p.groups * p.out_channels * columns;
-  A* sum =
-      static_cast<A*>(job.partial) + group * p.out_channels * columns + (job.filters_are_vectors ? row : row * columns);
+  A* sum = static_cast<A*>(job.partial) + group * p.out_channels * columns +
+           (job.shape.filters_are_vectors ? row : row * columns);
   for (int64_t s = 1; s < job.slices; ++s) {
     const A* partial = sum + s * slice_distance;
     for (int64_t i = 0; i < columns * distance; i += distance) sum[i] += partial[i];

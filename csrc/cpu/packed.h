@@ -152,9 +152,10 @@ struct ConvWorkspace {
   int64_t elements() const { return image + partial + widened + weight; }
 };
 
-// wgrad by correlation: a unit of work is (slice, group, block of filters, block of channels).
-struct CorrelationShape {
-  int64_t filters = 1, channels = 1;  // of a block
+// wgrad by correlation and by outer products: a unit of work is (slice, group, block of filters, block of channels).
+struct WgradShape {
+  int64_t filters = 1, channels = 1;  // of a block; outer products take all channels
+  bool filters_are_vectors = false;   // outer products: else the columns are
 };
 
 struct WgradJob {
@@ -173,7 +174,7 @@ struct WgradJob {
   int64_t panels = 1, tiles = 1;  // of a unit
   bool in_place = false;          // add up in the result: one slice, of the sum type, columns in memory order
   bool channel_major = false;     // columns are numbered (channel, tap)
-  CorrelationShape correlation;
+  WgradShape shape;
 
   int64_t pixels() const { return problem->batch * source_region.positions(); }
   int64_t columns() const { return source_region.taps() * problem->in_channels; }
@@ -187,11 +188,9 @@ struct WgradJob {
     return std::min(pixels(), slice * round_up(divide_up(pixels(), slices), kReductionBlock));
   }
   int64_t unit_count() const { return slices * problem->groups * row_blocks() * column_blocks(); }
-  Panels filter_blocks() const { return Panels(problem->out_channels, correlation.filters); }
-  Panels channel_blocks() const { return Panels(problem->in_channels, correlation.channels); }
-  int64_t correlation_units() const {
-    return slices * problem->groups * filter_blocks().count * channel_blocks().count;
-  }
+  Panels filter_blocks() const { return Panels(problem->out_channels, shape.filters); }
+  Panels channel_blocks() const { return Panels(problem->in_channels, shape.channels); }
+  int64_t block_units() const { return slices * problem->groups * filter_blocks().count * channel_blocks().count; }
 };
 
 // Per-thread workspace of a WgradJob in elements of the sum type: A panels, a B tile, rows to transpose or to widen,

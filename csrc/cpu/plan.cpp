@@ -5,6 +5,7 @@
 
 #include "band.h"
 #include "correlation_shape.h"
+#include "outer_lines.h"
 #include "winograd_plan.h"
 
 namespace convext {
@@ -17,6 +18,8 @@ constexpr int64_t kOwnWeightBytes = 512 << 10;
 constexpr int64_t kMostCorrelated = 16, kMostCorrelatedInputs = 8;
 // Positions of an image from which the sums over a vector's lanes at the end of a chunk are repaid.
 constexpr int64_t kFewestCorrelated = 128;
+// The same under a stride, where staging costs more.
+constexpr int64_t kFewestCorrelatedStrided = 512;
 // Result channels of a group up to which reading the stage in place beats packing it.
 constexpr int64_t kMostBandedRows = 64;
 // The same for a single tap, which is staged to read whole rows of many channels rather than a panel's width of each.
@@ -106,10 +109,11 @@ void plan_correlation(const PlanRequest& r, ConvPlan& plan) {
   const ConvProblem& p = r.problem;
   const CorrelationBands bands = correlation_bands(r);
   const int64_t taps = kernel_taps(p);
-  CorrelationShape& shape = plan.correlation;
+  WgradShape& shape = plan.wgrad;
   const int64_t fitting = kCorrelationStageBytes / r.sum_bytes / (bands.in_chunk * bands.channel_size);
-  shape.filters = std::min(p.out_channels, kCorrelationFilters);
-  shape.channels = std::clamp<int64_t>(fitting, 1, p.in_channels);
+  // short chunks leave room for more filters, for which the image is staged once
+  shape.filters = std::min(p.out_channels, kCorrelationFilters * kChunkPositions / (bands.in_chunk * bands.length));
+  shape.channels = std::clamp<int64_t>(fitting, 1, std::min(p.in_channels, kCorrelationChannels));
   const auto blocks = [&] {
     return p.groups * divide_up(p.out_channels, shape.filters) * divide_up(p.in_channels, shape.channels);
   };
@@ -132,6 +136,31 @@ void plan_correlation(const PlanRequest& r, ConvPlan& plan) {
   plan.in_place = plan.slices == 1 && r.element_bytes == r.sum_bytes && (taps == 1 || !r.result_channels_last);
   plan.shared_bytes = plan.in_place ? 0 : plan.slices * result_bytes;
   plan.thread_bytes = CorrelationWorkspace(bands, shape, taps, r.sum_bytes).bytes(r.sum_bytes);
+}
+
+void plan_outer_product(const PlanRequest& r, ConvPlan& plan) {
+  const ConvProblem& p = r.problem;
+  const OuterLines lines(fprop_region(p), p.batch);
+  const int64_t taps = kernel_taps(p), merged = p.groups == 1 && p.axis[2].dilation == 1 ? p.axis[2].kernel : 1;
+  const int64_t result_bytes = std::max<int64_t>(1, weight_elements(p) * r.sum_bytes);
+  WgradShape& shape = plan.wgrad;
+  // Vectors of filters where they are fuller, of results so small that transposing them at the end is nothing.
+  constexpr int64_t kSmallResult = 128 << 10, kSliceBytes = int64_t{4} << 20, kUnits = 8, kFewestPixels = 512;
+  shape.filters_are_vectors = result_bytes <= kSmallResult && p.out_channels >= r.lanes &&
+                              fill(p.out_channels, r.lanes) > 1.1 * fill(merged * p.in_channels, r.lanes);
+  // A block's chunk of grad stays in L2, and its filters fill whole tiles.
+  const int64_t rows = 8 * r.tile.rows;
+  shape.filters = shape.filters_are_vectors ? p.out_channels : std::min(p.out_channels, rows);
+  const auto blocks = [&] { return p.groups * divide_up(p.out_channels, shape.filters); };
+  const int64_t pixels = p.batch * output_pixels(p);
+  const int64_t most = std::min({lines.chunks(p.batch), pixels / kFewestPixels, kSliceBytes / result_bytes});
+  plan.slices = std::clamp<int64_t>(divide_up(kUnits, blocks()), 1, std::max<int64_t>(1, most));
+  while (!shape.filters_are_vectors && plan.slices * blocks() < 2 * plan.workers && shape.filters > r.tile.rows)
+    shape.filters = divide_up(shape.filters, 2);
+  shape.channels = p.in_channels;
+  plan.in_place = plan.slices == 1 && !shape.filters_are_vectors && (taps == 1 || r.result_channels_last);
+  plan.shared_bytes = plan.in_place ? 0 : plan.slices * result_bytes;
+  plan.thread_bytes = lines.workspace_elements(p.in_channels) * r.sum_bytes;
 }
 
 void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
@@ -234,10 +263,25 @@ std::string correlation_refusal(const PlanRequest& r) {
     return "a band of the image with its taps needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
   if (p.out_channels <= kMostCorrelated && p.in_channels <= kMostCorrelatedInputs) return "";
   if (r.source_channels_last || r.grad_channels_last) return "the images are channels_last";
-  if (output_pixels(p) < kFewestCorrelated)
+  const bool strided = std::any_of(p.axis, p.axis + kSpatialAxes, [](const ConvAxis& a) { return a.stride > 1; });
+  const int64_t fewest = strided ? kFewestCorrelatedStrided : kFewestCorrelated;
+  if (output_pixels(p) < fewest)
     return std::to_string(output_pixels(p)) + " pixels do not repay the sums over lanes, fewer than " +
-           std::to_string(kFewestCorrelated);
+           std::to_string(fewest);
   if (bands.band.columns * 5 < bands.band.pitch * 3) return "padding would fill two fifths of the columns";
+  return "";
+}
+
+std::string outer_product_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+  if (r.op != ConvOperator::kWgrad) return "it computes wgrad";
+  if (r.element_bytes != r.sum_bytes) return "its operands would have to be widened first";
+  const bool one_channel = p.groups * p.in_channels == 1;  // which has no layout
+  if (!(r.source_channels_last || one_channel) || !r.grad_channels_last) return "the images are not channels_last";
+  const OuterLines lines(fprop_region(p), p.batch);
+  if (lines.workspace_elements(p.in_channels) * r.sum_bytes > kMostStageBytes)
+    return "a chunk of the image needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
   return "";
 }
 
@@ -270,6 +314,7 @@ std::string refusal(Algorithm algorithm, const PlanRequest& r) {
     case Algorithm::kDepthwise: return depthwise_refusal(r);
     case Algorithm::kCorrelation: return correlation_refusal(r);
     case Algorithm::kWinograd: return winograd_refusal(r);
+    case Algorithm::kOuterProduct: return outer_product_refusal(r);
     case Algorithm::kBanded: return banded_refusal(r);
     case Algorithm::kPacked:
       if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
@@ -287,6 +332,7 @@ const char* algorithm_name(Algorithm algorithm) {
     case Algorithm::kDepthwise: return "depthwise";
     case Algorithm::kCorrelation: return "correlation";
     case Algorithm::kWinograd: return "winograd";
+    case Algorithm::kOuterProduct: return "outer_product";
     case Algorithm::kBanded: return "banded";
     case Algorithm::kPacked: return "packed";
     case Algorithm::kDirect: return "direct";
@@ -312,7 +358,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
   for (const Algorithm candidate :
        {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kWinograd, Algorithm::kCorrelation,
-        Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
+        Algorithm::kOuterProduct, Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
     if (reason.empty()) break;
@@ -324,6 +370,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
     case Algorithm::kDepthwise: plan_depthwise(request, plan); break;
     case Algorithm::kCorrelation: plan_correlation(request, plan); break;
     case Algorithm::kWinograd: plan_winograd(request, plan); break;
+    case Algorithm::kOuterProduct: plan_outer_product(request, plan); break;
     case Algorithm::kBanded: plan_banded(request, plan); break;
     case Algorithm::kPacked:
       (request.op == ConvOperator::kWgrad ? plan_packed_wgrad : plan_packed_conv)(request, plan);

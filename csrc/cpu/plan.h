@@ -11,7 +11,16 @@
 namespace convext {
 
 // Candidates in the order they are tried; the last one takes everything.
-enum class Algorithm { kDepthwiseChannelsLast, kDepthwise, kWinograd, kCorrelation, kBanded, kPacked, kDirect };
+enum class Algorithm {
+  kDepthwiseChannelsLast,
+  kDepthwise,
+  kWinograd,
+  kCorrelation,
+  kOuterProduct,
+  kBanded,
+  kPacked,
+  kDirect
+};
 const char* algorithm_name(Algorithm algorithm);
 
 struct PlanRequest {
@@ -48,7 +57,8 @@ struct ConvPlan {
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;
   bool in_place = false, channel_major = false;
-  CorrelationShape correlation;
+  // Correlation and outer products.
+  WgradShape wgrad;
   // Bytes: shared_bytes once and thread_bytes for each of the workers.
   int64_t shared_bytes = 0, thread_bytes = 0, workers = 1;
   int64_t workspace_bytes() const { return shared_bytes + workers * thread_bytes; }

@@ -267,7 +267,7 @@ WgradJob make_wgrad_job(const PlanRequest& request, const ConvPlan& plan, const 
   job.tiles = plan.tiles;
   job.in_place = plan.in_place;
   job.channel_major = plan.channel_major;
-  job.correlation = plan.correlation;
+  job.shape = plan.wgrad;
   return job;
 }
 
@@ -322,12 +322,25 @@ void run_correlation_wgrad(const PlanRequest& request, const ConvPlan& plan, con
   WgradJob job = make_wgrad_job(request, plan, operands);
   const Workspace workspace(plan);
   job.partial = workspace.shared();
-  for_each_worker(plan.workers, job.correlation_units(), [&](int64_t worker, int64_t begin, int64_t end) {
+  for_each_worker(plan.workers, job.block_units(), [&](int64_t worker, int64_t begin, int64_t end) {
     kernels.run_correlation_wgrad(job, begin, end, workspace.of_worker(worker));
   });
   if (plan.in_place) return;
   for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
                   [&](int64_t, int64_t begin, int64_t end) { kernels.finish_correlation_wgrad(job, begin, end); });
+}
+
+void run_outer_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                     const ConvOperands& operands) {
+  WgradJob job = make_wgrad_job(request, plan, operands);
+  const Workspace workspace(plan);
+  job.partial = workspace.shared();
+  for_each_worker(plan.workers, job.block_units(), [&](int64_t worker, int64_t begin, int64_t end) {
+    kernels.run_outer_wgrad(job, begin, end, workspace.of_worker(worker));
+  });
+  if (plan.in_place) return;
+  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
+                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_outer_wgrad(job, begin, end); });
 }
 
 void run_depthwise_channels_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
@@ -370,6 +383,7 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& en
       return (wgrad ? run_depthwise_wgrad : run_depthwise_conv)(request, plan, kernels, operands);
     case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
     case Algorithm::kWinograd: return (wgrad ? run_winograd_wgrad : run_winograd_conv)(request, plan, engine, operands);
+    case Algorithm::kOuterProduct: return run_outer_wgrad(request, plan, kernels, operands);
     case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
     case Algorithm::kPacked: return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
     case Algorithm::kDirect: return;
