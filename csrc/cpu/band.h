@@ -95,30 +95,11 @@ struct Band {
   }
 };
 
-// Bytes of stage that a band aims at: with its result it stays within a 48 KiB L1.
-inline constexpr int64_t kBandBytes = 32 << 10;
 // Above this an algorithm that stages declines: its workspace would grow with the kernel.
 inline constexpr int64_t kMostStageBytes = 1 << 20;
 inline constexpr int64_t kMostVectorBytes = 64;
 // Elements a vector may touch beyond a stage or a flat result.
 inline constexpr int64_t kBandSlack = 16 * 8;
-
-// Per-thread workspace of the correlation algorithm: an offset a tap, then elements of the sum type for the stage, the
-// gradient, and a vector of sums for each tap.
-struct CorrelationWorkspace {
-  int64_t taps, stage, grad;
-  CorrelationWorkspace(const Region& r, int64_t depth, int64_t sum_bytes) : taps(depth * r.taps()) {
-    const Band band(r, depth, kBandBytes / sum_bytes);
-    // A cut region gets the budget, so that the workspace of large images does not depend on how they are cut.
-    const int64_t budget = band.whole ? 0 : kBandBytes / sum_bytes;
-    stage = std::max(band.stage_elements(depth), budget) + kBandSlack;
-    grad = std::max(band.flat_elements(), budget) + kBandSlack;
-  }
-  int64_t offset_bytes() const { return round_up(taps * static_cast<int64_t>(sizeof(int64_t)), 64); }
-  int64_t bytes(int64_t sum_bytes) const {
-    return offset_bytes() + (stage + grad) * sum_bytes + taps * kMostVectorBytes;
-  }
-};
 
 // The banded algorithm stages the channels of one reduction block in L2 and keeps its partial sums there too.
 inline constexpr int64_t kBlockBandBytes = 128 << 10;

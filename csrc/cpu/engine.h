@@ -42,8 +42,10 @@ struct Kernels {
   void (*run_col2im)(const ConvJob&, const Col2imShape&, int64_t begin, int64_t end, void* workspace);
   void (*run_depthwise)(const ConvJob&, const LaneBand&, int64_t begin, int64_t end, void* workspace);
   void (*run_depthwise_wgrad)(const WgradJob&, const LaneBand&, int64_t begin, int64_t end, void* workspace);
-  // The workspace starts with offset_bytes for the taps' offsets.
-  void (*run_correlation_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace, int64_t offset_bytes);
+  void (*run_correlation_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
+  void (*finish_correlation_wgrad)(const WgradJob&, int64_t begin, int64_t end);
+  void (*run_outer_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
+  void (*finish_outer_wgrad)(const WgradJob&, int64_t begin, int64_t end);
   // Depthwise on channels_last images; pack steps are counted over (region, tap).
   void (*pack_depthwise)(const ConvJob&, int64_t begin, int64_t end);
   void (*run_depthwise_channels)(const ConvJob&, int64_t begin, int64_t end, void* workspace);

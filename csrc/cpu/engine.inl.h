@@ -20,6 +20,7 @@ namespace {
 #include "depthwise.h"
 #include "band_stage.h"
 #include "correlation.h"
+#include "outer_wgrad.h"
 #include "banded.h"
 #include "col2im.h"
 #include "packed_kernels.h"
@@ -53,15 +54,27 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
     DepthwiseWgrad<T, A> wgrad(job, band, static_cast<std::byte*>(workspace));
     for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
-  static void run_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace,
-                                    int64_t offset_bytes) {
-    A* elements = reinterpret_cast<A*>(static_cast<std::byte*>(workspace) + offset_bytes);
-    CorrelationWgrad<T, A> wgrad(job, static_cast<int64_t*>(workspace), elements);
+  static void run_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
+    CorrelationWgrad<T, A> wgrad(job, static_cast<std::byte*>(workspace));
     for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
   static void run_col2im(const ConvJob& job, const Col2imShape& shape, int64_t begin, int64_t end, void* workspace) {
     Col2imConv<T, A> conv(job, shape, static_cast<A*>(workspace));
     for (int64_t i = begin; i < end; ++i) conv.run(i);
+  }
+  static void finish_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) finish_correlation_filter<T, A>(job, i);
+  }
+  // Only where elements are what sums are kept in: nothing is copied that could be widened.
+  static void run_outer_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
+    if constexpr (std::is_same_v<T, A>) {
+      OuterWgrad<A> wgrad(job, workspace);
+      for (int64_t i = begin; i < end; ++i) wgrad.run(i);
+    }
+  }
+  static void finish_outer_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
+    if constexpr (std::is_same_v<T, A>)
+      for (int64_t i = begin; i < end; ++i) finish_outer_filter<A>(job, i);
   }
   static void pack_depthwise(const ConvJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) pack_depthwise_tap<T, A>(job, i);
@@ -84,11 +97,14 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
             .run_conv = &Packed::run_conv,
             .run_wgrad = &Packed::run_wgrad,
             .finish_wgrad = &finish_wgrad,
-            .run_col2im = &run_col2im,
             .run_banded = &Packed::run_banded,
+            .run_col2im = &run_col2im,
             .run_depthwise = &run_depthwise,
             .run_depthwise_wgrad = &run_depthwise_wgrad,
             .run_correlation_wgrad = &run_correlation_wgrad,
+            .finish_correlation_wgrad = &finish_correlation_wgrad,
+            .run_outer_wgrad = &run_outer_wgrad,
+            .finish_outer_wgrad = &finish_outer_wgrad,
             .pack_depthwise = &pack_depthwise,
             .run_depthwise_channels = &run_depthwise_channels,
             .run_depthwise_channels_wgrad = &run_depthwise_channels_wgrad,

@@ -154,6 +154,12 @@ struct ConvWorkspace {
   int64_t elements() const { return image + partial + widened + weight; }
 };
 
+// wgrad by correlation and by outer products: a unit of work is (slice, group, block of filters, block of channels).
+struct WgradShape {
+  int64_t filters = 1, channels = 1;  // of a block; outer products take all channels
+  bool filters_are_vectors = false;   // outer products: else the columns are
+};
+
 struct WgradJob {
   const ConvProblem* problem = nullptr;
   Tile tile;
@@ -171,6 +177,7 @@ struct WgradJob {
   bool in_place = false;          // add up in the result: one slice, of the sum type, columns in memory order
   bool finishes_units = false;    // the same of a narrower type: units add up in their workspace
   bool channel_major = false;     // columns are numbered (channel, tap)
+  WgradShape shape;
 
   int64_t pixels() const { return problem->batch * source_region.positions(); }
   int64_t columns() const { return source_region.taps() * problem->in_channels; }
@@ -198,6 +205,9 @@ struct WgradJob {
     return true;
   }
   int64_t unit_count() const { return slices * problem->groups * row_blocks() * column_blocks(); }
+  Panels filter_blocks() const { return Panels(problem->out_channels, shape.filters); }
+  Panels channel_blocks() const { return Panels(problem->in_channels, shape.channels); }
+  int64_t block_units() const { return slices * problem->groups * filter_blocks().count * channel_blocks().count; }
 };
 
 // Per-thread workspace of a WgradJob in elements of the sum type: A panels, a B tile, rows to transpose or to widen,

@@ -200,6 +200,18 @@ class WgradUnit {
   int run_count_ = 0;
 };
 
+// Writes filter `index` of the result from sums that stand at tap * tap_distance + channel * channel_distance.
+template <class T, class A>
+void write_filter(const WgradJob& job, int64_t index, const A* sum, int64_t tap_distance, int64_t channel_distance) {
+  const Strides& s = job.result_strides;
+  T* result = static_cast<T*>(job.result) + index * s.outer;
+  for (int64_t t = 0; t < job.source_region.taps(); ++t) {
+    const Tap tap = tap_at(job.source_region, t);
+    T* to = result + tap.t[0] * s.axis[0] + tap.t[1] * s.axis[1] + tap.t[2] * s.axis[2];
+    store_line(to, s.channel, sum + t * tap_distance, channel_distance, job.problem->in_channels);
+  }
+}
+
 // Adds the slices' partial results in order and writes result row `index`, counted over (group, k): some channels of
 // some taps at a time, turned where the taps are the inner index of the result.
 template <class T, class A>

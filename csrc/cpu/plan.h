@@ -15,8 +15,9 @@ namespace convext {
 enum class Algorithm {
   kDepthwiseChannelsLast,
   kDepthwise,
-  kCorrelation,
   kWinograd,
+  kCorrelation,
+  kOuterProduct,
   kCol2im,
   kBanded,
   kPacked,
@@ -60,8 +61,8 @@ struct ConvPlan {
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;
   bool in_place = false, finishes_units = false, channel_major = false;
-  // Correlation: the part of thread_bytes that holds the taps' offsets.
-  int64_t offset_bytes = 0;
+  // Correlation and outer products.
+  WgradShape wgrad;
   // Bytes: shared_bytes once and thread_bytes for each of the workers.
   int64_t shared_bytes = 0, thread_bytes = 0, workers = 1;
   int64_t workspace_bytes() const { return shared_bytes + workers * thread_bytes; }

@@ -281,6 +281,7 @@ WgradJob make_wgrad_job(const PlanRequest& request, const ConvPlan& plan, const 
   job.in_place = plan.in_place;
   job.finishes_units = plan.finishes_units;
   job.channel_major = plan.channel_major;
+  job.shape = plan.wgrad;
   return job;
 }
 
@@ -332,12 +333,28 @@ void run_depthwise_wgrad(const PlanRequest& request, const ConvPlan& plan, const
 
 void run_correlation_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                            const ConvOperands& operands) {
-  const WgradJob job = make_wgrad_job(request, plan, operands);
+  WgradJob job = make_wgrad_job(request, plan, operands);
   const Workspace workspace(plan);
+  job.partial = workspace.shared();
+  for_each_worker(plan.workers, job.block_units(), [&](int64_t worker, int64_t begin, int64_t end) {
+    kernels.run_correlation_wgrad(job, begin, end, workspace.of_worker(worker));
+  });
+  if (plan.in_place) return;
   for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_correlation_wgrad(job, begin, end, workspace.of_worker(worker), plan.offset_bytes);
-                  });
+                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_correlation_wgrad(job, begin, end); });
+}
+
+void run_outer_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                     const ConvOperands& operands) {
+  WgradJob job = make_wgrad_job(request, plan, operands);
+  const Workspace workspace(plan);
+  job.partial = workspace.shared();
+  for_each_worker(plan.workers, job.block_units(), [&](int64_t worker, int64_t begin, int64_t end) {
+    kernels.run_outer_wgrad(job, begin, end, workspace.of_worker(worker));
+  });
+  if (plan.in_place) return;
+  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
+                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_outer_wgrad(job, begin, end); });
 }
 
 void run_depthwise_channels_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
@@ -384,6 +401,7 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& en
     case Algorithm::kWinograd:
       return (wgrad ? run_winograd_wgrad : run_winograd_conv)(request, plan, engine, type, operands);
     case Algorithm::kCol2im: return run_col2im(request, plan, kernels, operands);
+    case Algorithm::kOuterProduct: return run_outer_wgrad(request, plan, kernels, operands);
     case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
     case Algorithm::kPacked: return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
     case Algorithm::kDirect: return;

@@ -1,0 +1,147 @@
+"""wgrad's own algorithms, correlation and outer products: where they are taken, and the edges of their tiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import convext
+
+THREADS = (1, 2, 3)
+
+
+def plan(image: tuple[int, ...], weight: tuple[int, ...], **settings: Any) -> Any:
+    return convext.conv_plan("wgrad", image, weight, **settings)
+
+
+def integers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Small integers, whose sums are exact in any order."""
+    return torch.randint(-3, 4, shape).to(dtype)
+
+
+def wgrad(grad: Tensor, image: Tensor, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1) -> Tensor:
+    conf = ([stride] * 2, [padding] * 4, [1] * 2, groups, 0)
+    result: Tensor = torch.ops.convext.conv_wgrad(grad, image, [kernel] * 2, *conf)
+    return result
+
+
+def reference(grad: Tensor, image: Tensor, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1) -> Tensor:
+    weight = torch.zeros(grad.shape[1], image.shape[1] // groups, kernel, kernel, dtype=torch.float64)
+    return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
+        grad.double(),
+        image.double(),
+        weight,
+        None,
+        [stride] * 2,
+        [padding] * 2,
+        [1] * 2,
+        False,
+        [0] * 2,
+        groups,
+        [False, True, False],
+    )[1]
+
+
+@pytest.mark.parametrize(
+    ("image", "weight", "settings", "algorithm"),
+    [
+        ((1, 64, 28, 28), (64, 64, 1, 1), {}, "correlation"),
+        ((1, 3, 224, 224), (64, 3, 7, 7), {"stride": 2, "padding": 3}, "correlation"),
+        ((1, 32, 28, 28), (96, 32, 5, 5), {"padding": 2}, "correlation"),
+        ((1, 64, 8000), (128, 64, 2), {}, "correlation"),
+        ((1, 64, 28, 28), (64, 64, 3, 3), {"padding": 1}, "winograd"),
+        # too few pixels for the sums over lanes
+        ((1, 512, 7, 7), (512, 512, 1, 1), {}, "packed"),
+        ((1, 512, 28, 28), (1024, 512, 1, 1), {"stride": 2}, "packed"),
+        # groups of few channels at any size and in any layout
+        ((1, 32, 4, 4), (32, 8, 3, 3), {"padding": 1, "groups": 4}, "correlation"),
+        ((1, 32, 28, 28), (32, 8, 3, 3), {"padding": 1, "groups": 4, "channels_last": True}, "correlation"),
+        ((1, 64, 28, 28), (64, 64, 1, 1), {"channels_last": True}, "outer_product"),
+        ((1, 3, 224, 224), (32, 3, 3, 3), {"stride": 2, "padding": 1, "channels_last": True}, "outer_product"),
+        ((1, 3, 28, 28), (32, 3, 3, 3), {"channels_last": True, "dtype": torch.bfloat16}, "packed"),
+    ],
+)
+def test_the_algorithm(
+    image: tuple[int, ...], weight: tuple[int, ...], settings: dict[str, Any], algorithm: str
+) -> None:
+    for threads in THREADS:
+        assert plan(image, weight, num_threads=threads, **settings).algorithm == algorithm
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("filters", (1, 2, 3, 5, 9, 70))
+@pytest.mark.parametrize("channels", (1, 3, 7, 13))
+@pytest.mark.parametrize("size", (12, 17, 40))
+def test_correlation_at_every_edge_of_a_tile(
+    size: int, channels: int, filters: int, dtype: torch.dtype, isa: str
+) -> None:
+    torch.manual_seed(0)
+    for kernel, stride, padding in ((1, 1, 0), (3, 1, 1), (2, 2, 0)):
+        out = (size + 2 * padding - kernel) // stride + 1
+        image, grad = integers(2, channels, size, size, dtype=dtype), integers(2, filters, out, out, dtype=dtype)
+        expected = reference(grad, image, kernel, stride, padding).to(dtype)
+        torch.testing.assert_close(wgrad(grad, image, kernel, stride, padding), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("filters", (1, 5, 15, 29, 64, 150))
+@pytest.mark.parametrize("channels", (2, 3, 16, 24, 45))
+def test_outer_products_at_every_edge_of_a_tile(channels: int, filters: int, dtype: torch.dtype, isa: str) -> None:
+    torch.manual_seed(0)
+    for kernel, stride, padding in ((1, 1, 0), (3, 1, 1), (3, 2, 0), (1, 2, 0)):
+        size = 20
+        out = (size + 2 * padding - kernel) // stride + 1
+        image, grad = integers(2, channels, size, size, dtype=dtype), integers(2, filters, out, out, dtype=dtype)
+        expected = reference(grad, image, kernel, stride, padding).to(dtype)
+        image, grad = (t.contiguous(memory_format=torch.channels_last) for t in (image, grad))
+        torch.testing.assert_close(wgrad(grad, image, kernel, stride, padding), expected, rtol=0, atol=0)
+
+
+def test_reading_in_place_changes_no_bit(isa: str) -> None:
+    """Images with a gap between their rows are staged; what is computed is the same."""
+    torch.manual_seed(0)
+    for size in (12, 28, 40):
+        image, grad = torch.randn(2, 9, size, size), torch.randn(2, 21, size, size)
+        apart = [torch.randn(*t.shape[:-1], size + 3)[..., :size].copy_(t) for t in (image, grad)]
+        assert torch.equal(wgrad(grad, image, 1), wgrad(apart[1], apart[0], 1))
+
+
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+def test_threads_change_no_bit(layout: torch.memory_format, isa: str) -> None:
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    try:
+        for channels, filters, size, kernel in ((24, 144, 56, 1), (3, 32, 64, 3), (40, 70, 14, 5), (64, 300, 28, 1)):
+            image = torch.randn(2, channels, size, size).contiguous(memory_format=layout)
+            grad = torch.randn(2, filters, size, size).contiguous(memory_format=layout)
+            results = []
+            for threads in (1, 2, 5, 16):
+                torch.set_num_threads(threads)
+                results.append(wgrad(grad, image, kernel, padding=kernel // 2))
+            assert all(torch.equal(results[0], r) for r in results[1:])
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+def test_a_non_finite_channel_keeps_to_itself(layout: torch.memory_format, isa: str) -> None:
+    """The last vector of a row ends in zeros, not in what stands behind it."""
+    for kernel in (1, 3):
+        image, grad = torch.ones(2, 20, 13, 13), torch.ones(2, 18, 13, 13)
+        image[:, 7], grad[:, 5] = torch.inf, torch.nan
+        image, grad = (t.contiguous(memory_format=layout) for t in (image, grad))
+        result = wgrad(grad, image, kernel, padding=kernel // 2)
+        finite = result.isfinite().flatten(2).all(2)
+        expected = torch.ones(18, 20, dtype=torch.bool)
+        expected[5], expected[:, 7] = False, False
+        assert torch.equal(finite, expected)
+
+
+def test_an_empty_batch_is_zero(isa: str) -> None:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        image = torch.empty(0, 20, 16, 16).contiguous(memory_format=layout)
+        grad = torch.empty(0, 24, 16, 16).contiguous(memory_format=layout)
+        assert torch.equal(wgrad(grad, image, 3, padding=1), torch.zeros(24, 20, 3, 3))
