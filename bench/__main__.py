@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 import convext
-from bench import measure, nets, report
+from bench import cases, measure, report
+from bench.layer import Layer
 from bench.measure import Row, Setting
 
 
@@ -23,7 +24,7 @@ def arguments() -> argparse.Namespace:
         prog="python -m bench", description="Times convext's convolutions against torch's."
     )
     many = {"nargs": "+", "metavar": "X"}
-    parser.add_argument("--net", choices=list(nets.NETS), help="only these networks", **many)  # type: ignore[arg-type]
+    parser.add_argument("--net", choices=list(cases.CASES), help="only these networks and families", **many)  # type: ignore[arg-type]
     parser.add_argument(
         "--filter",
         default="",
@@ -50,10 +51,10 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def chosen_layers(options: argparse.Namespace) -> list[nets.Layer]:
-    found = nets.layers(options.net, options.batch)
+def chosen_layers(options: argparse.Namespace) -> list[Layer]:
+    found = cases.layers(options.net, options.batch)
     if options.quick:
-        few = {layer.id for layer in nets.quick()}
+        few = {layer.id for layer in cases.quick()}
         found = [layer for layer in found if layer.id in few]
     pattern = re.compile(options.filter)
     return [layer for layer in found if any(map(pattern.search, (layer.id, layer.family, str(layer))))]
@@ -83,7 +84,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def settings(options: argparse.Namespace, layer: nets.Layer, dtype: str) -> list[Setting]:
+def settings(options: argparse.Namespace, layer: Layer, dtype: str) -> list[Setting]:
     return [
         Setting(dtype, threads, layout, work)
         for threads in options.threads
@@ -93,7 +94,7 @@ def settings(options: argparse.Namespace, layer: nets.Layer, dtype: str) -> list
     ]
 
 
-def run(options: argparse.Namespace, layers: list[nets.Layer]) -> Iterator[Row]:
+def run(options: argparse.Namespace, layers: list[Layer]) -> Iterator[Row]:
     """Every layer in every setting, a line of progress each. Operands and references live as long as their layer."""
     total = sum(len(settings(options, layer, dtype)) for layer in layers for dtype in options.dtype)
     done, start = 0, time.monotonic()

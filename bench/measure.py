@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.benchmark import Timer
 
 import convext
-from bench.nets import Layer
+from bench.layer import Layer
 
 WORKS = ("forward", "forward+backward")
 LAYOUTS = ("contiguous", "channels_last")
@@ -178,12 +178,13 @@ def algorithms(layer: Layer, setting: Setting) -> str:
     if setting.work != "forward":
         to_input = "fprop" if layer.transposed else "dgrad"
         operators += ["wgrad"] if layer.first else [to_input, "wgrad"]
+    settings = {name: value for name, value in layer.settings.items() if name != "output_padding"}  # in image
     return " / ".join(
         convext.conv_plan(
             operator,
             image,
             layer.weight_shape,
-            **layer.settings,
+            **settings,
             dtype=getattr(torch, setting.dtype),
             channels_last=setting.layout == "channels_last",
             num_threads=setting.threads,
