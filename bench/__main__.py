@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import re
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import convext
-from bench import cases, measure, report
+from bench import cases, machine, measure, report
 from bench.layer import Layer
 from bench.measure import Row, Setting
 
@@ -60,30 +58,6 @@ def chosen_layers(options: argparse.Namespace) -> list[Layer]:
     return [layer for layer in found if any(map(pattern.search, (layer.id, layer.family, str(layer))))]
 
 
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def machine(options: argparse.Namespace) -> dict[str, Any]:
-    """The facts without which a time means nothing."""
-    peaks = {dtype: measure.fma_peak(dtype) for dtype in options.dtype}
-    bandwidths = [f"{measure.copy_bandwidth(n):.1f} GB/s on {n}" for n in options.threads]
-    return {
-        "processor": processor(),
-        "convext": f"{convext.__version__}, kernels for {convext.backends.cpu.get_max_isa()}",
-        "torch": f"{torch.__version__}, its own best: {torch.backends.cpu.get_cpu_capability()}",
-        "threads": ", ".join(map(str, options.threads)),
-        "copying 256 MB (read and written)": ", ".join(bandwidths),
-        "blocks": f"{options.turns} turns, at least {options.min_run_time} s a side in all",
-        "fma_peak": {dtype: peak for dtype, peak in peaks.items() if peak is not None},
-    }
-
-
 def settings(options: argparse.Namespace, layer: Layer, dtype: str) -> list[Setting]:
     return [
         Setting(dtype, threads, layout, work)
@@ -121,7 +95,7 @@ def main() -> int:
         return 0 if layers else 1
     if options.isa is not None:
         convext.backends.cpu.set_max_isa(options.isa)
-    facts = machine(options)
+    facts = machine.facts(options.dtype, options.threads, options.turns, options.min_run_time)
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
     rows = list(run(options, layers))
     rows.sort(key=lambda row: (row.dtype, row.threads, row.layout, row.work))  # stable: layers stay in order
