@@ -148,17 +148,26 @@ def relative_error(results: Sequence[Tensor], references: Sequence[Tensor]) -> f
 
 
 def in_turn(
-    functions: Sequence[Callable[[], object]], threads: int, min_run_time: float, turns: int
+    functions: Sequence[Callable[[], object]],
+    threads: int,
+    min_run_time: float,
+    turns: int,
+    longest: float = math.inf,
 ) -> list[list[float]]:
     """Seconds a call for each function: one sample a turn, each over at least min_run_time / turns seconds.
 
-    The order changes from turn to turn, so that neither always runs in what the other left in the caches.
+    The order changes from turn to turn, so that neither always runs in what the other left in the caches. Where a turn
+    of all takes so long that ``turns`` of them take more than ``longest`` seconds there are fewer, at least three.
     """
     timers = [Timer("f()", globals={"f": f}, num_threads=threads) for f in functions]
-    numbers = []
+    numbers, one_turn = [], 0.0
     for timer in timers:
-        timer.timeit(1)  # the first call allocates, and starts threads
-        numbers.append(max(1, math.ceil(min_run_time / turns / timer.timeit(1).mean)))
+        once = timer.timeit(1).mean  # the first call allocates, and starts threads
+        if once < 0.1:
+            once = timer.timeit(1).mean
+        numbers.append(max(1, math.ceil(min_run_time / turns / once)))
+        one_turn += numbers[-1] * once
+    turns = min(turns, max(3, math.floor(longest / one_turn)))
     samples: list[list[float]] = [[] for _ in timers]
     for turn in range(turns):
         order = list(range(len(timers)))
@@ -200,12 +209,16 @@ def measure(
     references: Sequence[Tensor],
     min_run_time: float = 0.2,
     turns: int = 5,
+    longest: float = math.inf,
 ) -> Row:
-    """Runs a layer in a setting. ``references``: what `reference` says of these values, for this work or both."""
+    """Runs a layer in a setting. ``references``: what `reference` says of these values, for this work or both.
+
+    ``min_run_time``, ``turns``, ``longest``: as `in_turn` has them.
+    """
     ready = laid_out(values, setting.layout)
     ours, theirs = (runner(f, layer, ready, setting.work) for f in (convext.functional, torch.nn.functional))
     errors = [relative_error(results := f(), references[: len(results)]) for f in (ours, theirs)]
-    our_times, torch_times = in_turn((ours, theirs), setting.threads, min_run_time, turns)
+    our_times, torch_times = in_turn((ours, theirs), setting.threads, min_run_time, turns, longest)
     return Row(
         net=layer.net,
         layer=layer.name,

@@ -19,6 +19,9 @@ from bench import machine, measure, report, store
 from bench.layer import Layer
 from bench.parts import PARTS, Part
 
+# seconds for all turns of both sides of a case, where a call is so slow that it matters
+LONGEST = 2.0
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.part", description=(__doc__ or "").splitlines()[0])
@@ -63,7 +66,7 @@ def run(part: Part, path: Path, options: argparse.Namespace) -> store.Results:
             values = measure.operands(layer, getattr(torch, part.dtype))
             references = measure.reference(layer, values, part.works[-1])
             before = layer
-        row = measure.measure(layer, setting, values, references, options.min_run_time, options.turns)
+        row = measure.measure(layer, setting, values, references, options.min_run_time, options.turns, LONGEST)
         results.rows.append(dataclasses.asdict(row))
         store.save(path, results)
         print(f"[{len(results.rows)}/{results.planned}] {setting.work:16} {report.line(row)}", flush=True)

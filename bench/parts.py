@@ -45,7 +45,7 @@ class Part:
     batch: int = 1
     works: tuple[str, ...] = WORKS
     one_in: int = 3
-    most_flops: float = 2e10
+    most_flops: float = 6e9
     chosen: Callable[[Layer], bool] = every_layer
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     winograd: bool = True
@@ -75,12 +75,13 @@ def _plain(dtype: str, threads: int, **rest: object) -> Part:
 PARTS = {
     part.name: part
     for part in (
-        _plain("float32", 2, one_in=1),
+        _plain("float32", 2, one_in=1, most_flops=2e10),
         _plain("float32", 1, one_in=2),
-        Part("float32_batch_8", "float32, 2 threads, batch 8", batch=8),
+        Part("float32_batch_8", "float32, 2 threads, batch 8", batch=8, most_flops=1.2e10),
         Part(
             "float32_channels_last",
             "float32, 2 threads, channels_last",
+            most_flops=2e10,
             layout="channels_last",
             one_in=2,
             chosen=two_dimensional,
@@ -91,8 +92,8 @@ PARTS = {
         _plain("bfloat16", 1),
         _plain("float16", 2),
         _plain("float16", 1),
-        Part("bfloat16_avx2", "bfloat16, 2 threads, both on AVX2", "bfloat16", environment=AVX2),
-        Part("float16_avx2", "float16, 2 threads, both on AVX2", "float16", environment=AVX2),
+        Part("bfloat16_avx2", "bfloat16, 2 threads, both on AVX2", "bfloat16", most_flops=1e9, environment=AVX2),
+        Part("float16_avx2", "float16, 2 threads, both on AVX2", "float16", most_flops=1e9, environment=AVX2),
         Part(
             "direct_1_thread",
             "float32, 1 thread, large dense layers without Winograd",
