@@ -167,7 +167,7 @@ def in_turn(
             once = timer.timeit(1).mean
         numbers.append(max(1, math.ceil(min_run_time / turns / once)))
         one_turn += numbers[-1] * once
-    turns = min(turns, max(3, math.floor(longest / one_turn)))
+    turns = int(min(turns, max(3, longest / max(one_turn, 1e-9))))
     samples: list[list[float]] = [[] for _ in timers]
     for turn in range(turns):
         order = list(range(len(timers)))
