@@ -1,6 +1,6 @@
 """Whole networks in training: forward + loss + backward of a converted model beside the unconverted.
 
-``python -m bench.models`` takes LeNet-5, AlexNet, VGG-16, ResNet-50, MobileNetV2 and U-Net. The two models, with the same
+``python -m bench.models`` takes LeNet-5, AlexNet, VGG-16, ResNet-50, MobileNetV2 and U-Net. The two models, of the same
 weights, run in turn in one process. How much `convext.convert` can gain is bounded by the share of the time that the
 converted layers have in torch's model: the report puts Amdahl's bound beside the ratio.
 """
@@ -95,13 +95,12 @@ def steps(network: Network, batch: int) -> list[Callable[[], Tensor]]:
 
 def share(run: Callable[[], object], threads: int) -> float:
     """The converted layers' part of a step, by torch's profiler."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen, record_function("step"):
-            run()
-    finally:
-        torch.set_num_threads(before)
+    with (
+        measure.running_on(threads),
+        profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen,
+        record_function("step"),
+    ):
+        run()
     times = {event.key: event.cpu_time_total for event in seen.key_averages()}
     return sum(time for key, time in times.items() if CONVERTED.fullmatch(key)) / times["step"]
 
