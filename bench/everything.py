@@ -78,8 +78,12 @@ def main() -> int:
         print("\n".join([*(f"{part.name:24} {part.title}" for part in PARTS.values()), *MODULES]))
         return 0
     finished = options.report or run(options)
-    for path in combined.write(options.into):
-        print(f"wrote {path}")
+    try:
+        written = combined.write(options.into)
+    except FileNotFoundError as error:
+        print(error)
+        return 1 if options.report else 0
+    print("\n".join(f"wrote {path}" for path in written))
     if not finished:
         print("Out of time: the same command again goes on.")
     return 0

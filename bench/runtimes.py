@@ -1,8 +1,8 @@
 """Whole networks at inference beside runtimes that do nothing else: onnxruntime and OpenVINO.
 
 ``python -m bench.runtimes``. Each runtime runs in a process of its own, in turn, in several rounds, on the same image
-and weights in float32: torch as it is, convext.convert, the same and convext.fuse, onnxruntime and OpenVINO on the model
-that torch.onnx.export writes. Needs ``pip install -r requirements-runtimes.txt``.
+and weights in float32: torch as it is, convext.convert, the same with convext.fuse, onnxruntime and OpenVINO on what
+torch.onnx.export writes. Needs ``pip install -r requirements-runtimes.txt``.
 """
 
 from __future__ import annotations
