@@ -42,15 +42,14 @@ def runnable(piece: str) -> bool:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.everything", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", metavar="REGEX", help="only the pieces whose name matches")
-    parser.add_argument("--into", type=Path, default=store.RESULTS, metavar="DIR", help="default: bench/results")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="default: bench/results (build/bench-quick)")
     parser.add_argument("--seconds", type=float, metavar="S", help="stop after so long; the next run goes on")
     parser.add_argument("--again", action="store_true", help="discard what is measured already")
     parser.add_argument("--quick", action="store_true", help="a few cases, short times, into a folder of its own")
     parser.add_argument("--report", action="store_true", help="measure nothing, write the report of what is there")
     parser.add_argument("--list", action="store_true", help="list the pieces and stop")
     options = parser.parse_args()
-    if options.quick and options.into == store.RESULTS:
-        options.into = Path("build") / "bench-quick"  # no results: not beside those that are
+    options.into = store.folder(options.quick, options.into)
     return options
 
 

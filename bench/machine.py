@@ -39,6 +39,11 @@ def identity() -> dict[str, str]:
     }
 
 
+def blocks(turns: int, min_run_time: float) -> str:
+    """How long a case is timed, in words."""
+    return f"{turns} turns, at least {min_run_time} s a side in all"
+
+
 def facts(dtypes: Sequence[str], threads: Sequence[int], turns: int, min_run_time: float) -> dict[str, Any]:
     """`identity`, the settings, and the limits measured now; "fma_peak" maps a dtype to GFLOP/s of one thread."""
     peaks = {dtype: measure.fma_peak(dtype) for dtype in dtypes}
@@ -47,6 +52,6 @@ def facts(dtypes: Sequence[str], threads: Sequence[int], turns: int, min_run_tim
         **identity(),
         "threads": ", ".join(map(str, threads)),
         "copying 256 MB (read and written)": ", ".join(bandwidths),
-        "blocks": f"{turns} turns, at least {min_run_time} s a side in all",
+        "blocks": blocks(turns, min_run_time),
         "fma_peak": {dtype: peak for dtype, peak in peaks.items() if peak is not None},
     }

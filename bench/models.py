@@ -170,13 +170,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--net", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="X", help=names)
     parser.add_argument("--batch", type=int, metavar="N", help="for all networks (default: each network's own)")
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1], metavar="N", help="default: 2 1")
-    parser.add_argument("--into", type=Path, default=store.RESULTS, metavar="DIR", help="default: bench/results")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="default: bench/results (build/bench-quick)")
     parser.add_argument("--seconds", type=float, metavar="S", help="stop after so long; the next run goes on")
     parser.add_argument("--again", action="store_true", help="discard what is measured already")
     parser.add_argument("--quick", action="store_true", help="LeNet-5 alone, short: to see that it runs")
     parser.add_argument("--min-run-time", type=float, default=1.0, metavar="S", help="seconds a model (default: 1)")
     parser.add_argument("--turns", type=int, default=7, metavar="N", help="turns that each model gets (default: 7)")
     options = parser.parse_args()
+    options.into = store.folder(options.quick, options.into)
     if options.quick:
         options.net, options.batch, options.min_run_time = ["LeNet-5"], 2, 0.01
     return options
@@ -186,21 +187,24 @@ def main() -> int:
     options = arguments()
     planned = [(NETWORKS[net], threads) for threads in options.threads for net in options.net]
     path = options.into / "models.json"
-    results = store.resume(path, len(planned), machine.identity, options.again)
-    there = results.measured(("net", "threads"))
+    settings = {"blocks": machine.blocks(options.turns, options.min_run_time)}
+    results = store.resume(path, len(planned), settings, again=options.again)
+    there = results.measured(("net", "batch", "threads"))
     deadline = store.Deadline(options.seconds)
     for network, threads in planned:
-        if (network.name, threads) in there:
+        batch = options.batch or network.batches[0]
+        if (network.name, batch, threads) in there:
             continue
         if deadline.passed:
+            print("Not all is measured: the same command again goes on.")
             break
-        row = measured(network, options.batch or network.batches[0], threads, options.min_run_time, options.turns)
+        row = measured(network, batch, threads, options.min_run_time, options.turns)
         results.rows.append(dataclasses.asdict(row))
         store.save(path, results)
         print(table([row])[-1], flush=True)
     text = markdown([Row(**row) for row in results.rows])
     path.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text + ("" if results.complete else "Not all is measured: the same command again goes on."))
+    print(text)
     return 0
 
 

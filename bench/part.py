@@ -21,18 +21,21 @@ from bench.parts import PARTS, Part
 
 # seconds for all turns of both sides of a case, where a call is so slow that it matters
 LONGEST = 2.0
+# what tells a part's rows apart
+KEY = ("net", "layer", "batch", "work")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.part", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--into", type=Path, default=store.RESULTS, metavar="DIR", help="default: bench/results")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="default: bench/results (build/bench-quick)")
     parser.add_argument("--seconds", type=float, metavar="S", help="stop after so long; the next run goes on")
     parser.add_argument("--again", action="store_true", help="discard what is measured already")
     parser.add_argument("--quick", action="store_true", help="a few layers, short times: to see that it runs")
     parser.add_argument("--min-run-time", type=float, default=0.05, metavar="S", help="seconds a side (default: 0.05)")
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns that each side gets (default: 5)")
     options = parser.parse_args()
+    options.into = store.folder(options.quick, options.into)
     if options.quick:
         options.min_run_time, options.turns = 0.005, 3
     return options
@@ -54,9 +57,12 @@ def run(part: Part, path: Path, options: argparse.Namespace) -> store.Results:
     def facts() -> dict[str, object]:
         return machine.facts([part.dtype], [part.threads], options.turns, options.min_run_time)
 
-    results = store.resume(path, len(plan), facts, options.again)
-    there = results.measured(("net", "layer", "work"))
-    left = [(layer, s) for layer, s in plan if (layer.net, layer.name, s.work) not in there]
+    settings = {"blocks": machine.blocks(options.turns, options.min_run_time)}
+    results = store.resume(path, len(plan), settings, facts, options.again)
+    keys = {(layer.net, layer.name, layer.batch, s.work) for layer, s in plan}
+    results.rows = [row for row in results.rows if tuple(row[name] for name in KEY) in keys]  # the lists may change
+    there = results.measured(KEY)
+    left = [(layer, s) for layer, s in plan if (layer.net, layer.name, layer.batch, s.work) not in there]
     deadline = store.Deadline(options.seconds)
     before = None
     for layer, setting in left:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import machine, report, store
+from bench import report, store
 from bench.networks import NETWORKS, Network
 from bench.runtime_worker import RUNTIMES
 
@@ -141,12 +141,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--net", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="X", help=names)
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="default: 2")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="processes of each runtime (default: 3)")
-    parser.add_argument("--into", type=Path, default=store.RESULTS, metavar="DIR", help="default: bench/results")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="default: bench/results (build/bench-quick)")
     parser.add_argument("--seconds", type=float, metavar="S", help="stop after so long; the next run goes on")
     parser.add_argument("--again", action="store_true", help="discard what is measured already")
     parser.add_argument("--quick", action="store_true", help="LeNet-5 alone, one round: to see that it runs")
     parser.add_argument("--min-run-time", type=float, default=0.7, metavar="S", help="seconds a round (default: 0.7)")
     options = parser.parse_args()
+    options.into = store.folder(options.quick, options.into)
     if options.quick:
         options.net, options.rounds, options.min_run_time = ["LeNet-5"], 1, 0.01
     return options
@@ -158,7 +159,9 @@ def main() -> int:
         print(f"bench.runtimes needs {', '.join(wanting)}: pip install -r requirements-runtimes.txt", file=sys.stderr)
         return 1
     path = options.into / "runtimes.json"
-    results = store.resume(path, len(options.net) * len(RUNTIMES), machine.identity, options.again)
+    settings = {"blocks": f"{options.rounds} rounds of {options.min_run_time} s", "threads": str(options.threads)}
+    settings |= {name: importlib.metadata.version(name) for name in PACKAGES}
+    results = store.resume(path, len(options.net) * len(RUNTIMES), settings, again=options.again)
     there = {key[0] for key in results.measured(["net"])}
     deadline = store.Deadline(options.seconds)
     for name in options.net:

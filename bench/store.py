@@ -57,19 +57,30 @@ def _short(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def resume(path: Path, planned: int, facts: Callable[[], dict[str, Any]], again: bool = False) -> Results:
+def resume(
+    path: Path,
+    planned: int,
+    settings: dict[str, Any] | None = None,
+    facts: Callable[[], dict[str, Any]] = dict,
+    again: bool = False,
+) -> Results:
     """The results of an earlier run that this one goes on with, or none yet.
 
-    Rows of another build, machine, torch or plan are not taken over: they would stand in one table with the new ones.
-    ``facts`` is asked only for a new run.
+    Rows of another build, machine or torch, or of other ``settings``, are not taken over: they would stand in
+    one table with the new ones. ``facts``, more to be told, is asked only for a new run.
     """
     earlier = None if again else load(path)
-    now = {**identity(), "build": build()}
-    if earlier is not None and earlier.planned == planned and now.items() <= earlier.machine.items():
-        return earlier
+    now = {**identity(), "build": build(), **(settings or {})}
+    if earlier is not None and now.items() <= earlier.machine.items():
+        return dataclasses.replace(earlier, planned=planned)
     if earlier is not None:
-        print(f"{path.name}: of another build, machine or plan; measured anew")
+        print(f"{path.name}: of another build, machine or setting; measured anew")
     return Results({**facts(), **now}, planned)
+
+
+def folder(quick: bool, asked: Path | None) -> Path:
+    """Where results go: where asked; quick ones are none, and stay apart from those that are."""
+    return asked or (Path("build") / "bench-quick" if quick else RESULTS)
 
 
 class Deadline:

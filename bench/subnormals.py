@@ -121,13 +121,14 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.subnormals", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=measure.DTYPES, metavar="X")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="default: 2")
-    parser.add_argument("--into", type=Path, default=store.RESULTS, metavar="DIR", help="default: bench/results")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="default: bench/results (build/bench-quick)")
     parser.add_argument("--seconds", type=float, metavar="S", help="stop after so long; the next run goes on")
     parser.add_argument("--again", action="store_true", help="discard what is measured already")
     parser.add_argument("--quick", action="store_true", help="two layers, short times: to see that it runs")
     parser.add_argument("--min-run-time", type=float, default=0.1, metavar="S", help="seconds a side (default: 0.1)")
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns that each side gets (default: 5)")
     options = parser.parse_args()
+    options.into = store.folder(options.quick, options.into)
     if options.quick:
         options.min_run_time, options.turns = 0.005, 3
     return options
@@ -139,7 +140,8 @@ def main() -> int:
     names = LAYERS[1:6:3] if options.quick else LAYERS
     planned = [(layers[name], dtype, work) for name in names for dtype in options.dtype for work in measure.WORKS]
     path = options.into / "subnormals.json"
-    results = store.resume(path, len(planned), machine.identity, options.again)
+    settings = {"blocks": machine.blocks(options.turns, options.min_run_time), "threads": str(options.threads)}
+    results = store.resume(path, len(planned), settings, again=options.again)
     there = results.measured(("net", "layer", "dtype", "work"))
     deadline = store.Deadline(options.seconds)
     for layer, dtype, work in planned:

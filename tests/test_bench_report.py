@@ -120,19 +120,23 @@ def test_shares_of_the_peak() -> None:
 
 def test_results_are_gone_on_with_unless_something_changed(tmp_path: Path) -> None:
     path = tmp_path / "part.json"
-    results = store.resume(path, 2, lambda: {"blocks": "five"})
+    results = store.resume(path, 2, {"blocks": "five"}, lambda: {"peak": 1})
+    assert results.machine["peak"] == 1
     results.rows.append(dataclasses.asdict(row(DENSE[0], 1.23456789)))
     store.save(path, results)
-    again = store.resume(path, 2, lambda: pytest.fail("not needed"))
+    again = store.resume(path, 2, {"blocks": "five"}, lambda: pytest.fail("not needed"))
     assert again.rows[0]["torch_seconds"] == 0.0012346 and not again.complete
     assert again.measured(("net", "work")) == {("resnet50", "forward")}
     assert Row(**again.rows[0]).ratio == pytest.approx(1.2346)
-    assert not store.resume(path, 3, dict).rows  # another plan
-    assert not store.resume(path, 2, dict, again=True).rows
+    assert store.resume(path, 3).planned == 3 and store.resume(path, 3).rows
+    assert not store.resume(path, 2, {"blocks": "six"}).rows
+    assert not store.resume(path, 2, again=True).rows
     content = json.loads(path.read_text())
     content["machine"]["build"] = "another"
     path.write_text(json.dumps(content))
-    assert not store.resume(path, 2, dict).rows
+    assert not store.resume(path, 2).rows
+    assert store.folder(False, None) == store.RESULTS != store.folder(True, None)
+    assert store.folder(True, tmp_path) == tmp_path
     assert store.load(tmp_path / "none.json") is None
 
 
