@@ -64,7 +64,7 @@ transforms: build ## run every transform on every function and write docs/transf
 demo: build ## train LeNet-5 on handwritten digits, held against torch.nn (DEMO_ARGS=--short)
 	$(PY) examples/digits_demo.py $(DEMO_ARGS)
 
-bench: build ## the whole benchmark against torch into bench/results, half an hour (BENCH_ARGS=--quick: a minute)
+bench: build ## the whole benchmark against torch into bench/results, half an hour (BENCH_ARGS=--quick: two minutes)
 	$(PY) -m bench.everything $(BENCH_ARGS)
 
 bench-layers: build ## time chosen layers against torch (BENCH_ARGS="--net resnet50 --threads 1")
