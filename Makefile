@@ -12,7 +12,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build test test-models test-onnx transforms demo bench lint format sdist wheel clean distclean
+.PHONY: help build test test-models test-onnx transforms demo bench bench-layers bench-runtimes lint format sdist wheel clean distclean
 .PHONY: cuda-compile-check cuda-report
 
 # cpu, cuda, or emulated: the CUDA operators without a GPU
@@ -64,8 +64,15 @@ transforms: build ## run every transform on every function and write docs/transf
 demo: build ## train LeNet-5 on handwritten digits, held against torch.nn (DEMO_ARGS=--short)
 	$(PY) examples/digits_demo.py $(DEMO_ARGS)
 
-bench: build ## time every layer of eleven networks against torch (BENCH_ARGS=--quick)
+bench: build ## the whole benchmark against torch into bench/results, half an hour (BENCH_ARGS=--quick: two minutes)
+	$(PY) -m bench.everything $(BENCH_ARGS)
+
+bench-layers: build ## time chosen layers against torch (BENCH_ARGS="--net resnet50 --threads 1")
 	$(PY) -m bench $(BENCH_ARGS)
+
+bench-runtimes: build ## whole networks beside onnxruntime and OpenVINO (installs requirements-runtimes.txt)
+	$(PY) -m pip install --quiet -r requirements-runtimes.txt
+	$(PY) -m bench.runtimes $(BENCH_ARGS)
 
 lint: .venv ## ruff, mypy and clang-format on all tracked files
 	$(PY) -m pre_commit run --all-files --show-diff-on-failure

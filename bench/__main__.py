@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import re
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import convext
-from bench import measure, nets, report
+from bench import cases, machine, measure, report
+from bench.layer import Layer
 from bench.measure import Row, Setting
 
 
@@ -23,7 +22,7 @@ def arguments() -> argparse.Namespace:
         prog="python -m bench", description="Times convext's convolutions against torch's."
     )
     many = {"nargs": "+", "metavar": "X"}
-    parser.add_argument("--net", choices=list(nets.NETS), help="only these networks", **many)  # type: ignore[arg-type]
+    parser.add_argument("--net", choices=list(cases.CASES), help="only these networks and families", **many)  # type: ignore[arg-type]
     parser.add_argument(
         "--filter",
         default="",
@@ -50,40 +49,16 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def chosen_layers(options: argparse.Namespace) -> list[nets.Layer]:
-    found = nets.layers(options.net, options.batch)
+def chosen_layers(options: argparse.Namespace) -> list[Layer]:
+    found = cases.layers(options.net, options.batch)
     if options.quick:
-        few = {layer.id for layer in nets.quick()}
+        few = {layer.id for layer in cases.quick()}
         found = [layer for layer in found if layer.id in few]
     pattern = re.compile(options.filter)
     return [layer for layer in found if any(map(pattern.search, (layer.id, layer.family, str(layer))))]
 
 
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def machine(options: argparse.Namespace) -> dict[str, Any]:
-    """The facts without which a time means nothing."""
-    peaks = {dtype: measure.fma_peak(dtype) for dtype in options.dtype}
-    bandwidths = [f"{measure.copy_bandwidth(n):.1f} GB/s on {n}" for n in options.threads]
-    return {
-        "processor": processor(),
-        "convext": f"{convext.__version__}, kernels for {convext.backends.cpu.get_max_isa()}",
-        "torch": f"{torch.__version__}, its own best: {torch.backends.cpu.get_cpu_capability()}",
-        "threads": ", ".join(map(str, options.threads)),
-        "copying 256 MB (read and written)": ", ".join(bandwidths),
-        "blocks": f"{options.turns} turns, at least {options.min_run_time} s a side in all",
-        "fma_peak": {dtype: peak for dtype, peak in peaks.items() if peak is not None},
-    }
-
-
-def settings(options: argparse.Namespace, layer: nets.Layer, dtype: str) -> list[Setting]:
+def settings(options: argparse.Namespace, layer: Layer, dtype: str) -> list[Setting]:
     return [
         Setting(dtype, threads, layout, work)
         for threads in options.threads
@@ -93,7 +68,7 @@ def settings(options: argparse.Namespace, layer: nets.Layer, dtype: str) -> list
     ]
 
 
-def run(options: argparse.Namespace, layers: list[nets.Layer]) -> Iterator[Row]:
+def run(options: argparse.Namespace, layers: list[Layer]) -> Iterator[Row]:
     """Every layer in every setting, a line of progress each. Operands and references live as long as their layer."""
     total = sum(len(settings(options, layer, dtype)) for layer in layers for dtype in options.dtype)
     done, start = 0, time.monotonic()
@@ -120,7 +95,7 @@ def main() -> int:
         return 0 if layers else 1
     if options.isa is not None:
         convext.backends.cpu.set_max_isa(options.isa)
-    facts = machine(options)
+    facts = machine.facts(options.dtype, options.threads, options.turns, options.min_run_time)
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
     rows = list(run(options, layers))
     rows.sort(key=lambda row: (row.dtype, row.threads, row.layout, row.work))  # stable: layers stay in order

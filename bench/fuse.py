@@ -16,64 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx.experimental.optimization import fuse as torch_fuse
 
 import convext
 from bench import measure
+from bench.networks import mobilenet_v2, resnet50
 
 # The models that are timed, in the order of the table's columns.
 MODELS = ("torch", "torch, BN folded", "convext", "convext, fused")
-
-
-class Residual(nn.Module):
-    """act(body(x) + shortcut(x)); without an activation where there is none."""
-
-    def __init__(self, body: nn.Module, shortcut: nn.Module, activation: nn.Module | None) -> None:
-        super().__init__()
-        self.body, self.shortcut, self.activation = body, shortcut, activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.body(x)
-        y += self.shortcut(x)
-        return y if self.activation is None else self.activation(y)
-
-
-def conv_norm(layers: Any, c: int, k: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    conv = layers.Conv2d(c, k, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return [conv, nn.BatchNorm2d(k)]
-
-
-def resnet50(layers: Any) -> nn.Module:
-    """He et al. 2016, with the stride in the 3x3 convolution; without the classifier."""
-    blocks: list[nn.Module] = [*conv_norm(layers, 3, 64, 7, 2), nn.ReLU(inplace=True), layers.MaxPool2d(3, 2, 1)]
-    channels = 64
-    for width, count, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
-        for i in range(count):
-            step = stride if i == 0 else 1
-            body = [*conv_norm(layers, channels, width, 1), nn.ReLU(inplace=True)]
-            body += [*conv_norm(layers, width, width, 3, step), nn.ReLU(inplace=True)]
-            body += conv_norm(layers, width, 4 * width, 1)
-            shortcut = nn.Sequential(*conv_norm(layers, channels, 4 * width, 1, step)) if i == 0 else nn.Identity()
-            blocks.append(Residual(nn.Sequential(*body), shortcut, nn.ReLU(inplace=True)))
-            channels = 4 * width
-    return nn.Sequential(*blocks)
-
-
-def mobilenet_v2(layers: Any) -> nn.Module:
-    """Sandler et al. 2018; without the classifier."""
-    blocks: list[nn.Module] = [*conv_norm(layers, 3, 32, 3, 2), nn.ReLU6(inplace=True)]
-    channels = 32
-    stages = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-    for expansion, width, count, stride in stages:
-        for i in range(count):
-            hidden, step = expansion * channels, stride if i == 0 else 1
-            body = [*conv_norm(layers, channels, hidden, 1), nn.ReLU6(inplace=True)] if expansion > 1 else []
-            body += [*conv_norm(layers, hidden, hidden, 3, step, hidden), nn.ReLU6(inplace=True)]
-            block = nn.Sequential(*body, *conv_norm(layers, hidden, width, 1))
-            blocks.append(block if i == 0 else Residual(block, nn.Identity(), None))
-            channels = width
-    return nn.Sequential(*blocks, *conv_norm(layers, channels, 1280, 1), nn.ReLU6(inplace=True))
 
 
 NETS: dict[str, Callable[[Any], nn.Module]] = {"ResNet-50": resnet50, "MobileNetV2": mobilenet_v2}
@@ -143,14 +94,16 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.fuse", description=__doc__.split("\n")[0])
-    parser.add_argument("--net", nargs="+", choices=NETS, default=list(NETS))
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--size", type=int, default=224, help="height and width of the image")
-    parser.add_argument("--threads", type=int, nargs="+", default=[2])
+    parser = argparse.ArgumentParser(prog="python -m bench.fuse", description="Times fused networks at inference.")
+    parser.add_argument(
+        "--net", nargs="+", choices=NETS, default=list(NETS), metavar="X", help=f"of {', '.join(NETS)} (default: all)"
+    )
+    parser.add_argument("--batch", type=int, default=1, metavar="N")
+    parser.add_argument("--size", type=int, default=224, metavar="N", help="height and width of the image")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2], metavar="N")
     parser.add_argument("--layout", nargs="+", choices=measure.LAYOUTS, default=list(measure.LAYOUTS))
-    parser.add_argument("--min-run-time", type=float, default=1.0, help="seconds a model, in all its turns")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--min-run-time", type=float, default=1.0, metavar="S", help="seconds a model (default: 1)")
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns that each model gets (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
     options = parser.parse_args()

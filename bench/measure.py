@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Sequence
+import timeit
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.benchmark import Timer
 
 import convext
-from bench.nets import Layer
+from bench.layer import Layer
 
 WORKS = ("forward", "forward+backward")
 LAYOUTS = ("contiguous", "channels_last")
@@ -147,23 +148,50 @@ def relative_error(results: Sequence[Tensor], references: Sequence[Tensor]) -> f
     return max(float((a.detach().double() - b).norm() / b.norm()) for a, b in pairs)
 
 
+@contextlib.contextmanager
+def running_on(threads: int) -> Iterator[None]:
+    """torch's number of threads, which is ours, inside a ``with`` block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# seconds a call from which on it does not matter what ran before: caches are written over anyway, and time is short
+LONG_CALL = 0.01
+
+
 def in_turn(
-    functions: Sequence[Callable[[], object]], threads: int, min_run_time: float, turns: int
+    functions: Sequence[Callable[[], object]],
+    threads: int,
+    min_run_time: float,
+    turns: int,
+    longest: float = math.inf,
 ) -> list[list[float]]:
     """Seconds a call for each function: one sample a turn, each over at least min_run_time / turns seconds.
 
-    The order changes from turn to turn, so that neither always runs in what the other left in the caches.
+    The order changes from turn to turn, and short calls are made twice before they are timed, so that neither always
+    runs in what the other left in the caches. Where a turn of all takes so long that ``turns`` of them take more than
+    ``longest`` seconds there are fewer, at least three.
     """
-    timers = [Timer("f()", globals={"f": f}, num_threads=threads) for f in functions]
-    numbers = []
-    for timer in timers:
-        timer.timeit(1)  # the first call allocates, and starts threads
-        numbers.append(max(1, math.ceil(min_run_time / turns / timer.timeit(1).mean)))
-    samples: list[list[float]] = [[] for _ in timers]
-    for turn in range(turns):
-        order = list(range(len(timers)))
-        for i in order if turn % 2 == 0 else reversed(order):
-            samples[i].append(timers[i].timeit(numbers[i]).mean)
+    with running_on(threads):
+        numbers, warm_ups, one_turn = [], [], 0.0
+        for function in functions:
+            once = timeit.timeit(function, number=1)  # the first call allocates, and starts threads
+            if once < 10 * LONG_CALL:
+                once = max(1e-9, timeit.timeit(function, number=1))
+            numbers.append(max(1, math.ceil(min_run_time / turns / once)))
+            warm_ups.append(2 if once < LONG_CALL else 0)
+            one_turn += numbers[-1] * once
+        samples: list[list[float]] = [[] for _ in functions]
+        for turn in range(int(min(turns, max(3, longest / one_turn)))):
+            order = list(range(len(functions)))
+            for i in order if turn % 2 == 0 else reversed(order):
+                for _ in range(warm_ups[i]):
+                    functions[i]()
+                samples[i].append(timeit.timeit(functions[i], number=numbers[i]) / numbers[i])
     return samples
 
 
@@ -178,12 +206,13 @@ def algorithms(layer: Layer, setting: Setting) -> str:
     if setting.work != "forward":
         to_input = "fprop" if layer.transposed else "dgrad"
         operators += ["wgrad"] if layer.first else [to_input, "wgrad"]
+    settings = {name: value for name, value in layer.settings.items() if name != "output_padding"}  # in image
     return " / ".join(
         convext.conv_plan(
             operator,
             image,
             layer.weight_shape,
-            **layer.settings,
+            **settings,
             dtype=getattr(torch, setting.dtype),
             channels_last=setting.layout == "channels_last",
             num_threads=setting.threads,
@@ -199,12 +228,16 @@ def measure(
     references: Sequence[Tensor],
     min_run_time: float = 0.2,
     turns: int = 5,
+    longest: float = math.inf,
 ) -> Row:
-    """Runs a layer in a setting. ``references``: what `reference` says of these values, for this work or both."""
+    """Runs a layer in a setting. ``references``: what `reference` says of these values, for this work or both.
+
+    ``min_run_time``, ``turns``, ``longest``: as `in_turn` has them.
+    """
     ready = laid_out(values, setting.layout)
     ours, theirs = (runner(f, layer, ready, setting.work) for f in (convext.functional, torch.nn.functional))
     errors = [relative_error(results := f(), references[: len(results)]) for f in (ours, theirs)]
-    our_times, torch_times = in_turn((ours, theirs), setting.threads, min_run_time, turns)
+    our_times, torch_times = in_turn((ours, theirs), setting.threads, min_run_time, turns, longest)
     return Row(
         net=layer.net,
         layer=layer.name,

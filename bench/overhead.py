@@ -120,7 +120,9 @@ HEADER = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.overhead", description="Times calls on tiny problems, ours and torch's in turn."
+    )
     parser.add_argument("--filter", default="", metavar="TEXT", help="only functions whose name contains it")
     parser.add_argument("--turns", type=int, default=9, metavar="N", help="turns that each side gets (default: 9)")
     parser.add_argument(

@@ -199,7 +199,9 @@ def as_json(rows: Sequence[Row], facts: dict[str, Any]) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.pool", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.pool", description="Times pooling, unfold, fold and normalisation against torch."
+    )
     parser.add_argument("--filter", default="", metavar="TEXT", help="only cases whose name contains it")
     parser.add_argument("--batch", type=int, default=8, metavar="N")
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=measure.DTYPES)

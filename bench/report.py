@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from bench.layer import FAMILIES
 from bench.measure import Row, Setting
-from bench.nets import FAMILIES
 
 
 def geomean(values: Iterable[float]) -> float:

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import convext
-from bench import measure, nets, overhead, report
+from bench import cases, measure, overhead, report
+from bench.layer import FAMILIES, Layer
 from bench.measure import Row
-from bench.nets import Layer
 from convext import functional
 from tests.cases import ConvCase, seed_of
 from tests.reference import OPERATORS, check
 
-LAYERS = nets.layers()
+LAYERS = cases.layers()
 LEVELS = convext.backends.cpu.isa_levels()
 
 
@@ -30,10 +30,10 @@ def case_of(layer: Layer) -> ConvCase:
     return ConvCase(size, channels=channels, **{name: getattr(layer, name) for name in names})
 
 
-@pytest.mark.parametrize("net", nets.NETS)
-def test_layers_of_known_networks_at_small_size(net: str) -> None:
+@pytest.mark.parametrize("net", cases.CASES)
+def test_layers_of_every_network_and_family_at_small_size(net: str) -> None:
     wrong = []
-    for layer in nets.layers([net]):
+    for layer in cases.layers([net]):
         case = case_of(layer.small())
         for operator in OPERATORS:
             for dtype in (torch.float32, torch.bfloat16):
@@ -62,20 +62,20 @@ def test_sizes_and_flops_of_a_layer(layer: Layer) -> None:
         y = getattr(functional, layer.function)(x, w, **layer.settings)
     assert y.shape == layer.output_shape
     assert counter.get_total_flops() == layer.flops(backward=False)
-    assert layer.family in nets.FAMILIES and str(layer)
+    assert layer.family in FAMILIES and str(layer)
 
 
 def test_every_network_and_family_is_there() -> None:
-    assert {layer.net for layer in LAYERS} == set(nets.NETS)
-    assert {layer.family for layer in LAYERS} == set(nets.FAMILIES)
+    assert {layer.net for layer in LAYERS} == set(cases.CASES)
+    assert {layer.family for layer in LAYERS} == set(FAMILIES)
     assert len({layer.id for layer in LAYERS}) == len(LAYERS)
     with pytest.raises(KeyError):
-        nets.layers(["lenet6"])
+        cases.layers(["lenet6"])
 
 
 def test_distinct_counts_repetitions() -> None:
     layer = Layer("net", "a", (8, 8), (3, 4), 3)
-    found = nets.distinct([layer, dataclasses.replace(layer, name="b"), dataclasses.replace(layer, kernel=1)])
+    found = cases.distinct([layer, dataclasses.replace(layer, name="b"), dataclasses.replace(layer, kernel=1)])
     assert [(f.name, f.count) for f in found] == [("a", 2), ("a", 1)]
 
 

@@ -47,6 +47,31 @@ def test_five_hundred_shapes_leave_nothing_behind() -> None:
     assert resident() - before < 20 * MIB
 
 
+def test_five_hundred_shapes_of_every_family_leave_nothing_behind() -> None:
+    rng = random.Random(5)
+    dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+    def one() -> None:
+        dims, transposed, dtype = rng.randint(1, 3), rng.random() < 0.3, rng.choice(dtypes)
+        groups = rng.choice((1, 1, 2, 8))
+        c, k = groups * rng.randint(1, 6), groups * rng.randint(1, 6)
+        kernel, stride, dilation = rng.randint(1, 5), rng.randint(1, 3), rng.randint(1, 2)
+        size = [rng.randint(9, 14) if dims == 3 else rng.randint(9, 40) for _ in range(dims)]
+        x = torch.randn(rng.randint(1, 3), c, *size).to(dtype).requires_grad_()
+        outer, inner = (c, k) if transposed else (k, c)
+        w = torch.randn(outer, inner // groups, *[kernel] * dims).to(dtype).requires_grad_()
+        function = getattr(CF, f"conv_transpose{dims}d" if transposed else f"conv{dims}d")
+        settings = {"stride": stride, "padding": rng.randint(0, 2), "dilation": dilation, "groups": groups}
+        function(x, w, **settings).sum().backward()
+
+    for _ in range(100):
+        one()
+    before = resident()
+    for _ in range(500):
+        one()
+    assert resident() - before < 20 * MIB
+
+
 MEASURE = """
 import sys, torch, convext
 torch.set_num_threads(2)

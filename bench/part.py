@@ -1,0 +1,97 @@
+"""Runs one part of the benchmark and writes its JSON; what an earlier run has left is gone on with.
+
+``python -m bench.part float64_2_threads --seconds 300`` stops after 300 seconds at the latest, and the same command
+again goes on from there. ``python -m bench.everything`` runs all parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+import convext
+from bench import machine, measure, report, store
+from bench.layer import Layer
+from bench.parts import PARTS, Part
+
+# seconds for all turns of both sides of a case, where a call is so slow that it matters
+LONGEST = 2.0
+# what tells a part's rows apart
+KEY = ("net", "layer", "batch", "work")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.part", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--into", type=Path, metavar="DIR", help="default: bench/results (build/bench-quick)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="stop after so long; the next run goes on")
+    parser.add_argument("--again", action="store_true", help="discard what is measured already")
+    parser.add_argument("--quick", action="store_true", help="a few layers, short times: to see that it runs")
+    parser.add_argument("--min-run-time", type=float, default=0.05, metavar="S", help="seconds a side (default: 0.05)")
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns that each side gets (default: 5)")
+    options = parser.parse_args()
+    options.into = store.folder(options.quick, options.into)
+    if options.quick:
+        options.min_run_time, options.turns = 0.005, 3
+    return options
+
+
+def planned(part: Part, quick: bool) -> list[tuple[Layer, measure.Setting]]:
+    """What is to be measured, in order."""
+    layers = part.layers()
+    if quick:
+        layers = sorted(layers, key=lambda layer: layer.flops(False))[: len(layers) // 2 : max(1, len(layers) // 12)]
+    return [(layer, setting) for layer in layers for setting in part.settings()]
+
+
+def run(part: Part, path: Path, options: argparse.Namespace) -> store.Results:
+    """Measures what is not there yet, saving after each layer."""
+    convext.backends.winograd.enabled = part.winograd
+    plan = planned(part, options.quick)
+
+    def facts() -> dict[str, object]:
+        return machine.facts([part.dtype], [part.threads], options.turns, options.min_run_time)
+
+    settings = {"blocks": machine.blocks(options.turns, options.min_run_time)}
+    results = store.resume(path, len(plan), settings, facts, options.again)
+    keys = {(layer.net, layer.name, layer.batch, s.work) for layer, s in plan}
+    results.rows = [row for row in results.rows if tuple(row[name] for name in KEY) in keys]  # the lists may change
+    there = results.measured(KEY)
+    left = [(layer, s) for layer, s in plan if (layer.net, layer.name, layer.batch, s.work) not in there]
+    deadline = store.Deadline(options.seconds)
+    before = None
+    for layer, setting in left:
+        if layer != before:
+            if deadline.passed:
+                break
+            values = measure.operands(layer, getattr(torch, part.dtype))
+            references = measure.reference(layer, values, part.works[-1])
+            before = layer
+        row = measure.measure(layer, setting, values, references, options.min_run_time, options.turns, LONGEST)
+        results.rows.append(dataclasses.asdict(row))
+        store.save(path, results)
+        print(f"[{len(results.rows)}/{results.planned}] {setting.work:16} {report.line(row)}", flush=True)
+    return results
+
+
+def main() -> int:
+    options = arguments()
+    part = PARTS[options.part]
+    if not part.environment.items() <= os.environ.items():  # must stand before torch is loaded: start again
+        os.execve(
+            sys.executable, [sys.executable, "-m", "bench.part", *sys.argv[1:]], {**os.environ, **part.environment}
+        )
+    results = run(part, options.into / f"{part.name}.json", options)
+    print(
+        f"{part.name}: {len(results.rows)} of {results.planned}{'' if results.complete else '; run it again to go on'}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

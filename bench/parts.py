@@ -1,0 +1,115 @@
+"""The benchmark in parts: which cases in which setting. Data; `bench.part` runs one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from bench import cases
+from bench.layer import Layer
+from bench.measure import WORKS, Setting, has_layout
+
+# Both sides on AVX2: convext, oneDNN, and the kernels of torch itself.
+AVX2 = {"CONVEXT_MAX_ISA": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+
+
+def every_layer(layer: Layer) -> bool:
+    return True
+
+
+def two_dimensional(layer: Layer) -> bool:
+    return layer.dims == 2
+
+
+def large_dense(layer: Layer) -> bool:
+    """Enough work and channels to keep a register tile full all the time: what is asked to come near the FMA peak."""
+    return (
+        layer.family == "dense" and min(layer.channels) >= 64 and layer.flops(False) >= 5e8 and set(layer.stride) == {1}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Cases in a setting, forward and backward.
+
+    ``one_in``: of the layers of each network or family only the first, and every so-manieth after it.
+    ``most_flops``: layers of more in one forward pass are left out. ``environment``: variables that must stand before
+    torch is imported.
+    """
+
+    name: str
+    title: str
+    dtype: str = "float32"
+    threads: int = 2
+    layout: str = "contiguous"
+    batch: int = 1
+    works: tuple[str, ...] = WORKS
+    one_in: int = 3
+    most_flops: float = 6e9
+    chosen: Callable[[Layer], bool] = every_layer
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    winograd: bool = True
+
+    def layers(self) -> list[Layer]:
+        """The cases, in the order of `cases.layers`."""
+        found = []
+        for net in cases.CASES:
+            suited = [
+                layer
+                for layer in cases.layers([net], self.batch)
+                if self.chosen(layer) and has_layout(layer, self.layout) and layer.flops(False) <= self.most_flops
+            ]
+            found += suited[:: self.one_in]
+        return found
+
+    def settings(self) -> list[Setting]:
+        return [Setting(self.dtype, self.threads, self.layout, work) for work in self.works]
+
+
+def _plain(dtype: str, threads: int, **rest: object) -> Part:
+    plural = "s" if threads > 1 else ""
+    name = f"{dtype}_{threads}_thread{plural}"
+    return Part(name, f"{dtype}, {threads} thread{plural}", dtype, threads, **rest)  # type: ignore[arg-type]
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        _plain("float32", 2, one_in=1, most_flops=2e10),
+        _plain("float32", 1, one_in=2),
+        Part("float32_batch_8", "float32, 2 threads, batch 8", batch=8, most_flops=1.2e10),
+        Part(
+            "float32_channels_last",
+            "float32, 2 threads, channels_last",
+            most_flops=2e10,
+            layout="channels_last",
+            one_in=2,
+            chosen=two_dimensional,
+        ),
+        _plain("float64", 2),
+        _plain("float64", 1),
+        _plain("bfloat16", 2),
+        _plain("bfloat16", 1),
+        _plain("float16", 2),
+        _plain("float16", 1),
+        Part("bfloat16_avx2", "bfloat16, 2 threads, both on AVX2", "bfloat16", most_flops=1e9, environment=AVX2),
+        Part("float16_avx2", "float16, 2 threads, both on AVX2", "float16", most_flops=1e9, environment=AVX2),
+        Part(
+            "direct_1_thread",
+            "float32, 1 thread, large dense layers without Winograd",
+            threads=1,
+            works=("forward",),
+            one_in=1,
+            chosen=large_dense,
+            winograd=False,
+        ),
+        Part(
+            "direct_2_threads",
+            "float32, 2 threads, large dense layers without Winograd",
+            works=("forward",),
+            one_in=1,
+            chosen=large_dense,
+            winograd=False,
+        ),
+    )
+}
