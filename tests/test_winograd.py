@@ -115,7 +115,7 @@ DRAWS = {
         (t.abs() + 1) * (1 - 2 * ((torch.arange(t.shape[2])[:, None] + torch.arange(t.shape[3])) % 2))
     ),
     "one large pixel": lambda t: t.index_put(
-        (torch.tensor(0), torch.tensor(1), torch.tensor(1), torch.tensor(2)), torch.tensor(1e4)
+        (torch.tensor(0), torch.tensor(1), torch.tensor(1), torch.tensor(2)), t.new_tensor(1e4)
     ),
     "subnormal": lambda t: t * 1e-41,
     "near the largest": lambda t: t * 1e34,
@@ -125,8 +125,7 @@ DRAWS = {
 @pytest.mark.parametrize("weights", ("normal", "positive", "one tap"))
 @pytest.mark.parametrize("name", DRAWS)
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("kernel", (3, 5))
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize(("dtype", "kernel"), [(torch.float32, 3), (torch.float32, 5), (torch.float64, 3)], ids=str)
 def test_error_of_hostile_numbers(
     dtype: torch.dtype, kernel: int, operator: str, name: str, weights: str, isa: str
 ) -> None:
@@ -158,7 +157,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
-@pytest.mark.parametrize("case", [*CASES[:12], *OTHERS[::2], LARGE, DEEP], ids=lambda c: c.id)
+@pytest.mark.parametrize("case", [*CASES[:12], *OTHERS[::3], LARGE, DEEP], ids=lambda c: c.id)
 def test_bits_do_not_depend_on_threads(case: ConvCase, dtype: torch.dtype, threads: None, isa: str) -> None:
     for operator in OPERATORS:
         if operator == "dgrad" and case.padding_mode != "zeros":
@@ -184,7 +183,7 @@ def test_bits_of_a_sample_do_not_depend_on_its_batch(
     operator: str, dtype: torch.dtype, channels: tuple[int, int], size: Any, kernel: Any, threads: None, isa: str
 ) -> None:
     """Blocks of tiles span images; what stands beside a tile must not matter, be it Inf."""
-    case = ConvCase(size, kernel, channels, batch=9, padding="same" if kernel == (1, 3, 3) else 1)
+    case = ConvCase(size, kernel, channels, batch=9, padding=(0, 1, 1) if kernel == (1, 3, 3) else 1)
     assert takes(operator, case, dtype)
     image, weight, bias = operands(operator, case, dtype, "normal", 2)
     assert image is not None
