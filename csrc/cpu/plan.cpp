@@ -1,5 +1,6 @@
 #include "plan.h"
 
+#include <algorithm>
 #include <bit>
 #include <numeric>
 
@@ -314,7 +315,11 @@ std::string banded_refusal(const PlanRequest& r) {
   if (rows > (panel_terms(r) == 1 ? kMostBandedRows : kMostBandedPairRows))
     return std::to_string(rows) + " result channels repay packed panels, more than " + std::to_string(kMostBandedRows);
   if (kernel_taps(p) == 1 && rows > kMostRowsOfOneTap) return "a single tap has no panels to save";
-  for (const Region& region : regions_of(r)) {
+  const std::vector<Region> regions = regions_of(r);
+  const auto has_one_tap = [](const Region& region) { return region.taps() <= 1; };
+  if (rows > kMostBandedRows && std::all_of(regions.begin(), regions.end(), has_one_tap))
+    return "a single tap a phase has no panels to save";
+  for (const Region& region : regions) {
     if (region.taps() > kReductionBlock)
       return "the kernel has " + std::to_string(region.taps()) + " taps, more than " + std::to_string(kReductionBlock);
     const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, r.problem.axis[1].input);
