@@ -24,7 +24,7 @@ class Plan:
     isa: str  # the instruction set of the kernels
     tile: tuple[int, int]  # rows and columns of the micro-kernel's register tile
     pixels_are_rows: bool  # of the packed fprop and dgrad: whether a row of the tile is a pixel, and a column a channel
-    slices: int  # of the packed wgrad: the pieces of the pixels that are summed by themselves
+    slices: int  # of wgrad: the pieces of the pixels that are summed by themselves
     workers: int  # threads that get work
     shared_bytes: int  # workspace that all threads read
     thread_bytes: int  # workspace of each worker

@@ -115,16 +115,15 @@ class OuterWgrad {
       distance_ = job_.shape.filters_are_vectors ? p_.out_channels : columns;
       to_ = static_cast<A*>(job_.partial) + before + first_filter_ * (job_.shape.filters_are_vectors ? 1 : columns);
     }
-    const int64_t rows = job_.shape.filters_are_vectors ? columns : filters_;
-    for (int64_t i = 0; i < rows; ++i)
-      std::fill_n(to_ + i * distance_, job_.shape.filters_are_vectors ? filters_ : columns, A{0});
-    const int64_t chunks = bands_.chunks(p_.batch), end = (slice + 1) * chunks / job_.slices;
-    for (int64_t chunk = slice * chunks / job_.slices; chunk < end; ++chunk) run_chunk(chunk);
+    const int64_t chunks = bands_.chunks(p_.batch), begin = slice * chunks / job_.slices;
+    const int64_t end = (slice + 1) * chunks / job_.slices;
+    if (begin == end) clear(0, columns);
+    for (int64_t chunk = begin; chunk < end; ++chunk) run_chunk(chunk, chunk > begin);
   }
 
  private:
   // Run of columns by run of columns: the lines that it reads inside of the source, then all tiles.
-  void run_chunk(int64_t chunk) {
+  void run_chunk(int64_t chunk, bool add) {
     const int64_t first = chunk * bands_.in_chunk;
     const int64_t last = std::min(first + bands_.in_chunk, p_.batch * bands_.in_image);
     const GatherAxis* g = region_.axis;
@@ -133,8 +132,19 @@ class OuterWgrad {
         for (int64_t tw = 0; tw < runs_; ++tw) {
           line_count_ = 0;
           for (int64_t line = first; line < last; ++line) add_line(line, {{td, th, tw}}, line - first);
-          if (line_count_ > 0) multiply_run(((td * g[1].taps + th) * g[2].taps + tw) * p_.in_channels);
+          const int64_t at = ((td * g[1].taps + th) * g[2].taps + tw) * p_.in_channels;
+          if (line_count_ > 0) {
+            multiply_run(at, add);
+          } else if (!add) {
+            clear(at, columns_);
+          }
         }
+  }
+
+  void clear(int64_t at, int64_t columns) const {
+    const bool swapped = job_.shape.filters_are_vectors;
+    for (int64_t i = 0; i < (swapped ? columns : filters_); ++i)
+      std::fill_n(to_ + (swapped ? (at + i) * distance_ : i * distance_ + at), swapped ? filters_ : columns, A{0});
   }
 
   // Lists a line, the `place`-th of its chunk, unless it reads padding only.
@@ -189,19 +199,19 @@ class OuterWgrad {
   }
 
   // All tiles of a run whose sums join the result from column `at` on.
-  void multiply_run(int64_t at) const {
+  void multiply_run(int64_t at, bool add) const {
     const int64_t extent = job_.shape.filters_are_vectors ? filters_ : columns_;
     for (int64_t first = 0; first < extent; first += kVectors * W) {
       if (extent - first > W) {
-        multiply_vectors<kVectors>(first, extent, at);
+        multiply_vectors<kVectors>(first, extent, at, add);
       } else {
-        multiply_vectors<1>(first, extent, at);
+        multiply_vectors<1>(first, extent, at, add);
       }
     }
   }
 
   template <int NV>
-  void multiply_vectors(int64_t first, int64_t extent, int64_t at) const {
+  void multiply_vectors(int64_t first, int64_t extent, int64_t at, bool add) const {
     alignas(kVectorBytes) A sums[kOuterRows<NV> * NV * W];
     int64_t column[NV];
     for (int v = 0; v < NV; ++v) column[v] = std::max<int64_t>(0, std::min(first + v * W, extent - W));
@@ -218,9 +228,10 @@ class OuterWgrad {
           const A* from = sums + (r * NV + v) * W;
           const int64_t skip = first + v * W - column[v];  // what the vector before has
           if (skip == 0 && extent >= W) {
-            store(sum, load(sum) + load(from));
+            store(sum, add ? load(sum) + load(from) : load(from));
           } else {
-            for (int64_t j = skip; j < std::min<int64_t>(W, extent - column[v]); ++j) sum[j] += from[j];
+            for (int64_t j = skip; j < std::min<int64_t>(W, extent - column[v]); ++j)
+              sum[j] = add ? sum[j] + from[j] : from[j];
           }
         }
     }

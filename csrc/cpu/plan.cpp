@@ -29,6 +29,9 @@ constexpr int64_t kMostCorrelated = 16, kMostCorrelatedInputs = 8;
 constexpr int64_t kFewestCorrelated = 128;
 // The same under a stride, where staging costs more.
 constexpr int64_t kFewestCorrelatedStrided = 512;
+// Outer products pass over the result once a chunk: of few pixels and results beyond L2, panels were faster (7 x 7
+// pixels of 512 x 512 channels under 3 x 3 taps: 0.99 against 1.28 ms).
+constexpr int64_t kFewestOuterPixels = 64, kMostOuterResult = int64_t{4} << 20;
 // Result channels of a group up to which reading the stage in place beats packing it.
 constexpr int64_t kMostBandedRows = 64;
 // The same on pairs, which multiply at twice the rate and are packed at the same.
@@ -160,7 +163,7 @@ void plan_outer_product(const PlanRequest& r, ConvPlan& plan) {
   const int64_t result_bytes = std::max<int64_t>(1, weight_elements(p) * r.sum_bytes);
   WgradShape& shape = plan.wgrad;
   // Vectors of filters where they are fuller, of results so small that transposing them at the end is nothing.
-  constexpr int64_t kSmallResult = 128 << 10, kSliceBytes = int64_t{4} << 20, kUnits = 8, kFewestPixels = 512;
+  constexpr int64_t kSmallResult = 256 << 10, kSliceBytes = int64_t{4} << 20, kUnits = 8, kFewestPixels = 512;
   shape.filters_are_vectors = result_bytes <= kSmallResult && p.out_channels >= r.lanes &&
                               fill(p.out_channels, r.lanes) > 1.1 * fill(merged * p.in_channels, r.lanes);
   // A block's chunk of grad stays in L2, and its filters fill whole tiles.
@@ -297,6 +300,11 @@ std::string outer_product_refusal(const PlanRequest& r) {
   if (r.element_bytes != r.sum_bytes) return "its operands would have to be widened first";
   const bool one_channel = p.groups * p.in_channels == 1;  // which has no layout
   if (!(r.source_channels_last || one_channel) || !r.grad_channels_last) return "the images are not channels_last";
+  if (p.groups > 1 && kernel_taps(p) > 1) return "groups interrupt the runs of taps and channels";
+  if (kernel_taps(p) > 1 && output_pixels(p) < kFewestOuterPixels &&
+      weight_elements(p) * r.sum_bytes > kMostOuterResult)
+    return std::to_string(output_pixels(p)) + " pixels do not repay passing over the result, fewer than " +
+           std::to_string(kFewestOuterPixels);
   const OuterLines lines(fprop_region(p), p.batch);
   if (lines.workspace_elements(p.in_channels) * r.sum_bytes > kMostStageBytes)
     return "a chunk of the image needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
