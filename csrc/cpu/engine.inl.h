@@ -12,6 +12,8 @@ namespace {
 #include "microkernel.h"
 #include "gather.h"
 #include "packed_conv.h"
+#include "row_product.h"
+#include "pixel_rows.h"
 #include "packed_wgrad.h"
 #include "depthwise_channels.h"
 #include "lane_stage.h"
@@ -39,7 +41,13 @@ struct KernelsOf {
     for (int64_t i = begin; i < end; ++i) WeightPacker<T, A>{job}.pack(i);
   }
   static void run_conv(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
-    for (int64_t i = begin; i < end; ++i) ConvUnit<T, A>(job, i, static_cast<A*>(workspace)).run();
+    for (int64_t i = begin; i < end; ++i) {
+      if (PixelRowUnit<T, A>::takes(job, i)) {
+        PixelRowUnit<T, A>(job, i, static_cast<A*>(workspace)).run();
+      } else {
+        ConvUnit<T, A>(job, i, static_cast<A*>(workspace)).run();
+      }
+    }
   }
   static void run_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
     for (int64_t i = begin; i < end; ++i) WgradUnit<T, A>(job, i, static_cast<A*>(workspace)).run();

@@ -63,6 +63,8 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   // orientation has to transpose its result, which must be paid for by fuller vectors.
   shape.pixels_are_rows = r.result_channels_last ? as_rows >= 0.6 * as_columns : as_rows > 1.1 * as_columns;
   if (as_rows < 0.5) shape.pixels_are_rows = false;  // the packed weight would be mostly padding
+  // Rows of terms as they lie need no transposition (pixel_rows.h), which repays even a vector that is half empty.
+  if (r.result_channels_last && (r.source_channels_last || gather_depth(r) == 1)) shape.pixels_are_rows = true;
   const int64_t width = shape.pixels_are_rows ? r.tile.columns : r.tile.rows;
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, width));
   const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes;
