@@ -60,7 +60,8 @@ struct WeightPacker {
         for (int64_t i = 0; i < rows; ++i) row[i] = from + offset[0] + i * job.weight_row;
         return transpose_rows(row, static_cast<int>(width), block.length(), to);
       }
-      const int64_t channel_step = r.reduction.channel_step(block) * width, tap_step = r.reduction.tap_step(block) * width;
+      const int64_t channel_step = r.reduction.channel_step(block) * width,
+                    tap_step = r.reduction.tap_step(block) * width;
       if (job.weight_row == 1) {  // dgrad's 1x1 or channels_last weight has lines of the panel's layout
         for (int64_t t = 0; t < block.taps; ++t)
           for (int64_t c = 0; c < block.channels; ++c) {

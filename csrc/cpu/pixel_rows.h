@@ -3,15 +3,19 @@
 //
 //   C[pixel, channel] (+)= sum over terms (tap, source channel) of rows[pixel][term] * weight[term][channel]
 //
-//                 term:  tap 0: c0 c1 ..  tap 1: c0 c1 ..           Where all channels of a pixel are summed, neighbouring
-//   rows[pixel]         +----------------+----------------+--       taps are neighbours in memory: a kernel row is one run
-//                       | x[q + 0][all c]| x[q + 1][all c]|         of kw * C elements, which makes a first layer's three
-//                       +----------------+----------------+--       channels worth a vector. Padding is zeros in the row.
+//                 term:  tap 0: c0 c1 ..  tap 1: c0 c1 ..           Where all channels of a pixel are summed,
+//                 neighbouring
+//   rows[pixel]         +----------------+----------------+--       taps are neighbours in memory: a kernel row is one
+//   run
+//                       | x[q + 0][all c]| x[q + 1][all c]|         of kw * C elements, which makes a first layer's
+//                       three
+//                       +----------------+----------------+--       channels worth a vector. Padding is zeros in the
+//                       row.
 //
-// ConvUnit (packed_conv.h) would transpose these rows to panels [term][pixel], for 14 shuffles a vector. The micro-kernel
-// of row_product.h broadcasts from the rows themselves, so that they are copied, or for a single tap not even that: a
-// tile of pixels that stand at one distance in the image is read where it lies. Terms, blocks and the order of every
-// sum are ConvUnit's, so the bits are too.
+// ConvUnit (packed_conv.h) would transpose these rows to panels [term][pixel], for 14 shuffles a vector. The
+// micro-kernel of row_product.h broadcasts from the rows themselves, so that they are copied, or for a single tap not
+// even that: a tile of pixels that stand at one distance in the image is read where it lies. Terms, blocks and the
+// order of every sum are ConvUnit's, so the bits are too.
 #pragma once
 
 // The region that unit `index` of a job belongs to.
@@ -43,6 +47,8 @@ class PixelRowUnit {
     panels_ = std::min(job.shape.panels, job.weight_panels() - first_panel_);
     image_ = {static_cast<const T*>(job.source) + group_ * job.depth * job.source_strides.channel, job.source_strides,
               region_->region, job.source_mode, job.problem};
+    image_end_ = image_.data + (job.problem->batch - 1) * image_.strides.outer + job.depth;
+    for (int i = 0; i < kSpatialAxes; ++i) image_end_ += (region_->region->axis[i].extent - 1) * image_.strides.axis[i];
     const ConvWorkspace sizes(job.shape, job.tile);
     rows_ = workspace;
     partial_ = rows_ + sizes.image;
@@ -67,12 +73,12 @@ class PixelRowUnit {
   static constexpr int64_t kMostTiles = (kMostUnitPixels + kTileRows - 1) / kTileRows;
 
   struct PixelTile {
-    int64_t start, rows;    // pixels of the unit
-    const PixelRun* runs;   // their columns count from the tile's first pixel
+    int64_t start, rows;   // pixels of the unit
+    const PixelRun* runs;  // their columns count from the tile's first pixel
     int run_count;
-    T* to;                  // the first result channel of the group
-    int64_t to_row;         // distance between the pixels' results, or 0 where it varies
-    const A* a;             // the block's terms of the first pixel
+    T* to;           // the first result channel of the group
+    int64_t to_row;  // distance between the pixels' results, or 0 where it varies
+    const A* a;      // the block's terms of the first pixel
     int64_t a_row;
   };
 
@@ -113,8 +119,7 @@ class PixelRowUnit {
       Piece pieces[3 * kTileRows];
       const int made = make_pieces(image_, tap_at(*region_->region, block_.tap), tile.runs, tile.run_count, pieces);
       const int64_t step = region_->region->axis[2].step * image_.strides.axis[2];
-      const int64_t distance =
-          pieces[0].len > 1 || made == 1 ? step : pieces[1].offset - pieces[0].offset;
+      const int64_t distance = pieces[0].len > 1 || made == 1 ? step : pieces[1].offset - pieces[0].offset;
       for (int i = 0; i < made; ++i)
         if (pieces[i].offset < 0 || pieces[i].offset != pieces[0].offset + pieces[i].column * distance ||
             (pieces[i].len > 1 && distance != step))
@@ -129,6 +134,8 @@ class PixelRowUnit {
   // Copies the tile's terms of the block to rows of its own.
   void stage(PixelTile& tile) {
     tile.a_row = round_up(block_.length(), kLanes<A>);
+    has_slack_ = tile.a_row + kLanes<A> <= kReductionBlock;
+    if (has_slack_) tile.a_row += kLanes<A>;
     A* rows = rows_ + tile.start * tile.a_row;
     tile.a = rows;
     const Region& region = *region_->region;
@@ -166,7 +173,7 @@ class PixelRowUnit {
         return;
       }
     }
-    const int64_t begin = std::min(positions_below(x, g.step), len);
+    int64_t begin = std::min(positions_below(x, g.step), len);
     const int64_t end = std::max(begin, std::min(positions_below(x + taps - 1 - g.extent, g.step), len));
     const auto stage_edge = [&](int64_t from, int64_t until) {
       for (int64_t j = from; j < until; ++j)
@@ -182,6 +189,14 @@ class PixelRowUnit {
     };
     stage_edge(0, begin);
     const int64_t length = taps * channels;
+    if constexpr (std::is_same_v<T, A>) {
+      // Whole vectors, which spill over what is staged after them, or over the slack at the end of the row.
+      if (length < kLanes<A> && has_slack_) {
+        int64_t whole = end;  // up to here a vector ends inside of the image's memory
+        while (whole > begin && row + (x + (whole - 1) * g.step) * pixel + kLanes<A> > image_end_) --whole;
+        for (; begin < whole; ++begin) store(to + begin * distance, load(row + (x + begin * g.step) * pixel));
+      }
+    }
     for (int64_t j = begin; j < end; ++j) copy_strided(to + j * distance, row + (x + j * g.step) * pixel, 1, length);
     stage_edge(end, len);
   }
@@ -254,11 +269,12 @@ class PixelRowUnit {
   const RegionJob* region_;
   int64_t group_, first_pixel_, pixels_, first_panel_, panels_;
   ImageReader<T> image_;
+  const T* image_end_;
   A* rows_;
   A* partial_;
   A* own_weight_;
   Block block_{};
-  bool first_block_ = true, last_block_ = true;
+  bool first_block_ = true, last_block_ = true, has_slack_ = false;
   int64_t tile_count_ = 0;
   PixelTile tiles_[kMostTiles];
   PixelRun runs_[kMostUnitPixels];

@@ -3,10 +3,13 @@
 //
 //                      B: panel [term][2 vectors]                 The tile and the arithmetic are microkernel.h's: one
 //                      +-----------------------+                  FMA a term from zero, then the addend. Only the place
-//                      |  b[k*2W .. k*2W+NR)   |                  of A differs: a pixel of a channels_last image is a row
+//                      |  b[k*2W .. k*2W+NR)   |                  of A differs: a pixel of a channels_last image is a
+//                      row
 //                      +-----------------------+                  of terms already, and to pack it is to transpose it.
-//   a + i * a_row +--------- terms -----> k                       A broadcast reads from MR lines instead of one; L1 holds
-//                 +--------------------->                         them all for sixteen terms, unless their distance is a
+//   a + i * a_row +--------- terms -----> k                       A broadcast reads from MR lines instead of one; L1
+//   holds
+//                 +--------------------->                         them all for sixteen terms, unless their distance is
+//                 a
 //                                                                 multiple of 4 KiB (kSetDistance).
 //
 // kCount = 1 leaves the second vector of the panel alone: up to kLanes result channels cost half of a tile.
