@@ -1,16 +1,13 @@
 // The micro-kernel on rows that lie in memory as they are: C[MR x NR] (+)= A[MR x kc] * B[kc x NR], where row i of A
 // stands at a + i * a_row and is contiguous. Include only from engine.inl.h.
 //
-//                      B: panel [term][2 vectors]                 The tile and the arithmetic are microkernel.h's: one
-//                      +-----------------------+                  FMA a term from zero, then the addend. Only the place
-//                      |  b[k*2W .. k*2W+NR)   |                  of A differs: a pixel of a channels_last image is a
-//                      row
-//                      +-----------------------+                  of terms already, and to pack it is to transpose it.
-//   a + i * a_row +--------- terms -----> k                       A broadcast reads from MR lines instead of one; L1
-//   holds
-//                 +--------------------->                         them all for sixteen terms, unless their distance is
-//                 a
-//                                                                 multiple of 4 KiB (kSetDistance).
+//                      B: panel [term][2 vectors]       The tile and the arithmetic are microkernel.h's: one FMA a
+//                      +-----------------------+        term from zero, then the addend. Only the place of A differs:
+//                      |  b[k*2W .. k*2W+NR)   |        a pixel of a channels_last image is a row of terms already, and
+//                      +-----------------------+        to pack it is to transpose it.
+//   a + i * a_row +--------- terms -----> k             A broadcast reads from MR lines instead of one; L1 holds them
+//                 +--------------------->               all for sixteen terms, unless their distance is a multiple of
+//                                                       4 KiB (kSetDistance).
 //
 // kCount = 1 leaves the second vector of the panel alone: up to kLanes result channels cost half of a tile.
 #pragma once
