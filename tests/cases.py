@@ -289,6 +289,42 @@ def hand_picked() -> Iterator[ConvCase]:
         yield ConvCase((6, 7), 3, (c, k), groups=groups, padding=1, batch=2)
 
 
+def grouped_lanes() -> Iterator[ConvCase]:
+    """Groups of few channels on both sides, several to a vector; and those that are too many for one."""
+    settings = itertools.cycle(
+        (
+            {"padding": 1},
+            {"padding": 1, "stride": 2},
+            {"padding": 2, "dilation": 2, "bias": False},
+            {"padding": ((2, 0), (1, 3)), "padding_mode": "reflect"},
+            {"padding": ((-1, 2), (2, -1)), "stride": (2, 1)},
+        )
+    )
+    for size in (2, 4, 8, 16, 32):
+        for groups in (3, 4, 5):
+            yield ConvCase(
+                (7, 18), 3, (size * groups,) * 2, groups=groups, layout="channels_last", batch=2, **next(settings)
+            )
+    yield ConvCase((5, 31), (1, 5), (64, 64), groups=16, padding=(0, 2), layout="channels_last", batch=1)
+    yield ConvCase((9, 9), 7, (32, 32), groups=8, padding=3, layout="channels_last", batch=0)
+    yield ConvCase((4, 5, 16), 3, (24, 24), groups=6, padding=1, layout="channels_last", batch=1)
+
+
+def pixel_rows() -> Iterator[ConvCase]:
+    """channels_last: rows of terms read in place or copied, their runs of a kernel row, and narrow results."""
+    yield ConvCase((17, 19), 7, (3, 20), stride=2, padding=3, layout="channels_last", batch=1)
+    yield ConvCase((16, 33), 3, (3, 32), stride=2, padding=1, layout="channels_last")
+    yield ConvCase((9, 31), 3, (1, 33), padding=1, layout="channels_last", batch=1)
+    yield ConvCase((15, 17), 11, (3, 16), stride=4, padding=2, layout="channels_last", batch=1)
+    yield ConvCase((8, 9), 3, (3, 8), dilation=2, padding=2, layout="channels_last")
+    yield ConvCase((9, 8), 3, (5, 16), padding=2, padding_mode="circular", layout="channels_last")
+    yield ConvCase((12, 14), 1, (16, 48), stride=2, layout="channels_last")
+    yield ConvCase((5, 7), 1, (1024, 16), layout="channels_last", batch=1)  # rows that fall into one set of L1
+    yield ConvCase((11, 13), 1, (64, 2), layout="channels_last")
+    yield ConvCase((6, 10), 2, (33, 24), stride=2, layout="channels_last")
+    yield ConvCase((4, 6, 9), 3, (3, 17), padding=1, layout="channels_last", batch=1)
+
+
 def unique(cases: Iterator[ConvCase]) -> list[ConvCase]:
     return list(dict.fromkeys(cases))
 
@@ -300,6 +336,8 @@ CASES = unique(
         long_reductions(),
         phases(),
         depthwise(),
+        grouped_lanes(),
+        pixel_rows(),
         planes_in_lanes(),
         fully_connected(),
         algorithm_edges(),

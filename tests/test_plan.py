@@ -148,6 +148,37 @@ def test_every_algorithm_is_reached_by_some_case() -> None:
     assert named == taken, f"never taken: {named - taken}"
 
 
+@pytest.mark.parametrize("size", (1, 2, 4, 8))
+def test_groups_that_divide_a_vector_are_filtered_in_its_lanes(size: int) -> None:
+    """On channels_last images, each operator, at every level whose vector holds a group."""
+    case = ConvCase((9, 10), 3, (64, 64), groups=64 // size, padding=1, layout="channels_last")
+    for level in LEVELS:
+        with convext.backends.cpu.max_isa(level):
+            for operator in OPERATORS:
+                plan = plan_of(operator, problem(operator, case))
+                fits = level != "baseline" or size <= 4
+                assert (plan.algorithm == "depthwise_channels_last") == fits, plan
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    (
+        (ConvCase((9, 10), 3, (64, 128), groups=64, layout="channels_last"), "1, 2, 4 or 8 channels on both sides"),
+        (ConvCase((9, 10), 3, (96, 96), groups=32, layout="channels_last"), "1, 2, 4 or 8 channels on both sides"),
+        (ConvCase((9, 10), 3, (64, 64), groups=4, layout="channels_last"), "1, 2, 4 or 8 channels on both sides"),
+        (ConvCase((9, 10), 3, (64, 64), groups=16), "not channels_last"),
+        (ConvCase((9, 10), 3, (8, 8), groups=2, layout="channels_last"), "8 channels do not fill a vector"),
+        (ConvCase((20, 20), 9, (64, 64), groups=16, layout="channels_last"), "324 terms, more than 256"),
+    ),
+    ids=str,
+)
+def test_groups_that_are_not_say_why(case: ConvCase, reason: str) -> None:
+    plan = plan_of("fprop", case)
+    if reason.startswith("8 channels") and plan.isa != "avx512":
+        pytest.skip("a shorter vector is filled")
+    assert reason in dict(plan.declined)["depthwise_channels_last"], plan
+
+
 def test_defaults_are_those_of_the_functions() -> None:
     plan = convext.conv_plan("fprop", (1, 3, 8, 8), (4, 3, 3, 3))
     assert plan == convext.conv_plan(

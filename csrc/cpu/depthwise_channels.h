@@ -1,24 +1,68 @@
-// Depthwise convolution on channels_last images: channels lie along the vector, so nothing is staged and nothing moves.
+// Depthwise and grouped convolution on channels_last images: channels lie along the vector, so nothing is staged and
+// nothing moves.
 //
-//   result[q, c .. c+W) = bias + sum over taps of weight[tap, c ..] * source[x(q, tap), c ..]
+//   result[q, k] = bias + sum over taps t, channels c of k's group of weight[t][c][k] * source[x(q, t), group(k) + c]
 //
-//                     tap 0   tap 1   tap 2           A block of kPixels neighbouring result pixels shares the weight
-//   pixel q     ptr     ptr     ptr                   vectors; each (tap, pixel) is a pointer to source channels, to
-//   pixel q+1   ptr     ptr     ptr                   zeros where the tap falls into zero padding. 4 x 2 accumulators.
+// A group has kGroup = 1 (depthwise), 2, 4 or 8 channels on both sides, so a vector of result channels meets the vector
+// of the same source channels: for term c each lane needs its group's channel c, a shuffle by constants.
 //
-// The weight is transposed to [tap][channel] once a call. Include only from engine.inl.h.
+//                  tap 0        tap 1                    A panel of up to kLanePixels neighbouring result pixels shares
+//   pixel q     x[0] * w[0]  x[1] * w[1]                 each vector of the weight; all that changes from pixel to
+//   pixel pixel q+1   x[1] * w[0]  x[2] * w[1]                 is one constant distance. One load (and one shuffle, if
+//   ..                                                   kGroup > 1) an FMA; 14 sums in flight hide its latency.
+//
+// Interior pixels run in panels without a test; those where a tap falls into the padding run one by one over a list of
+// taps, several vectors of channels at a time for the same number of sums in flight. The weight is transposed to
+// [tap][c][channel] once a call. Include only from engine.inl.h.
 #pragma once
 
-inline constexpr int kPixels = 4;
-inline constexpr int kChannelVectors = 2;
+// Narrow types are widened lane by lane, which leaves fewer registers, and less to gain.
+template <class T, class A>
+inline constexpr int kLanePixels = !std::is_same_v<T, A> ? 4
+                                   : kVectorBytes == 64  ? 14
+                                                         : 7;
 
-// Visits channels [0, channels) in vectors: visit.template operator()<kCount>(first channel). The last vector overlaps
-// the one before it, which recomputes the same values; the plan sends fewer channels than a vector elsewhere.
+// Lane l of the result is channel kTerm of lane l's group.
+template <class A, int kGroup, int kTerm>
+inline Vector<A> spread(Vector<A> x) {
+  if constexpr (kGroup == 1) {
+    return x;
+  } else {
+    constexpr auto index = [](std::size_t i) { return i / kGroup * kGroup + kTerm; };
+    return shuffle<A>(x, x, index, LaneSequence<A>{});
+  }
+}
+
+// Calls visit.template operator()<kTerm>() for every channel of a group. Inlined whatever its size: sums that a
+// function takes by reference live in memory.
+template <int kGroup, class Visit>
+[[gnu::always_inline]] inline void for_each_term(Visit visit) {
+  [&]<int... kTerm>(std::integer_sequence<int, kTerm...>) __attribute__((always_inline)) {
+    (visit.template operator()<kTerm>(), ...);
+  }
+  (std::make_integer_sequence<int, kGroup>{});
+}
+
+// Calls visit.template operator()<kGroup>() with the number of channels of a group, which divides a vector.
 template <class A, class Visit>
+inline void with_group(int64_t channels, Visit visit) {
+  if (channels == 1) return visit.template operator()<1>();
+  if (channels == 2) return visit.template operator()<2>();
+  if constexpr (kLanes<A> >= 4)
+    if (channels == 4) return visit.template operator()<4>();
+  if constexpr (kLanes<A> >= 8)
+    if (channels == 8) return visit.template operator()<8>();
+}
+
+// Visits channels [0, channels) in vectors: visit.template operator()<kCount>(first channel), kMost vectors at a time
+// and then one. The last vector overlaps the one before it, which recomputes the same values; the plan sends fewer
+// channels than a vector elsewhere.
+template <class A, int kMost, class Visit>
 inline void for_each_channel_vector(int64_t channels, Visit visit) {
   constexpr int W = kLanes<A>;
   int64_t c = 0;
-  for (; c + kChannelVectors * W <= channels; c += kChannelVectors * W) visit.template operator()<kChannelVectors>(c);
+  if constexpr (kMost > 1)
+    for (; c + kMost * W <= channels; c += kMost * W) visit.template operator()<kMost>(c);
   for (; c + W <= channels; c += W) visit.template operator()<1>(c);
   if (c < channels) visit.template operator()<1>(channels - W);
 }
@@ -62,7 +106,20 @@ class TapRows {
     begin = std::min(begin, width);
     return {begin, std::max(begin, end)};
   }
-  // Distance between what neighbouring positions read.
+  // The first tap of a kernel row that reads inside of the image at position q, and how many do.
+  std::pair<int64_t, int64_t> taps_inside(int64_t q) const {
+    const GatherAxis& g = image_.region->axis[2];
+    const auto inside = [&](int64_t t) {
+      const int64_t w = q * g.step + tap_offset(g, t);
+      return w >= 0 && w < g.extent;
+    };
+    int64_t first = 0, last = g.taps;
+    while (first < last && !inside(first)) ++first;
+    while (last > first && !inside(last - 1)) --last;
+    return {first, last - first};
+  }
+  // Distance between what neighbouring taps read, and neighbouring positions.
+  int64_t tap_step() const { return image_.region->axis[2].off_step * image_.strides.axis[2]; }
   int64_t advance() const { return image_.region->axis[2].step * image_.strides.axis[2]; }
 
   int64_t rows() const { return image_.region->axis[0].taps * image_.region->axis[1].taps; }
@@ -73,37 +130,143 @@ class TapRows {
   const T** rows_;
 };
 
-// Gathers one tap's weights of all channels for [tap][channel]; steps are counted over (region, tap).
+// Gathers one tap's weights of all channels for [tap][c][channel]; steps are counted over (region, tap).
 template <class T, class A>
 void pack_depthwise_tap(const ConvJob& job, int64_t index) {
   const RegionJob* r = job.wave.data();
   while (r + 1 < job.wave.data() + job.wave.size() && (r + 1)->first_pack <= index) ++r;
-  const int64_t channels = job.problem->groups;
+  const int64_t channels = job.problem->groups * job.rows;
   const Tap tap = tap_at(*r->region, index - r->first_pack);
   const T* from = static_cast<const T*>(job.weight);
   for (int i = 0; i < kSpatialAxes; ++i)
     from += (r->region->axis[i].tap0 + tap.t[i] * r->region->axis[i].tap_step) * job.weight_tap[i];
-  A* to = static_cast<A*>(job.packed_weight) + index * channels;
-  for (int64_t c = 0; c < channels; ++c) to[c] = widen(from[c * job.weight_group]);
+  A* to = static_cast<A*>(job.packed_weight) + index * job.depth * channels;
+  for (int64_t c = 0; c < job.depth; ++c, to += channels, from += job.weight_depth)
+    for (int64_t g = 0; g < job.problem->groups; ++g)
+      for (int64_t k = 0; k < job.rows; ++k)
+        to[g * job.rows + k] = widen(from[g * job.weight_group + k * job.weight_row]);
 }
 
-// fprop and dgrad; a unit is one row of result pixels, counted over (region, image, depth, height).
+// Taps at one distance from each other in the source, and one after the other in the weight.
 template <class T, class A>
+struct TapRun {
+  const T* source;  // what the first pixel reads
+  const A* weight;
+};
+
+template <class T, class A>
+struct LaneRow {
+  const TapRun<T, A>* run;
+  int64_t runs, taps;  // taps of a run
+  int64_t tap_step;    // between the sources of neighbouring taps
+  int64_t pixel_step;  // between the sources of neighbouring pixels
+  int64_t channels;    // of all groups
+  int64_t shift;       // from the pixel that the runs were listed for, in elements
+  const T* bias;       // or null
+  T* to;
+  int64_t to_step;  // between pixels of the result
+  const EpilogueOf<T, A>* epilogue;
+};
+
+// What follows the sums of kPixels x kCount vectors that is more than a bias.
+template <class T, class A, int kPixels, int kCount>
+[[gnu::noinline]] void finish_lanes(const LaneRow<T, A>& row, A* sums, T* to) {
+  constexpr int64_t kLength = kCount * kLanes<A>;
+  const EpilogueOf<T, A> epilogue = *row.epilogue;
+  if (!epilogue.is_clamp()) return epilogue.write({to, row.to_step, 1, sums, kLength, 1, kPixels, kLength});
+  for (int64_t p = 0; p < kPixels; ++p)
+    for (int64_t i = 0; i < kLength; i += kLanes<A>) {
+      T* at = to + p * row.to_step + i;
+      const Vector<A> sum = epilogue.add_residual(load(sums + p * kLength + i), at, 1, kLanes<A>);
+      store_narrowed<T, A>(at, clamped<A>(sum, epilogue.clamp()));
+    }
+}
+
+// kPixels neighbouring results, all their channels, kMost vectors of them at a time.
+//
+// A pointer for every third pixel and one distance address them all: base, base + distance, base + 2 * distance. Left
+// alone, the compiler keeps thirteen multiples of the distance, more than there are registers.
+template <class T, class A, int kGroup, int kPixels, int kMost>
+void filter_lanes(const LaneRow<T, A>& given) {
+  constexpr int W = kLanes<A>, kBases = (kPixels + 2) / 3;
+  const LaneRow<T, A> row = given;  // in registers: a store to the result cannot change it
+  for_each_channel_vector<A, kMost>(
+      row.channels, [&]<int kCount>(int64_t channel) __attribute__((always_inline)) {
+        Vector<A> sum[kPixels][kCount] = {};
+        const int64_t pixel_step = row.pixel_step, tap_step = row.tap_step, taps = row.taps, channels = row.channels;
+        const TapRun<T, A>* const end = row.run + row.runs;
+        for (const TapRun<T, A>* run = row.run; run != end; ++run) {
+          const T* base[kBases];
+          base[0] = run->source + row.shift + channel;
+#pragma GCC unroll 8
+          for (int i = 1; i < kBases; ++i) base[i] = base[i - 1] + 3 * pixel_step;
+          const A* weight = run->weight + channel;
+          for (int64_t t = 0; t < taps; ++t) {
+            for_each_term<kGroup>([&]<int kTerm>() __attribute__((always_inline)) {
+              Vector<A> w[kCount];
+#pragma GCC unroll 4
+              for (int v = 0; v < kCount; ++v) w[v] = load(weight + v * W);
+              weight += channels;
+#pragma GCC unroll 16
+              for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 4
+                for (int v = 0; v < kCount; ++v)
+                  sum[p][v] +=
+                      w[v] * spread<A, kGroup, kTerm>(load_widened<A>(base[p / 3] + p % 3 * pixel_step + v * W));
+            });
+#pragma GCC unroll 8
+            for (int i = 0; i < kBases; ++i) base[i] += tap_step;
+          }
+        }
+        Vector<A> bias[kCount] = {};
+        if (row.bias)
+          for (int v = 0; v < kCount; ++v) bias[v] = load_widened<A>(row.bias + channel + v * W);
+        T* to = row.to + channel;
+        if (row.epilogue) {
+          A sums[kPixels * kCount * W];
+#pragma GCC unroll 16
+          for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 4
+            for (int v = 0; v < kCount; ++v) store(sums + (p * kCount + v) * W, bias[v] + sum[p][v]);
+          return finish_lanes<T, A, kPixels, kCount>(row, sums, to);
+        }
+#pragma GCC unroll 16
+        for (int p = 0; p < kPixels; ++p, to += row.to_step)
+#pragma GCC unroll 4
+          for (int v = 0; v < kCount; ++v) store_narrowed<T, A>(to + v * W, bias[v] + sum[p][v]);
+      });
+}
+
+// Fewer pixels take more vectors of channels, for the same sums in flight.
+template <class T, class A, int kPixels>
+inline constexpr int kLaneVectors = kPixels * 2 > kLanePixels<T, A>   ? 1
+                                    : kPixels * 4 > kLanePixels<T, A> ? 2
+                                                                      : 4;
+
+template <class T, class A>
+using LaneFunction = void (*)(const LaneRow<T, A>&);
+template <class T, class A, int kGroup, int... I>
+constexpr std::array<LaneFunction<T, A>, sizeof...(I)> lane_functions(std::integer_sequence<int, I...>) {
+  return {&filter_lanes<T, A, kGroup, I + 1, kLaneVectors<T, A, I + 1>>...};
+}
+template <class T, class A, int kGroup>
+inline constexpr auto kFilterLanes = lane_functions<T, A, kGroup>(std::make_integer_sequence<int, kLanePixels<T, A>>{});
+
+// fprop and dgrad; a unit is one row of result pixels, counted over (region, image, depth, height).
+template <class T, class A, int kGroup>
 class DepthwiseChannels {
  public:
-  // The workspace holds kPixels pointers a tap, a pointer a tap row, the taps' numbers, and a zero for every channel.
-  DepthwiseChannels(const ConvJob& job, void* workspace) : job_(job), epilogue_(job), channels_(job.problem->groups) {
+  // The workspace holds a pointer a tap row and two lists of taps.
+  DepthwiseChannels(const ConvJob& job, void* workspace)
+      : job_(job), epilogue_(job), channels_(job.problem->groups * kGroup) {
     const int64_t taps = kernel_taps(*job.problem);
-    source_ = static_cast<const T**>(workspace);
-    rows_ = source_ + kPixels * taps;
-    tap_ = reinterpret_cast<int64_t*>(rows_ + taps);
-    zeros_ = reinterpret_cast<T*>(tap_ + taps);
-    std::memset(static_cast<void*>(zeros_), 0, static_cast<std::size_t>(channels_) * sizeof(T));
+    rows_ = static_cast<const T**>(workspace);
+    inner_ = reinterpret_cast<TapRun<T, A>*>(rows_ + taps);
+    edge_ = inner_ + taps;
   }
 
   void run(int64_t index) {
-    const RegionJob* r = job_.wave.data();
-    while (r + 1 < job_.wave.data() + job_.wave.size() && (r + 1)->first_unit <= index) ++r;
+    const RegionJob* r = region_of_unit(job_, index);
     const GatherAxis* g = r->region->axis;
     int64_t local = index - r->first_unit;
     const int64_t qh = local % g[1].count;
@@ -116,208 +279,65 @@ class DepthwiseChannels {
     const Strides& s = job_.result_strides;
     T* to = static_cast<T*>(job_.result) + n * s.outer + (g[0].out0 + qd * g[0].out_step) * s.axis[0] +
             (g[1].out0 + qh * g[1].out_step) * s.axis[1] + g[2].out0 * s.axis[2];
-    const int64_t distance = g[2].out_step * s.axis[2];
-    const A* weight = static_cast<const A*>(job_.packed_weight) + r->first_pack * channels_;
+    LaneRow<T, A> row{};
+    row.tap_step = rows.tap_step(), row.pixel_step = rows.advance();
+    row.channels = channels_;
+    row.bias = static_cast<const T*>(job_.epilogue.bias);
+    row.to_step = g[2].out_step * s.axis[2];
+    row.epilogue = epilogue_.is_bias() ? nullptr : &epilogue_;
+    weight_ = static_cast<const A*>(job_.packed_weight) + r->first_pack * kGroup * channels_;
     const auto [begin, end] = rows.inner(0, rows.columns(), g[2].count);
-    int64_t listed = -1;  // the position that source_ was listed for, if it holds inside of the image
-    for (int64_t qw = 0; qw < g[2].count; qw += kPixels) {
-      const int64_t pixels = std::min<int64_t>(kPixels, g[2].count - qw);
-      const bool inside = qw >= begin && qw + kPixels <= end;
-      if (!inside || listed < 0) {
-        list_sources(rows, qw, pixels);
-        listed = inside ? qw : -1;
+    const auto filter_edge = [&](int64_t first, int64_t last) {
+      for (int64_t q = first; q < last; ++q) {
+        row.run = edge_, row.taps = 1, row.shift = 0;
+        if (job_.source_mode == PaddingMode::kZeros) {
+          const auto [t, taps] = rows.taps_inside(q);
+          row.runs = taps > 0 ? list_rows(rows, q, t, edge_) : 0, row.taps = taps;
+        } else {
+          row.runs = list_taps_of(rows, q);
+        }
+        row.to = to + q * row.to_step;
+        kFilterLanes<T, A, kGroup>[0](row);
       }
-      const int64_t shift = inside ? (qw - listed) * rows.advance() : 0;
-      if (epilogue_.is_bias()) {
-        run_pixels<true>(weight, shift, pixels, to + qw * distance, distance);
-      } else {
-        run_pixels<false>(weight, shift, pixels, to + qw * distance, distance);
+    };
+    filter_edge(0, begin);
+    if (begin < end) {
+      row.run = inner_, row.runs = list_rows(rows, begin, 0, inner_), row.taps = rows.columns();
+      const Panels parts(end - begin, kLanePixels<T, A>);
+      for (int64_t i = 0; i < parts.count; ++i) {
+        row.shift = parts.start(i) * row.pixel_step;
+        row.to = to + (begin + parts.start(i)) * row.to_step;
+        kFilterLanes<T, A, kGroup>[static_cast<std::size_t>(parts.rows(i) - 1)](row);
       }
     }
+    filter_edge(end, g[2].count);
   }
 
  private:
-  // Lists the taps whose source row is inside of the image: tap_[i], and what each pixel reads there,
-  // source_[i * kPixels + pixel]. Pixels beyond the result's row repeat its last one.
-  void list_sources(const TapRows<T>& rows, int64_t qw, int64_t pixels) {
-    taps_ = 0;
-    for (int64_t row = 0; row < rows.rows(); ++row) {
-      if (!rows_[row]) continue;
-      for (int64_t tw = 0; tw < rows.columns(); ++tw) {
-        for (int64_t j = 0; j < kPixels; ++j) {
-          const T* from = rows.at(row, tw, qw + std::min(j, pixels - 1));
-          source_[taps_ * kPixels + j] = from ? from : zeros_;
-        }
-        tap_[taps_++] = row * rows.columns() + tw;
-      }
-    }
+  const A* weight_of(int64_t tap) const { return weight_ + tap * kGroup * channels_; }
+
+  // Lists the kernel rows inside of the image, as pixel q reads them from tap t of a row on.
+  int64_t list_rows(const TapRows<T>& rows, int64_t q, int64_t t, TapRun<T, A>* runs) const {
+    int64_t count = 0;
+    for (int64_t row = 0; row < rows.rows(); ++row)
+      if (rows_[row]) runs[count++] = {rows.at(row, t, q), weight_of(row * rows.columns() + t)};
+    return count;
   }
 
-  // kPixels results from the listed sources, all moved on by `shift` elements.
-  template <bool kIsBias>
-  void run_pixels(const A* weight, int64_t shift, int64_t pixels, T* to, int64_t distance) const {
-    constexpr int W = kLanes<A>;
-    const T* bias = static_cast<const T*>(job_.epilogue.bias);
-    for_each_channel_vector<A>(channels_, [&]<int kCount>(int64_t c) {
-      Vector<A> sum[kPixels][kCount] = {};
-      for (int64_t t = 0; t < taps_; ++t) {
-        const A* tap_weight = weight + tap_[t] * channels_ + c;
-        Vector<A> w[kCount];
-#pragma GCC unroll 2
-        for (int v = 0; v < kCount; ++v) w[v] = load(tap_weight + v * W);
-#pragma GCC unroll 4
-        for (int j = 0; j < kPixels; ++j)
-#pragma GCC unroll 2
-          for (int v = 0; v < kCount; ++v)
-            sum[j][v] += w[v] * load_widened<A>(source_[t * kPixels + j] + shift + c + v * W);
-      }
-      if constexpr (kIsBias) {
-        for (int64_t j = 0; j < pixels; ++j)
-#pragma GCC unroll 2
-          for (int v = 0; v < kCount; ++v)
-            store_narrowed<T, A>(to + j * distance + c + v * W,
-                                 (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v]);
-        return;
-      }
-      if (epilogue_.is_clamp()) {
-        for (int64_t j = 0; j < pixels; ++j)
-#pragma GCC unroll 2
-          for (int v = 0; v < kCount; ++v) {
-            T* at = to + j * distance + c + v * W;
-            const Vector<A> biased = (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v];
-            store_narrowed<T, A>(at, clamped<A>(epilogue_.add_residual(biased, at, 1, W), epilogue_.clamp()));
-          }
-        return;
-      }
-      A finished[kPixels][kCount * W];
-#pragma GCC unroll 4
-      for (int j = 0; j < kPixels; ++j)
-#pragma GCC unroll 2
-        for (int v = 0; v < kCount; ++v)
-          store(finished[j] + v * W, (bias ? load_widened<A>(bias + c + v * W) : Vector<A>{}) + sum[j][v]);
-      epilogue_.write({to + c, distance, 1, finished[0], kCount * W, 1, pixels, kCount * W});
-    });
+  // Lists the taps that read inside of the image for pixel q.
+  int64_t list_taps_of(const TapRows<T>& rows, int64_t q) const {
+    int64_t count = 0;
+    for (int64_t row = 0; row < rows.rows(); ++row)
+      for (int64_t tw = 0; rows_[row] && tw < rows.columns(); ++tw)
+        if (const T* from = rows.at(row, tw, q)) edge_[count++] = {from, weight_of(row * rows.columns() + tw)};
+    return count;
   }
 
   const ConvJob& job_;
   const EpilogueOf<T, A> epilogue_;
-  int64_t channels_, taps_ = 0;
-  const T** source_;
+  int64_t channels_;
   const T** rows_;
-  int64_t* tap_;
-  T* zeros_;
-};
-
-// wgrad; a unit is a block of channels: all images, row by row, in order.
-template <class T, class A>
-class DepthwiseChannelsWgrad {
- public:
-  // The workspace holds a pointer a tap row and two levels of sums for every (tap, channel of the unit).
-  DepthwiseChannelsWgrad(const WgradJob& job, void* workspace) : job_(job), channels_(job.problem->groups) {
-    rows_ = static_cast<const T**>(workspace);
-    sum_ = reinterpret_cast<A*>(rows_ + kernel_taps(*job.problem));
-    total_ = sum_ + kernel_taps(*job.problem) * kLanes<A>;
-  }
-
-  void run(int64_t unit) {
-    constexpr int W = kLanes<A>;
-    const Region& region = job_.source_region;
-    // The last vector starts early where the channels do not fill it, and writes only the channels it does not share.
-    first_ = std::min(unit * W, channels_ - W);
-    first_own_ = unit * W - first_;
-    std::fill_n(sum_, region.taps() * W, A{0});
-    std::fill_n(total_, region.taps() * W, A{0});
-    pending_ = 0;
-    const ImageReader<T> image{static_cast<const T*>(job_.source) + first_, job_.source_strides, &region,
-                               job_.problem->mode, job_.problem};
-    TapRows<T> rows(image, rows_);
-    for (int64_t n = 0; n < job_.problem->batch; ++n)
-      for (int64_t qd = 0; qd < region.axis[0].count; ++qd)
-        for (int64_t qh = 0; qh < region.axis[1].count; ++qh) {
-          rows.enter(n, qd, qh);
-          const Strides& s = job_.grad_strides;
-          const T* grad = static_cast<const T*>(job_.grad) + first_ + n * s.outer + qd * s.axis[0] + qh * s.axis[1];
-          for (int64_t qw = 0; qw < region.axis[2].count; qw += kReductionBlock) {
-            const int64_t last = std::min(qw + kReductionBlock, region.axis[2].count);
-            for (int64_t row = 0; row < rows.rows(); ++row)
-              if (rows_[row]) add_row(rows, row, grad, qw, last);
-            if (++pending_ == kMostPending) fold();
-          }
-        }
-    fold();
-    write();
-  }
-
- private:
-  // Sums of at most 256 pixels add up in sum_, at most 64 of those in total_: chains of additions stay short.
-  static constexpr int kMostPending = 64;
-  void fold() {
-    for (int64_t i = 0; i < job_.source_region.taps() * kLanes<A>; ++i) total_[i] += sum_[i], sum_[i] = A{0};
-    pending_ = 0;
-  }
-
-  // Adds pixels [first, last) of a row to the sums of the taps of one kernel row, kMostInFlight taps at a time.
-  void add_row(const TapRows<T>& rows, int64_t row, const T* grad, int64_t first, int64_t last) {
-    const Panels parts(rows.columns(), kMostInFlight);
-    for (int64_t i = 0; i < parts.count; ++i) {
-      const int64_t tw = parts.start(i);
-      A* sum = sum_ + (row * rows.columns() + tw) * kLanes<A>;
-      switch (parts.rows(i)) {
-        case 1: add_taps<1>(rows, row, tw, grad, first, last, sum); break;
-        case 2: add_taps<2>(rows, row, tw, grad, first, last, sum); break;
-        case 3: add_taps<3>(rows, row, tw, grad, first, last, sum); break;
-        case 4: add_taps<4>(rows, row, tw, grad, first, last, sum); break;
-        case 5: add_taps<5>(rows, row, tw, grad, first, last, sum); break;
-        case 6: add_taps<6>(rows, row, tw, grad, first, last, sum); break;
-        case 7: add_taps<7>(rows, row, tw, grad, first, last, sum); break;
-        default: add_taps<8>(rows, row, tw, grad, first, last, sum); break;
-      }
-    }
-  }
-
-  template <int kCount>
-  void add_taps(const TapRows<T>& rows, int64_t row, int64_t tw, const T* grad, int64_t first, int64_t last, A* sum) {
-    constexpr int W = kLanes<A>;
-    const int64_t step = job_.grad_strides.axis[2], width = job_.source_region.axis[2].count;
-    Vector<A> partial[kCount] = {};
-    const auto add_edge = [&](int64_t begin, int64_t end) {
-      for (int64_t qw = begin; qw < end; ++qw)
-        for (int t = 0; t < kCount; ++t)
-          if (const T* from = rows.at(row, tw + t, qw))
-            partial[t] += load_widened<A>(grad + qw * step) * load_widened<A>(from);
-    };
-    // Where all taps read inside of the image, each is one pointer that advances evenly.
-    const auto inner = rows.inner(tw, tw + kCount, width);
-    const int64_t begin = std::clamp(inner.first, first, last), end = std::clamp(inner.second, begin, last);
-    add_edge(first, begin);
-    if (begin < end) {
-      const T* from[kCount];
-      for (int t = 0; t < kCount; ++t) from[t] = rows.at(row, tw + t, begin);
-      const int64_t advance = rows.advance();
-      for (int64_t qw = begin; qw < end; ++qw) {
-        const Vector<A> g = load_widened<A>(grad + qw * step);
-#pragma GCC unroll 8
-        for (int t = 0; t < kCount; ++t) partial[t] += g * load_widened<A>(from[t] + (qw - begin) * advance);
-      }
-    }
-    add_edge(end, last);
-    for (int t = 0; t < kCount; ++t) store(sum + t * W, load(sum + t * W) + partial[t]);
-  }
-
-  void write() const {
-    const Strides& s = job_.result_strides;
-    for (int64_t t = 0; t < job_.source_region.taps(); ++t) {
-      const Tap tap = tap_at(job_.source_region, t);
-      T* to = static_cast<T*>(job_.result) + first_ * s.outer + tap.t[0] * s.axis[0] + tap.t[1] * s.axis[1] +
-              tap.t[2] * s.axis[2];
-      for (int64_t i = first_own_; i < kLanes<A>; ++i) to[i * s.outer] = Narrow<T>::from(total_[t * kLanes<A> + i]);
-    }
-  }
-
-  const WgradJob& job_;
-  int64_t channels_, first_ = 0, first_own_ = 0;
-  const T** rows_;
-  A* sum_;
-  A* total_;
-  int pending_ = 0;
+  TapRun<T, A>* inner_;
+  TapRun<T, A>* edge_;
+  const A* weight_ = nullptr;
 };

@@ -14,8 +14,11 @@ namespace {
 #include "gather_vectors.h"
 #include "pairs.h"
 #include "packed_conv.h"
+#include "row_product.h"
+#include "pixel_rows.h"
 #include "packed_wgrad.h"
 #include "depthwise_channels.h"
+#include "depthwise_channels_wgrad.h"
 #include "lane_stage.h"
 #include "depthwise.h"
 #include "band_stage.h"
@@ -80,12 +83,16 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
     for (int64_t i = begin; i < end; ++i) pack_depthwise_tap<T, A>(job, i);
   }
   static void run_depthwise_channels(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
-    DepthwiseChannels<T, A> conv(job, workspace);
-    for (int64_t i = begin; i < end; ++i) conv.run(i);
+    with_group<A>(job.rows, [&]<int kGroup>() {
+      DepthwiseChannels<T, A, kGroup> conv(job, workspace);
+      for (int64_t i = begin; i < end; ++i) conv.run(i);
+    });
   }
   static void run_depthwise_channels_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
-    DepthwiseChannelsWgrad<T, A> wgrad(job, workspace);
-    for (int64_t i = begin; i < end; ++i) wgrad.run(i);
+    with_group<A>(job.problem->in_channels, [&]<int kGroup>() {
+      DepthwiseChannelsWgrad<T, A, kGroup> wgrad(job, workspace);
+      for (int64_t i = begin; i < end; ++i) wgrad.run(i);
+    });
   }
   static constexpr Kernels table() {
     return {.tile = {kTileRows, kTileColumns<A>},

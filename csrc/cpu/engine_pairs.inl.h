@@ -13,6 +13,8 @@ namespace {
 #include "gather_vectors.h"
 #include "pairs.h"
 #include "packed_conv.h"
+#include "row_product.h"
+#include "pixel_rows.h"
 #include "packed_wgrad.h"
 #include "band_stage.h"
 #include "banded.h"

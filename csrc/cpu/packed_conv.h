@@ -79,9 +79,23 @@ struct WeightPacker {
         for (int64_t i = 0; i < rows; ++i) row[i] = from + offset[0] + i * job.weight_row;
         return transpose_rows(row, static_cast<int>(width), block.length(), to);
       }
-      if (block.taps == 1 && job.weight_row == 1 && rows == width) {  // dgrad's 1x1 weight has the panel's layout
-        for (int64_t c = 0; c < block.channels; ++c)
-          copy_row(to + c * width, from + offset[0] + c * job.weight_depth, width);
+      const int64_t channel_step = r.reduction.channel_step(block) * width,
+                    tap_step = r.reduction.tap_step(block) * width;
+      if (job.weight_row == 1) {  // dgrad's 1x1 or channels_last weight has lines of the panel's layout
+        for (int64_t t = 0; t < block.taps; ++t)
+          for (int64_t c = 0; c < block.channels; ++c) {
+            A* line = to + c * channel_step + t * tap_step;
+            copy_row(line, from + offset[t] + c * job.weight_depth, rows);
+            if (rows < width) std::fill(line + rows, line + width, A{0});
+          }
+        return;
+      }
+      if (job.weight_depth == 1 && r.reduction.channels_inner) {  // fprop's channels_last weight: a run a row and tap
+        for (int64_t t = 0; t < block.taps; ++t) {
+          const A* row[kTileColumns<A>];
+          for (int64_t i = 0; i < width; ++i) row[i] = i < rows ? from + offset[t] + i * job.weight_row : kZeros<A>;
+          transpose_rows(row, static_cast<int>(width), block.channels, to + t * tap_step);
+        }
         return;
       }
     }

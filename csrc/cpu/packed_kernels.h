@@ -7,7 +7,15 @@ struct PackedKernels {
     for (int64_t i = begin; i < end; ++i) WeightPacker<T, A, Product>{job}.pack(i);
   }
   static void run_conv(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
-    for (int64_t i = begin; i < end; ++i) ConvUnit<T, A, Product>(job, i, static_cast<A*>(workspace)).run();
+    for (int64_t i = begin; i < end; ++i) {
+      if constexpr (Product::kTerms == 1) {
+        if (PixelRowUnit<T, A>::takes(job, i)) {
+          PixelRowUnit<T, A>(job, i, static_cast<A*>(workspace)).run();
+          continue;
+        }
+      }
+      ConvUnit<T, A, Product>(job, i, static_cast<A*>(workspace)).run();
+    }
   }
   static void run_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
     for (int64_t i = begin; i < end; ++i) WgradUnit<T, A, Product>(job, i, static_cast<A*>(workspace)).run();

@@ -40,6 +40,9 @@ constexpr int64_t kMostBandedPairRows = 256;
 constexpr int64_t kMostRowsOfOneTap = 8;
 // Output channels of a group up to which a filter at a time beats a matrix product.
 constexpr int64_t kMostMultiplier = 4;
+// Channels of a group up to which a vector of several groups is filtered lane by lane; from twice as many on they fill
+// the vectors of a product of their own.
+constexpr int64_t kMostGroupedLanes = 8;
 // Below this many multiply-adds a second thread costs more to wake than it saves.
 constexpr int64_t kWorkPerThread = 1 << 16;
 
@@ -83,6 +86,9 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   // orientation has to transpose its result, which must be paid for by fuller vectors.
   shape.pixels_are_rows = r.result_channels_last ? as_rows >= 0.6 * as_columns : as_rows > 1.1 * as_columns;
   if (as_rows < 0.5) shape.pixels_are_rows = false;  // the packed weight would be mostly padding
+  // Rows of terms as they lie need no transposition (pixel_rows.h), which repays even a vector that is half empty.
+  if (panel_terms(r) == 1 && r.result_channels_last && (r.source_channels_last || gather_depth(r) == 1))
+    shape.pixels_are_rows = true;
   const int64_t width = shape.pixels_are_rows ? r.tile.columns : r.tile.rows;
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, width));
   const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes / panel_terms(r);
@@ -114,10 +120,10 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
 void plan_depthwise_channels(const PlanRequest& r, ConvPlan& plan) {
   const int64_t taps = kernel_taps(r.problem), pointer = sizeof(void*);
   if (r.op == ConvOperator::kWgrad) {
-    plan.thread_bytes = taps * (pointer + 2 * r.lanes * r.sum_bytes);
+    plan.thread_bytes = taps * (pointer + 2 * r.problem.in_channels * r.lanes * r.sum_bytes);
   } else {
-    plan.thread_bytes = 6 * taps * pointer + r.problem.groups * r.element_bytes;
-    plan.shared_bytes = r.problem.groups * taps * r.sum_bytes;
+    plan.thread_bytes = 5 * taps * pointer;
+    plan.shared_bytes = r.problem.groups * taps * gather_rows(r) * gather_depth(r) * r.sum_bytes;
   }
 }
 
@@ -244,16 +250,22 @@ void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
 std::string depthwise_channels_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
-  if (p.in_channels != 1 || p.out_channels != 1) return "a group has more than one input and one output channel";
+  const bool alike = p.in_channels == p.out_channels && p.in_channels > 0;
+  if (!alike || p.in_channels > kMostGroupedLanes || !std::has_single_bit(static_cast<uint64_t>(p.in_channels)))
+    return "a group has not 1, 2, 4 or 8 channels on both sides";
+  if (p.in_channels > r.lanes)
+    return "a group of " + std::to_string(p.in_channels) + " channels does not fit a vector of " +
+           std::to_string(r.lanes);
   if (!r.source_channels_last || !(r.op == ConvOperator::kWgrad ? r.grad_channels_last : r.result_channels_last))
     return "the images are not channels_last";
-  if (p.groups < r.lanes)
-    return std::to_string(p.groups) + " channels do not fill a vector of " + std::to_string(r.lanes);
+  if (p.groups * p.in_channels < r.lanes)
+    return std::to_string(p.groups * p.in_channels) + " channels do not fill a vector of " + std::to_string(r.lanes);
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";
   if (region_count(r) > kMostRegions) return too_many_regions(r);
-  if (kernel_taps(p) > kReductionBlock)  // longer sums are cut into blocks
-    return "the kernel has " + std::to_string(kernel_taps(p)) + " taps, more than " + std::to_string(kReductionBlock);
+  if (kernel_taps(p) * p.in_channels > kReductionBlock)  // longer sums are cut into blocks
+    return "a sum has " + std::to_string(kernel_taps(p) * p.in_channels) + " terms, more than " +
+           std::to_string(kReductionBlock);
   return "";
 }
 

@@ -361,7 +361,7 @@ void run_depthwise_channels_wgrad(const PlanRequest& request, const ConvPlan& pl
                                   const ConvOperands& operands) {
   const WgradJob job = make_wgrad_job(request, plan, operands);
   const Workspace workspace(plan);
-  for_each_worker(plan.workers, divide_up(request.problem.groups, request.lanes),
+  for_each_worker(plan.workers, divide_up(request.problem.groups * request.problem.in_channels, request.lanes),
                   [&](int64_t worker, int64_t begin, int64_t end) {
                     kernels.run_depthwise_channels_wgrad(job, begin, end, workspace.of_worker(worker));
                   });
