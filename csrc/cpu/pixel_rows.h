@@ -264,7 +264,7 @@ class PixelRowUnit {
 
   const ConvJob& job_;
   const EpilogueOf<T, A> epilogue_;
-  WeightPacker<T, A> weight_;
+  WeightPacker<T, A, MultiplyAdd<A>> weight_;
   const RegionJob* region_;
   int64_t group_, first_pixel_, pixels_, first_panel_, panels_;
   ImageReader<T> image_;
