@@ -268,7 +268,7 @@ def test_environment_with_an_unknown_level_is_an_error_that_names_the_known() ->
 
 
 def test_the_tile_in_words(isa: str) -> None:
-    plan = convext.conv_plan("fprop", (1, 64, 28, 28), (256, 64, 5, 5))
+    plan = convext.conv_plan("fprop", (1, 64, 28, 28), (256, 64, 7, 7))
     assert plan.algorithm == "packed"
     rows = "pixels x channels" if plan.pixels_are_rows else "channels x pixels"
     assert f"tile {plan.tile[0]} x {plan.tile[1]} ({rows})" in str(plan)
