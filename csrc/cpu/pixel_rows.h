@@ -8,8 +8,8 @@
 //                       | x[q + 0][all c]| x[q + 1][all c]|
 //                       +----------------+----------------+--
 //
-// Where all channels of a pixel are summed, neighbouring taps are neighbours in memory: a kernel row is one run of kw * C
-// elements, which makes a first layer's three channels worth a vector. Padding is zeros in the row.
+// Where all channels of a pixel are summed, neighbouring taps are neighbours in memory: a kernel row is one run of kw *
+// C elements, which makes a first layer's three channels worth a vector. Padding is zeros in the row.
 //
 // ConvUnit (packed_conv.h) would transpose these rows to panels [term][pixel], for 14 shuffles a vector. The
 // micro-kernel of row_product.h broadcasts from the rows themselves, so that they are copied, or for a single tap not

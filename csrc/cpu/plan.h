@@ -82,6 +82,9 @@ struct LanePlan {
   LanePlan& operator=(const LanePlan&) = delete;
 };
 
+// Share of the columns of whole tiles that n columns fill.
+inline double fill(int64_t n, int64_t tile) { return n == 0 ? 1.0 : static_cast<double>(n) / round_up(n, tile); }
+
 // Result and source channels of one group, seen from the operator's gather.
 inline int64_t gather_rows(const PlanRequest& r) {
   return r.op == ConvOperator::kDgrad ? r.problem.in_channels : r.problem.out_channels;

@@ -1,0 +1,157 @@
+#include "wgrad_plan.h"
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+
+#include "band.h"
+#include "correlation_shape.h"
+#include "outer_lines.h"
+
+namespace convext {
+namespace {
+
+// Output and input channels of a group up to which correlation is taken in any layout and of any image.
+constexpr int64_t kMostCorrelated = 16, kMostCorrelatedInputs = 8;
+// Positions of an image from which the sums over a vector's lanes at the end of a chunk are repaid.
+constexpr int64_t kFewestCorrelated = 128;
+// The same under a stride, where staging costs more.
+constexpr int64_t kFewestCorrelatedStrided = 512;
+// Outer products pass over the result once a chunk: of few pixels and results beyond L2, panels were faster (7 x 7
+// pixels of 512 x 512 channels under 3 x 3 taps: 0.99 against 1.28 ms).
+constexpr int64_t kFewestOuterPixels = 64, kMostOuterResult = int64_t{4} << 20;
+CorrelationBands correlation_bands(const PlanRequest& r) {
+  return CorrelationBands(fprop_region(r.problem), r.problem.batch, r.sum_bytes);
+}
+
+}  // namespace
+
+std::string correlation_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+  if (r.op != ConvOperator::kWgrad) return "it computes wgrad";
+  const CorrelationBands bands = correlation_bands(r);
+  if (CorrelationWorkspace(bands, {}, kernel_taps(p), r.sum_bytes).bytes(r.sum_bytes) > kMostStageBytes)
+    return "a band of the image with its taps needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
+  if (p.out_channels <= kMostCorrelated && p.in_channels <= kMostCorrelatedInputs) return "";
+  if (panel_terms(r) > 1) return "products of pairs run at twice its rate";
+  if (r.source_channels_last || r.grad_channels_last) return "the images are channels_last";
+  const bool strided = std::any_of(p.axis, p.axis + kSpatialAxes, [](const ConvAxis& a) { return a.stride > 1; });
+  const int64_t fewest = strided ? kFewestCorrelatedStrided : kFewestCorrelated;
+  if (output_pixels(p) < fewest)
+    return std::to_string(output_pixels(p)) + " pixels do not repay the sums over lanes, fewer than " +
+           std::to_string(fewest);
+  if (bands.band.columns * 5 < bands.band.pitch * 3) return "padding would fill two fifths of the columns";
+  return "";
+}
+
+std::string outer_product_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+  if (r.op != ConvOperator::kWgrad) return "it computes wgrad";
+  if (r.element_bytes != r.sum_bytes) return "its operands would have to be widened first";
+  const bool one_channel = p.groups * p.in_channels == 1;  // which has no layout
+  if (!(r.source_channels_last || one_channel) || !r.grad_channels_last) return "the images are not channels_last";
+  if (p.groups > 1 && kernel_taps(p) > 1) return "groups interrupt the runs of taps and channels";
+  if (kernel_taps(p) > 1 && output_pixels(p) < kFewestOuterPixels &&
+      weight_elements(p) * r.sum_bytes > kMostOuterResult)
+    return std::to_string(output_pixels(p)) + " pixels do not repay passing over the result, fewer than " +
+           std::to_string(kFewestOuterPixels);
+  const OuterLines lines(fprop_region(p), p.batch);
+  if (lines.workspace_elements(p.in_channels) * r.sum_bytes > kMostStageBytes)
+    return "a chunk of the image needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
+  return "";
+}
+
+void plan_correlation(const PlanRequest& r, ConvPlan& plan) {
+  const ConvProblem& p = r.problem;
+  const CorrelationBands bands = correlation_bands(r);
+  const int64_t taps = kernel_taps(p);
+  WgradShape& shape = plan.wgrad;
+  const int64_t fitting = kCorrelationStageBytes / r.sum_bytes / (bands.in_chunk * bands.channel_size);
+  // short chunks leave room for more filters, for which the image is staged once
+  shape.filters = std::min(p.out_channels, kCorrelationFilters * kChunkPositions / (bands.in_chunk * bands.length));
+  shape.channels = std::clamp<int64_t>(fitting, 1, std::min(p.in_channels, kCorrelationChannels));
+  const auto blocks = [&] {
+    return p.groups * divide_up(p.out_channels, shape.filters) * divide_up(p.in_channels, shape.channels);
+  };
+  // Slices where there are fewer than eight blocks, within four megabytes of partial results.
+  constexpr int64_t kUnits = 8, kSliceBytes = int64_t{4} << 20;
+  const int64_t result_bytes = weight_elements(p) * r.sum_bytes;
+  const int64_t most = std::min(bands.chunks(p.batch), kSliceBytes / std::max<int64_t>(1, result_bytes));
+  plan.slices = std::clamp<int64_t>(divide_up(kUnits, blocks()), 1, std::max<int64_t>(1, most));
+  // Blocks are free to follow the threads.
+  constexpr int64_t kFewestFilters = 16, kFewestChannels = 8;
+  while (plan.workers > 1 && plan.slices * blocks() < 4 * plan.workers) {
+    if (shape.filters >= 2 * kFewestFilters) {
+      shape.filters = divide_up(shape.filters, 2);
+    } else if (shape.channels >= 2 * kFewestChannels) {
+      shape.channels = divide_up(shape.channels, 2);
+    } else {
+      break;
+    }
+  }
+  plan.in_place = plan.slices == 1 && r.element_bytes == r.sum_bytes && (taps == 1 || !r.result_channels_last);
+  plan.shared_bytes = plan.in_place ? 0 : plan.slices * result_bytes;
+  plan.thread_bytes = CorrelationWorkspace(bands, shape, taps, r.sum_bytes).bytes(r.sum_bytes);
+}
+
+void plan_outer_product(const PlanRequest& r, ConvPlan& plan) {
+  const ConvProblem& p = r.problem;
+  const OuterLines lines(fprop_region(p), p.batch);
+  const int64_t taps = kernel_taps(p), merged = p.groups == 1 && p.axis[2].dilation == 1 ? p.axis[2].kernel : 1;
+  const int64_t result_bytes = std::max<int64_t>(1, weight_elements(p) * r.sum_bytes);
+  WgradShape& shape = plan.wgrad;
+  // Vectors of filters where they are fuller, of results so small that transposing them at the end is nothing.
+  constexpr int64_t kSmallResult = 256 << 10, kSliceBytes = int64_t{4} << 20, kUnits = 8, kFewestPixels = 512;
+  shape.filters_are_vectors = result_bytes <= kSmallResult && p.out_channels >= r.lanes &&
+                              fill(p.out_channels, r.lanes) > 1.1 * fill(merged * p.in_channels, r.lanes);
+  // A block's chunk of grad stays in L2, and its filters fill whole tiles.
+  const int64_t rows = 8 * r.tile.rows;
+  shape.filters = shape.filters_are_vectors ? p.out_channels : std::min(p.out_channels, rows);
+  const auto blocks = [&] { return p.groups * divide_up(p.out_channels, shape.filters); };
+  const int64_t pixels = p.batch * output_pixels(p);
+  const int64_t most = std::min({lines.chunks(p.batch), pixels / kFewestPixels, kSliceBytes / result_bytes});
+  plan.slices = std::clamp<int64_t>(divide_up(kUnits, blocks()), 1, std::max<int64_t>(1, most));
+  while (!shape.filters_are_vectors && plan.slices * blocks() < 2 * plan.workers && shape.filters > r.tile.rows)
+    shape.filters = divide_up(shape.filters, 2);
+  shape.channels = p.in_channels;
+  plan.in_place = plan.slices == 1 && !shape.filters_are_vectors && (taps == 1 || r.result_channels_last);
+  plan.shared_bytes = plan.in_place ? 0 : plan.slices * result_bytes;
+  plan.thread_bytes = lines.workspace_elements(p.in_channels) * r.sum_bytes;
+}
+
+void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
+  const ConvProblem& p = r.problem;
+  const int64_t pixels = p.batch * output_pixels(p), columns = p.in_channels * kernel_taps(p);
+  const int64_t result_bytes =
+      std::max<int64_t>(1, p.groups * p.out_channels * round_up(columns, r.tile.columns) * r.sum_bytes);
+  // Slices are where parallelism is free of repeated packing; four megabytes of partial results bound them. A small
+  // result is cut from fewer pixels on: it would make too few units.
+  constexpr int64_t kPixelsPerSlice = 4096, kSliceBytes = int64_t{4} << 20;
+  constexpr int64_t kFewestPixels = 1024, kSmallResult = 128 << 10;
+  const int64_t of_pixels = pixels / (result_bytes <= kSmallResult ? kFewestPixels : kPixelsPerSlice);
+  const int64_t most = std::clamp<int64_t>(std::min(of_pixels, kSliceBytes / result_bytes), 1, 16);
+  plan.slices = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(most)));  // divides evenly among threads
+  const int64_t threads = plan.workers;
+  const int64_t panels = std::max<int64_t>(1, divide_up(p.out_channels, r.tile.rows));
+  const int64_t tiles = std::max<int64_t>(1, divide_up(columns, r.tile.columns));
+  // 256 rows of packed grad fill a quarter of a megabyte.
+  plan.panels = balanced(panels, std::max<int64_t>(1, 256 / r.tile.rows));
+  plan.tiles = tiles;
+  const int64_t units = plan.slices * p.groups * divide_up(panels, plan.panels);
+  if (threads > 1 && units < 4 * threads) {
+    plan.tiles = std::max<int64_t>(1, divide_up(tiles, threads / std::gcd(units, threads)));
+    const int64_t cut = units * divide_up(tiles, plan.tiles);
+    if (cut < threads) plan.panels = divide_up(plan.panels, divide_up(threads, cut));
+  }
+  plan.in_place = plan.slices == 1 && r.element_bytes == r.sum_bytes;
+  plan.finishes_units = plan.slices == 1 && !plan.in_place;
+  constexpr int64_t kUnitTiles = 16;  // with 256 rows their sums take half a megabyte
+  if (plan.finishes_units) plan.tiles = std::min(plan.tiles, kUnitTiles);
+  plan.channel_major = plan.slices == 1 && !r.result_channels_last && kernel_taps(p) > 1;
+  plan.shared_bytes = plan.slices == 1 ? 0 : plan.slices * result_bytes;
+  plan.thread_bytes = wgrad_workspace(r.tile, plan.panels, plan.finishes_units ? plan.tiles : 0) * r.sum_bytes;
+}
+
+}  // namespace convext
