@@ -222,6 +222,34 @@ std::optional<Tensor> dense_bias(const std::optional<Tensor>& bias, const Tensor
   return bias->is_contiguous() ? *bias : torch::stable::contiguous(*bias);  // the call alone costs a microsecond
 }
 
+std::optional<Tensor> aligned_residual(const std::optional<Tensor>& residual, const Tensor& result,
+                                       torch::headeronly::MemoryFormat format) {
+  if (!residual) return std::nullopt;
+  bool same_sizes = residual->dim() == result.dim(), same_strides = same_sizes;
+  for (int64_t i = 0; same_sizes && i < result.dim(); ++i) {
+    same_sizes = residual->size(i) == result.size(i);
+    same_strides = same_strides && (result.size(i) == 1 || residual->stride(i) == result.stride(i));
+  }
+  STD_TORCH_CHECK(same_sizes, "convext: expected residual of the result's sizes");
+  STD_TORCH_CHECK(residual->scalar_type() == result.scalar_type(), "convext: expected residual of type ",
+                  torch::headeronly::toString(result.scalar_type()), ", got ",
+                  torch::headeronly::toString(residual->scalar_type()));
+  if (same_strides) return residual;
+  Tensor aligned =
+      torch::stable::empty(result.sizes(), result.scalar_type(), std::nullopt, result.device(), std::nullopt, format);
+  torch::stable::copy_(aligned, *residual);
+  return aligned;
+}
+
+void check_position_product(const Tensor& left, const Tensor& right) {
+  STD_TORCH_CHECK(left.dim() == 3 && right.dim() == 3, "convext: expected operands of 3 dimensions, got ", left.dim(),
+                  " and ", right.dim());
+  STD_TORCH_CHECK(left.scalar_type() == right.scalar_type(), "convext: expected operands of one type");
+  STD_TORCH_CHECK(left.size(1) == right.size(1) && left.size(2) == right.size(2),
+                  "convext: expected operands of one depth and number of positions, got ", left.size(1), ", ",
+                  left.size(2), " and ", right.size(1), ", ", right.size(2));
+}
+
 Strides strides_of(const Tensor& t) {
   const auto strides = t.strides();
   const int rank = static_cast<int>(t.dim()) - 2;

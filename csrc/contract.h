@@ -47,6 +47,14 @@ UnfoldProblem fold_problem(const Tensor& columns, const IntList& output_size, co
 // The bias, checked and made dense (it has one element a channel); none where there is none.
 std::optional<Tensor> dense_bias(const std::optional<Tensor>& bias, const Tensor& like, int64_t channels);
 
+// The residual of a fused convolution, checked and with the strides of the result, of which it has the sizes; copied
+// where it has others.
+std::optional<Tensor> aligned_residual(const std::optional<Tensor>& residual, const Tensor& result,
+                                       torch::headeronly::MemoryFormat format);
+
+// Asserts the operands of position_product, but for their types.
+void check_position_product(const Tensor& left, const Tensor& right);
+
 // Strides of an image or a weight, with leading axes of size one where it has fewer than three.
 Strides strides_of(const Tensor& t);
 

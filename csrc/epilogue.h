@@ -26,18 +26,21 @@ struct Epilogue {
   bool is_bias() const { return !residual && activation == Activation::kNone; }
 };
 
-// NaN goes through all of them; so do infinities as far as the formula lets them.
-inline double activated(Activation activation, double slope, double x) {
-  constexpr double kRootTwoOverPi = 0.79788456080286535588;
+// NaN goes through all of them; so do infinities as far as the formula lets them. constexpr, so that CUDA kernels may
+// call it too.
+template <class Real>
+constexpr Real activated(Activation activation, Real slope, Real x) {
+  constexpr Real kRootTwoOverPi = static_cast<Real>(0.79788456080286535588), kCube = static_cast<Real>(0.044715);
+  constexpr Real zero = 0, one = 1, three = 3, six = 6;
   switch (activation) {
     case Activation::kNone: return x;
-    case Activation::kRelu: return x < 0 ? 0 : x;
-    case Activation::kRelu6: return x < 0 ? 0 : x > 6 ? 6 : x;
-    case Activation::kLeakyRelu: return x > 0 ? x : x * slope;
-    case Activation::kSilu: return x / (1 + std::exp(-x));
-    case Activation::kSigmoid: return 1 / (1 + std::exp(-x));
-    case Activation::kHardswish: return x * (x + 3 < 0 ? 0 : x + 3 > 6 ? 6 : x + 3) / 6;
-    case Activation::kGeluTanh: return x / (1 + std::exp(-2 * kRootTwoOverPi * (x + 0.044715 * x * x * x)));
+    case Activation::kRelu: return x < zero ? zero : x;
+    case Activation::kRelu6: return x < zero ? zero : x > six ? six : x;
+    case Activation::kLeakyRelu: return x > zero ? x : x * slope;
+    case Activation::kSilu: return x / (one + std::exp(-x));
+    case Activation::kSigmoid: return one / (one + std::exp(-x));
+    case Activation::kHardswish: return x * (x + three < zero ? zero : x + three > six ? six : x + three) / six;
+    case Activation::kGeluTanh: return x / (one + std::exp(-2 * kRootTwoOverPi * (x + kCube * x * x * x)));
   }
   return x;
 }

@@ -2,6 +2,8 @@
 
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
+
 namespace convext {
 namespace {
 
@@ -110,6 +112,51 @@ void check_offsets(const Tensor& offsets, const Tensor& images, const PoolProble
     STD_TORCH_CHECK(offsets.size(2 + i) == expected, "convext: expected offsets of size ", expected, " on axis ", i,
                     ", got ", offsets.size(2 + i));
   }
+}
+
+void check_places(const Tensor& image, const Tensor& places) {
+  STD_TORCH_CHECK(image.dim() >= 3 && image.dim() <= 5 && places.dim() == image.dim(),
+                  "convext: expected an image and places of 3 to 5 dimensions, got ", image.dim(), " and ",
+                  places.dim());
+  STD_TORCH_CHECK(places.scalar_type() == ScalarType::Long, "convext: expected places of type int64, got ",
+                  torch::headeronly::toString(places.scalar_type()));
+  STD_TORCH_CHECK(places.size(0) == image.size(0) && places.size(1) == image.size(1),
+                  "convext: expected as many planes of places as of the image");
+}
+
+void check_scatter(const Tensor& input, const Tensor& places, const IntList& output_size) {
+  check_places(input, places);
+  STD_TORCH_CHECK(static_cast<int64_t>(output_size.size()) == input.dim() - 2, "convext: expected ", input.dim() - 2,
+                  " values of output_size, got ", output_size.size());
+  for (int64_t i = 2; i < input.dim(); ++i)
+    STD_TORCH_CHECK(input.size(i) == places.size(i) && output_size[i - 2] >= 1,
+                    "convext: expected input and places of one size, and an output size of 1 or more on axis ", i - 2);
+}
+
+int64_t check_begins(const Tensor& begins, const PoolProblem& p, const IntList& output_size) {
+  int64_t listed = 0;
+  for (const int64_t size : output_size) listed += size;
+  STD_TORCH_CHECK(begins.dim() == 3 && begins.size(0) == p.batch && begins.size(1) == p.channels &&
+                      begins.size(2) == listed && begins.scalar_type() == ScalarType::Long,
+                  "convext: expected int64 begins of size [", p.batch, ", ", p.channels, ", ", listed, "]");
+  return listed;
+}
+
+void check_uniform(const Tensor& uniform, const Tensor& input) {
+  STD_TORCH_CHECK(uniform.dim() == input.dim() && uniform.size(0) == input.size(0) &&
+                      uniform.size(1) == input.size(1) && uniform.scalar_type() == ScalarType::Double,
+                  "convext: expected float64 numbers, one for each window");
+}
+
+void check_l2_adjoint(const Tensor& grad_output, const Tensor& output, const Tensor& input, const IntList& kernel_size,
+                      const PoolProblem& p) {
+  STD_TORCH_CHECK(grad_output.scalar_type() == input.scalar_type() && output.scalar_type() == input.scalar_type(),
+                  "convext: expected gradient, output and input of one type");
+  STD_TORCH_CHECK(!kernel_size.empty(), "convext: expected a kernel_size");
+  STD_TORCH_CHECK(std::ranges::equal(output.sizes(), grad_output.sizes()),
+                  "convext: expected the gradient and the output to have the same sizes");
+  STD_TORCH_CHECK(input.dim() == grad_output.dim() && input.size(0) == p.batch && input.size(1) == p.channels,
+                  "convext: expected an input of ", p.batch, " x ", p.channels, " planes");
 }
 
 IntList spatial_sizes(const Tensor& image) {

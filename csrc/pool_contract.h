@@ -29,6 +29,18 @@ ScalarType offset_type(const PoolProblem& problem);
 // Asserts that offsets fit the problem and belong to images of this shape.
 void check_offsets(const Tensor& offsets, const Tensor& images, const PoolProblem& problem);
 
+// Assert what the operators on places are given: int64 places in the planes of an image; of place_scatter also the
+// sizes; the begins of fractional pooling's windows, of which it returns how many a plane has; the numbers of
+// stochastic pooling.
+void check_places(const Tensor& image, const Tensor& places);
+void check_scatter(const Tensor& input, const Tensor& places, const IntList& output_size);
+int64_t check_begins(const Tensor& begins, const PoolProblem& problem, const IntList& output_size);
+void check_uniform(const Tensor& uniform, const Tensor& input);
+
+// Asserts what the gradient of L2 pooling is made of, but for its types.
+void check_l2_adjoint(const Tensor& grad_output, const Tensor& output, const Tensor& input, const IntList& kernel_size,
+                      const PoolProblem& problem);
+
 // The image's sizes with these spatial ones.
 IntList spatial_sizes(const Tensor& image);
 IntList with_spatial(const Tensor& image, const IntList& spatial);

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import convext.functional as CF
+from convext.functional import fused_conv2d
 from tests import cuda_emulation
 from tests.cases import ConvCase
 from tests.reference import FLOATS, OPERATORS, call, check, operands
@@ -40,6 +41,43 @@ CONVOLUTIONS = (
     ConvCase((40, 41), 3, (3, 5), batch=2, padding=1),  # wgrad in slices
 )
 each_convolution = pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda c: c.id)
+
+
+def test_places_that_many_inputs_share(emulated: cuda_emulation.Emulator, seed: int) -> None:
+    """Lists of every length, up to one that holds the whole plane: the last input, or all in ascending order."""
+    count, size = 90, 40
+    places = torch.stack(
+        [
+            torch.zeros(count, dtype=torch.int64),
+            torch.arange(count) % size,
+            torch.arange(count) // 40,  # lists of 40, 40 and 10
+            torch.randint(size, (count,)),
+        ]
+    ).view(1, 4, 9, 10)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int32):
+        x = torch.randn(1, 4, 9, 10).mul(100).to(dtype)
+        for accumulate in (False, True):
+            run = functools.partial(torch.ops.convext.place_scatter, x, places, [5, 8], accumulate)
+            first, *others = in_every_schedule(emulated, run)
+            wide = x.double() if x.is_floating_point() else x
+            expected = torch.zeros(4, size, dtype=wide.dtype)
+            for plane, (at, values) in enumerate(zip(places.view(4, count), wide.view(4, count), strict=True)):
+                for place, value in zip(at.tolist(), values, strict=True):
+                    expected[plane, place] = value + (expected[plane, place] if accumulate else 0)
+            tolerance = {torch.bfloat16: 8e-3, torch.float32: 1e-6}.get(dtype, 1e-14)
+            torch.testing.assert_close(
+                first.view(4, size).to(wide.dtype), expected, rtol=tolerance, atol=100 * tolerance
+            )
+            assert all(same_bits(first, other) for other in others), dtype
+
+
+def test_places_outside_are_reported(emulated: cuda_emulation.Emulator) -> None:
+    image, places = torch.ones(1, 1, 4), torch.tensor([[[0, 4]]])
+    with pytest.raises(RuntimeError, match="expected places from 0 to 3, got 4"):
+        torch.ops.convext.place_gather(image, places)
+    with pytest.raises(RuntimeError, match="expected places from 0 to 3, got -1"):
+        torch.ops.convext.place_scatter(torch.ones(1, 1, 2), places - 1, [4], True)
+    torch.ops.convext.place_gather(image, places - 1 + places.eq(0))
 
 
 def in_every_schedule(emulator: cuda_emulation.Emulator, run: Callable[[], Tensor]) -> list[Tensor]:
@@ -78,6 +116,9 @@ def image(dtype: torch.dtype, channels_last: bool) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 
+SAMPLES = torch.tensor([0.3, 0.8]).expand(2, 5, 2)
+WEIGHT = torch.linspace(-1, 1, 7 * 5 * 9).view(7, 5, 3, 3)
+
 OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
     "max pool": lambda x: CF.max_pool2d(x, 3, 2, 1),
     "max pool, adaptive": lambda x: CF.adaptive_max_pool2d(x, (4, 3)),
@@ -88,6 +129,9 @@ OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
     "unfold": lambda x: CF.unfold(x, 3, padding=1, stride=2),
     "fold": lambda x: CF.fold(CF.unfold(x, 3, padding=1), (11, 14), 3, padding=1),
     "response norm": lambda x: CF.local_response_norm(x, 3, 0.5),
+    "fractional pool": lambda x: CF.fractional_max_pool2d(x, 3, (5, 6), _random_samples=SAMPLES.to(x.dtype)),
+    "unpool": lambda x: CF.max_unpool2d(*CF.max_pool2d(x, 3, 2, return_indices=True), 3, 2, output_size=(11, 14)),
+    "convolution with an epilogue": lambda x: fused_conv2d(x, WEIGHT.to(x.dtype), padding=1, activation="silu"),
 }
 
 

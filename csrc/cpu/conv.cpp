@@ -155,26 +155,6 @@ Tensor conv_wgrad(const Tensor& grad_output, const Tensor& input, IntList kernel
   return result;
 }
 
-// The residual, checked and with the strides of the result, of which it has the sizes.
-std::optional<Tensor> aligned_residual(const std::optional<Tensor>& residual, const Tensor& result,
-                                       torch::headeronly::MemoryFormat format) {
-  if (!residual) return std::nullopt;
-  bool same_sizes = residual->dim() == result.dim(), same_strides = same_sizes;
-  for (int64_t i = 0; same_sizes && i < result.dim(); ++i) {
-    same_sizes = residual->size(i) == result.size(i);
-    same_strides = same_strides && (result.size(i) == 1 || residual->stride(i) == result.stride(i));
-  }
-  STD_TORCH_CHECK(same_sizes, "convext: expected residual of the result's sizes");
-  STD_TORCH_CHECK(residual->scalar_type() == result.scalar_type(), "convext: expected residual of type ",
-                  torch::headeronly::toString(result.scalar_type()), ", got ",
-                  torch::headeronly::toString(residual->scalar_type()));
-  if (same_strides) return residual;
-  Tensor aligned =
-      torch::stable::empty(result.sizes(), result.scalar_type(), std::nullopt, result.device(), std::nullopt, format);
-  torch::stable::copy_(aligned, *residual);
-  return aligned;
-}
-
 Tensor conv_fused(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                   const std::optional<Tensor>& residual, IntList stride, IntList padding, IntList dilation,
                   int64_t groups, int64_t padding_mode, int64_t activation, double slope, bool transposed) {

@@ -150,12 +150,7 @@ Tensor contiguous_positions(const Tensor& t) { return t.stride(2) == 1 ? t : tor
 
 Tensor position_product(const Tensor& left, const Tensor& right) {
   const FloatType type = float_type(left);
-  STD_TORCH_CHECK(left.dim() == 3 && right.dim() == 3, "convext: expected operands of 3 dimensions, got ", left.dim(),
-                  " and ", right.dim());
-  STD_TORCH_CHECK(left.scalar_type() == right.scalar_type(), "convext: expected operands of one type");
-  STD_TORCH_CHECK(left.size(1) == right.size(1) && left.size(2) == right.size(2),
-                  "convext: expected operands of one depth and number of positions, got ", left.size(1), ", ",
-                  left.size(2), " and ", right.size(1), ", ", right.size(2));
+  check_position_product(left, right);
   const Tensor a = contiguous_positions(left), b = contiguous_positions(right);
   const IntList sizes{a.size(0), b.size(0), a.size(2)};
   Tensor out = empty_result(a, sizes, a.scalar_type());

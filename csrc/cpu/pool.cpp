@@ -228,13 +228,7 @@ Tensor l2_pool_adjoint(const Tensor& grad_output, const Tensor& output, const Te
   const ScalarType type = input.scalar_type();
   STD_TORCH_CHECK(is_float(type), "convext: expected an input of a floating type, got ",
                   torch::headeronly::toString(type));
-  STD_TORCH_CHECK(grad_output.scalar_type() == type && output.scalar_type() == type,
-                  "convext: expected gradient, output and input of one type");
-  STD_TORCH_CHECK(!kernel_size.empty(), "convext: expected a kernel_size");
-  STD_TORCH_CHECK(std::ranges::equal(output.sizes(), grad_output.sizes()),
-                  "convext: expected the gradient and the output to have the same sizes");
-  STD_TORCH_CHECK(input.dim() == grad_output.dim() && input.size(0) == p.batch && input.size(1) == p.channels,
-                  "convext: expected an input of ", p.batch, " x ", p.channels, " planes");
+  check_l2_adjoint(grad_output, output, input, kernel_size, p);
   Tensor result = empty_like(input, input_size, kernel_size, false);
   PoolJob job = forward_job(p, PoolKind::kRoot, grad_output, result);
   job.output = output.const_data_ptr();

@@ -43,16 +43,6 @@ Tensor empty_image(const Tensor& like, const IntList& spatial, ScalarType type,
   return empty_result(like, with_spatial(like, spatial), type, format);
 }
 
-void check_places(const Tensor& image, const Tensor& places) {
-  STD_TORCH_CHECK(image.dim() >= 3 && image.dim() <= 5 && places.dim() == image.dim(),
-                  "convext: expected an image and places of 3 to 5 dimensions, got ", image.dim(), " and ",
-                  places.dim());
-  STD_TORCH_CHECK(places.scalar_type() == ScalarType::Long, "convext: expected places of type int64, got ",
-                  torch::headeronly::toString(places.scalar_type()));
-  STD_TORCH_CHECK(places.size(0) == image.size(0) && places.size(1) == image.size(1),
-                  "convext: expected as many planes of places as of the image");
-}
-
 // Remembers a place that lies outside of its plane, to be reported when all threads are done.
 class Outside {
  public:
@@ -108,12 +98,7 @@ void scatter_plane(const T* from, const int64_t* at, int64_t count, int64_t size
 
 Tensor place_scatter(const Tensor& input, const Tensor& places, IntList output_size, bool accumulate) {
   constexpr int64_t kPart = int64_t{1} << 17;
-  check_places(input, places);
-  STD_TORCH_CHECK(static_cast<int64_t>(output_size.size()) == input.dim() - 2, "convext: expected ", input.dim() - 2,
-                  " values of output_size, got ", output_size.size());
-  for (int64_t i = 2; i < input.dim(); ++i)
-    STD_TORCH_CHECK(input.size(i) == places.size(i) && output_size[i - 2] >= 1,
-                    "convext: expected input and places of one size, and an output size of 1 or more on axis ", i - 2);
+  check_scatter(input, places, output_size);
   const bool last = input.dim() == 4 && suggests_channels_last(input);
   using torch::headeronly::MemoryFormat;
   Tensor result = empty_image(input, output_size, input.scalar_type(),
@@ -156,11 +141,7 @@ Tensor fractional_max_places(const Tensor& input, const Tensor& begins, IntList 
   const IntList ones(kernel_size.size(), 1), zeros(2 * kernel_size.size(), 0);
   const PoolProblem p = pool_problem(input, {kernel_size, ones, zeros, ones}, output_size);
   const int64_t rank = input.dim() - 2;
-  int64_t listed = 0;
-  for (const int64_t size : output_size) listed += size;
-  STD_TORCH_CHECK(begins.dim() == 3 && begins.size(0) == p.batch && begins.size(1) == p.channels &&
-                      begins.size(2) == listed && begins.scalar_type() == ScalarType::Long,
-                  "convext: expected int64 begins of size [", p.batch, ", ", p.channels, ", ", listed, "]");
+  const int64_t listed = check_begins(begins, p, output_size);
   const Tensor image = torch::stable::contiguous(input), starts = torch::stable::contiguous(begins);
   Tensor result = empty_image(input, output_size, ScalarType::Long);
   int64_t first[3] = {0, 0, 0};  // of each axis in a plane's list; leading axes of size one have none
@@ -237,9 +218,7 @@ Tensor stochastic_pool_offsets(const Tensor& input, const Tensor& uniform, IntLi
                                IntList padding, IntList dilation) {
   const IntList output_size = spatial_sizes(uniform);
   const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
-  STD_TORCH_CHECK(uniform.dim() == input.dim() && uniform.size(0) == p.batch && uniform.size(1) == p.channels &&
-                      uniform.scalar_type() == ScalarType::Double,
-                  "convext: expected float64 numbers, one for each window");
+  check_uniform(uniform, input);
   const Tensor image = torch::stable::contiguous(input), numbers = torch::stable::contiguous(uniform);
   Tensor offsets = empty_image(input, output_size, offset_type(p));
   with_type(input.scalar_type(), [&](auto zero) {

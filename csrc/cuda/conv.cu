@@ -97,10 +97,31 @@ Tensor conv_wgrad(const Tensor& grad_output, const Tensor& input, IntList kernel
   return result;
 }
 
+Tensor conv_fused(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                  const std::optional<Tensor>& residual, IntList stride, IntList padding, IntList dilation,
+                  int64_t groups, int64_t padding_mode, int64_t activation, double slope, bool transposed) {
+  const ConvGeometry geometry{stride, padding, dilation, groups, padding_mode};
+  STD_TORCH_CHECK(is_floating(input.scalar_type()), "convext: expected a floating-point type, got ",
+                  torch::headeronly::toString(input.scalar_type()));
+  STD_TORCH_CHECK(activation >= 0 && activation < kActivations, "convext: expected activation 0 to ", kActivations - 1,
+                  ", got ", activation);
+  const ConvProblem p = transposed ? dgrad_problem(input, weight, geometry) : fprop_problem(input, weight, geometry);
+  const DeviceScope device(input);
+  const int64_t channels = p.groups * (transposed ? p.in_channels : p.out_channels);
+  const std::optional<Tensor> dense = dense_bias(bias, input, channels);
+  Tensor result =
+      allocate_result(input, weight, p, p.batch, channels, transposed ? &ConvAxis::input : &ConvAxis::output);
+  const std::optional<Tensor> aligned = aligned_residual(residual, result, result_format(input, weight));
+  run(device, transposed ? ConvOperator::kDgrad : ConvOperator::kFprop, p,
+      {input, weight, result, dense, aligned, static_cast<Activation>(activation), slope});
+  return result;
+}
+
 STABLE_TORCH_LIBRARY_IMPL(convext, CONVEXT_DEVICE_KEY, m) {
   m.impl("conv_fprop", TORCH_BOX(&conv_fprop));
   m.impl("conv_dgrad", TORCH_BOX(&conv_dgrad));
   m.impl("conv_wgrad", TORCH_BOX(&conv_wgrad));
+  m.impl("conv_fused", TORCH_BOX(&conv_fused));
 }
 
 }  // namespace

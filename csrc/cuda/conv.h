@@ -5,6 +5,7 @@
 
 #include "../contract.h"
 #include "../elements.h"
+#include "../epilogue.h"
 #include "../region.h"
 #include "conv_plan.h"
 
@@ -20,6 +21,12 @@ struct ConvOperands {
   const Tensor& weight;
   Tensor& result;
   const std::optional<Tensor>& bias;
+  // Of a fused convolution: what follows the sum. The residual has the result's strides.
+  const std::optional<Tensor>& residual = kNoTensor;
+  Activation activation = Activation::kNone;
+  double slope = 0;
+
+  static inline const std::optional<Tensor> kNoTensor;
 };
 
 // Each output by its definition, for any type. Of dgrad a region alone, where one is given.

@@ -7,6 +7,7 @@
 //                  sums in a fixed tree
 #include "conv.h"
 #include "divisor.h"
+#include "epilogue.cuh"
 #include "launch.cuh"
 #include "tile_product.cuh"
 
@@ -26,6 +27,7 @@ template <class T, class Offset>
 struct DepthwiseJob {
   Buffer<const T> image, weight, bias;
   Buffer<T> result;
+  EpilogueJob<T> epilogue;
   DepthwiseAxis<Offset> axis[kSpatialAxes];
   Divisor<Offset> channels, of_group;  // of the result, and of those of one group
   Offset sources;                      // channels of one group of the source
@@ -86,8 +88,9 @@ __global__ void __launch_bounds__(kThreads) gather(const __grid_constant__ Depth
     }
   }
   if (job.bias) sum += widen_from(job.bias[channel]);
-  const Offset to = rest * job.result_sample + channel * job.result_channel;
-  job.result[to + position[0] * d.result + position[1] * h.result + position[2] * w.result] = narrow_to(sum, T{});
+  const Offset to = rest * job.result_sample + channel * job.result_channel + position[0] * d.result +
+                    position[1] * h.result + position[2] * w.result;
+  job.result[to] = job.epilogue.finish(sum, to);
 }
 
 // wgrad: `weight` is grad_output, with its strides in tap_group (samples), tap_source (channels) and axis[].tap
@@ -183,6 +186,7 @@ void run_image(const DeviceScope& device, ConvOperator op, const ConvProblem& p,
   for (int i = 0; i < kSpatialAxes; ++i) first += region.axis[i].out0 * result.axis[i];
   job.result =
       Buffer<T>(static_cast<T*>(operands.result.mutable_data_ptr()) + first, extent_of(operands.result) - first);
+  job.epilogue = EpilogueJob<T>(operands, first);
   const int64_t results = p.batch * p.groups * of_group * region.positions();
   job.results = static_cast<Offset>(results);
   device.launch(gather<T, Offset>, {(results + kThreads - 1) / kThreads, kThreads}, job);

@@ -7,6 +7,7 @@
 #include "../exact_sum.h"
 #include "conv.h"
 #include "element_types.h"
+#include "epilogue.cuh"
 #include "launch.cuh"
 
 namespace convext::cuda {
@@ -19,6 +20,7 @@ template <class T>
 struct DirectJob {
   ConvProblem problem;
   Buffer<const T> image, weight, bias;
+  EpilogueJob<T> epilogue;
   Strides image_strides, weight_strides, result_strides;
   Buffer<T> result;
   // The results, (outer, channel, position): a position is at out0 + index * out_step.
@@ -150,8 +152,9 @@ __global__ void __launch_bounds__(kThreads) direct(const __grid_constant__ Direc
   if constexpr (Op == ConvOperator::kFprop) fprop_sum(job, outer, channel, position, sum);
   if constexpr (Op == ConvOperator::kDgrad) dgrad_sum(job, outer, channel, position, sum);
   if constexpr (Op == ConvOperator::kWgrad) wgrad_sum(job, outer, channel, position, sum);
+  const int64_t to = at(job.result_strides, outer, channel) + at(job.result_strides, position);
   if (job.bias) sum.add(job.bias[channel]);
-  job.result[at(job.result_strides, outer, channel) + at(job.result_strides, position)] = sum.result();
+  job.result[to] = sum.result([&](auto total) { return job.epilogue.activate(total, to); });
 }
 
 // The first two sizes of the result, and its positions.
@@ -185,6 +188,7 @@ void run_direct(const DeviceScope& device, ConvOperator op, const ConvProblem& p
     job.image = reading<T>(operands.image);
     job.weight = reading<T>(operands.weight);
     job.bias = reading<T>(operands.bias);
+    if constexpr (requires(T x) { widen_from(x); }) job.epilogue = EpilogueJob<T>(operands);
     job.result = writing<T>(operands.result);
     job.image_strides = strides_of(operands.image);
     job.weight_strides = strides_of(operands.weight);

@@ -13,6 +13,7 @@
 // Elements of two bytes are too small for cp.async: they go through registers, read before the product, stored after.
 #pragma once
 
+#include "epilogue.cuh"
 #include "gemm_job.h"
 #include "tile_product.cuh"
 
@@ -23,6 +24,7 @@ struct GemmBuffers {
   Buffer<const T> a, b, bias;
   Buffer<T> c;
   Buffer<Sum_t<T>> partial;  // (slice, group, m, n); null where the depth is in one piece
+  EpilogueJob<T> epilogue;
 };
 
 // Where an n or a k points to; offset -1 beyond the last one.
@@ -228,7 +230,8 @@ class GemmBlock {
         return;
       }
       if (buffers_.bias) sum += widen_from(buffers_.bias[group_ * job_.rows + m]);
-      buffers_.c[group_ * job_.c_group + m * job_.c_row + c_n_[column]] = narrow_to(sum, T{});
+      const Offset to = group_ * job_.c_group + m * job_.c_row + c_n_[column];
+      buffers_.c[to] = buffers_.epilogue.finish(sum, to);
     });
   }
 

@@ -97,6 +97,7 @@ void launch_gemm(const DeviceScope& device, GemmJob<Offset> job, const ConvPlan&
   buffers.b = reading<T>(operands.image);
   buffers.bias = reading<T>(operands.bias);
   buffers.c = writing<T>(operands.result);
+  buffers.epilogue = EpilogueJob<T>(operands);
   std::optional<Tensor> partial;
   if (plan.slices > 1) {
     partial = allocate(operands.result, {plan.workspace_bytes}, ScalarType::Byte);

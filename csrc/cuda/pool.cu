@@ -2,12 +2,10 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <tuple>
 
 #include "../pool_contract.h"
-#include "launch.cuh"
-#include "pool_kernels.cuh"
+#include "pool_call.cuh"
 
 namespace convext::cuda {
 namespace {
@@ -27,92 +25,14 @@ void check_floating(const Tensor& t, const char* name) {
                   torch::headeronly::toString(t.scalar_type()));
 }
 
-PoolCodes codes_in(const Tensor& offsets) {
-  PoolCodes codes;
-  void* data = const_cast<void*>(offsets.const_data_ptr());
-  const int64_t length = extent_of(offsets);
-  if (offsets.element_size() == 1) codes.one = {static_cast<uint8_t*>(data), length};
-  if (offsets.element_size() == 2) codes.two = {static_cast<int16_t*>(data), length};
-  if (offsets.element_size() == 4) codes.four = {static_cast<int32_t*>(data), length};
-  return codes;
-}
-
-// What an operator hands to its kernel, whatever the types.
-struct PoolCall {
-  const PoolProblem& problem;
-  const Tensor& source;
-  Tensor& result;
-  const Tensor* offsets = nullptr;
-  bool results_are_inputs = false;
-  bool minimum = false, include_pad = true;
-  int64_t divisor = 0;
-};
-
-bool needs_wide_offsets(const PoolCall& call) {
-  int64_t largest = std::max(extent_of(call.source), extent_of(call.result));
-  if (call.offsets) largest = std::max(largest, extent_of(*call.offsets));
-  for (const PoolAxis& a : call.problem.axis) {
-    const int64_t reach = a.dilation * (a.kernel - 1) + 1;
-    largest = std::max({largest, a.input + reach + a.lo + std::abs(a.hi), a.output * a.stride + reach});
-  }
-  return std::max(largest, kernel_taps(call.problem)) >= narrow_offsets();
-}
-
-// Calls launch(job) with a job of 32-bit or 64-bit offsets.
-template <class T, class Launch>
-void with_job(const PoolCall& call, const Launch& launch) {
-  const auto fill = [&](auto zero) {
-    using Offset = decltype(zero);
-    PoolJob<T, Offset> job;
-    const Strides result = strides_of(call.result);
-    job.grid = PoolGrid<Offset>(call.problem, call.results_are_inputs, result.channel == 1 && result.axis[2] != 1);
-    job.source = reading<T>(call.source);
-    job.result = writing<T>(call.result);
-    job.source_strides = PoolStrides<Offset>(strides_of(call.source));
-    job.result_strides = PoolStrides<Offset>(result);
-    if (call.offsets) {
-      job.codes = codes_in(*call.offsets);
-      job.code_strides = PoolStrides<Offset>(strides_of(*call.offsets));
-    }
-    job.minimum = call.minimum, job.include_pad = call.include_pad, job.divisor = call.divisor;
-    launch(job);
-  };
-  if (call.result.numel() == 0) return;
-  if (needs_wide_offsets(call)) return fill(int64_t{});
-  fill(int32_t{});
-}
-
-template <class Job>
-LaunchShape shape_of(const Job& job) {
-  return {(static_cast<int64_t>(job.grid.results) + kPoolThreads - 1) / kPoolThreads, kPoolThreads};
-}
-
-template <class Visit>
-void with_floating_type(ScalarType type, const Visit& visit) {
-  switch (type) {
-    case ScalarType::Float: return visit(float{});
-    case ScalarType::Double: return visit(double{});
-    case ScalarType::BFloat16: return visit(BFloat16{});
-    default: return visit(Half{});
-  }
-}
-
 void run_largest(const PoolCall& call) {
   const DeviceScope device(call.source);
-  const auto run = [&](auto zero) {
+  with_poolable_type(call.source.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    with_job<T>(call, [&]<class Offset>(const PoolJob<T, Offset>& job) {
+    with_pool_job<T>(call, [&]<class Offset>(const PoolJob<T, Offset>& job) {
       device.launch(largest<T, Offset>, shape_of(job), job);
     });
-  };
-  switch (call.source.scalar_type()) {
-    case ScalarType::Byte: return run(uint8_t{});
-    case ScalarType::Char: return run(int8_t{});
-    case ScalarType::Short: return run(int16_t{});
-    case ScalarType::Int: return run(int32_t{});
-    case ScalarType::Long: return run(int64_t{});
-    default: return with_floating_type(call.source.scalar_type(), run);
-  }
+  });
 }
 
 template <PoolKind Kind>
@@ -120,7 +40,7 @@ void run_average(const PoolCall& call) {
   const DeviceScope device(call.source);
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    with_job<T>(call, [&]<class Offset>(const PoolJob<T, Offset>& job) {
+    with_pool_job<T>(call, [&]<class Offset>(const PoolJob<T, Offset>& job) {
       device.launch(average<T, Offset, Kind>, shape_of(job), job);
     });
   };
@@ -135,7 +55,7 @@ void run_adjoint(const PoolCall& call) {
   const DeviceScope device(call.source);
   with_floating_type(call.source.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    with_job<T>(call, [&]<class Offset>(const PoolJob<T, Offset>& job) {
+    with_pool_job<T>(call, [&]<class Offset>(const PoolJob<T, Offset>& job) {
       device.launch(adjoint<T, Offset, Kind>, shape_of(job), job);
     });
   });
@@ -179,7 +99,7 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& offsets, IntList kerne
   const PoolCall call{.problem = p, .source = dense, .result = output, .offsets = &offsets};
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    with_job<T>(call, [&]<class Offset>(const PoolJob<T, Offset>& job) {
+    with_pool_job<T>(call, [&]<class Offset>(const PoolJob<T, Offset>& job) {
       device.launch(gather<T, Offset>, shape_of(job), job);
     });
   };
@@ -209,7 +129,7 @@ Tensor max_pool_indices(const Tensor& offsets, IntList kernel_size, IntList stri
   check_offsets(offsets, offsets, p);
   Tensor result = empty_image(offsets, spatial_sizes(offsets), kernel_size, false, ScalarType::Long);
   const DeviceScope device(offsets);
-  with_job<int64_t>(
+  with_pool_job<int64_t>(
       {.problem = p, .source = result, .result = result, .offsets = &offsets},
       [&]<class Offset>(const PoolJob<int64_t, Offset>& job) { device.launch(indices<Offset>, shape_of(job), job); });
   return result;
@@ -253,6 +173,27 @@ Tensor avg_pool_adjoint(const Tensor& grad_output, IntList kernel_size, IntList 
   return result;
 }
 
+Tensor l2_pool_adjoint(const Tensor& grad_output, const Tensor& output, const Tensor& input, IntList kernel_size,
+                       IntList stride, IntList padding, IntList dilation) {
+  const IntList input_size = spatial_sizes(input);
+  const PoolProblem p = pool_adjoint_problem(grad_output, {kernel_size, stride, padding, dilation}, input_size);
+  check_l2_adjoint(grad_output, output, input, kernel_size, p);
+  check_floating(input, "an input");
+  Tensor result = empty_image(input, input_size, kernel_size, false);
+  const PoolCall call{.problem = p, .source = grad_output, .result = result, .results_are_inputs = true};
+  const DeviceScope device(input);
+  with_floating_type(input.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    with_pool_job<T>(call, [&]<class Offset>(const PoolJob<T, Offset>& pool) {
+      const RootAdjointJob<T, Offset> job{pool, reading<T>(output), reading<T>(input),
+                                          PoolStrides<Offset>(strides_of(output)),
+                                          PoolStrides<Offset>(strides_of(input))};
+      device.launch(root_adjoint<T, Offset>, shape_of(pool), job);
+    });
+  });
+  return result;
+}
+
 STABLE_TORCH_LIBRARY_IMPL(convext, CONVEXT_DEVICE_KEY, m) {
   m.impl("max_pool", TORCH_BOX(&max_pool));
   m.impl("max_pool_with_offsets", TORCH_BOX(&max_pool_with_offsets));
@@ -261,6 +202,7 @@ STABLE_TORCH_LIBRARY_IMPL(convext, CONVEXT_DEVICE_KEY, m) {
   m.impl("max_pool_indices", TORCH_BOX(&max_pool_indices));
   m.impl("avg_pool", TORCH_BOX(&avg_pool));
   m.impl("l2_pool", TORCH_BOX(&l2_pool));
+  m.impl("l2_pool_adjoint", TORCH_BOX(&l2_pool_adjoint));
   m.impl("avg_pool_adjoint", TORCH_BOX(&avg_pool_adjoint));
 }
 

@@ -152,6 +152,39 @@ __global__ void __launch_bounds__(kPoolThreads) adjoint(const __grid_constant__ 
   job.result[job.result_strides.at(at)] = narrow_to(sum, T{});
 }
 
+// The backward of L2 pooling: `pool` is that of `adjoint`, with the gradient as its source.
+template <class T, class Offset>
+struct RootAdjointJob {
+  PoolJob<T, Offset> pool;
+  Buffer<const T> output, image;
+  PoolStrides<Offset> output_strides, image_strides;
+};
+
+template <class T, class Offset>
+__global__ void __launch_bounds__(kPoolThreads) root_adjoint(const __grid_constant__ RootAdjointJob<T, Offset> job) {
+  const PoolGrid<Offset>& grid = job.pool.grid;
+  PoolPlace<Offset> at;
+  if (!find_result(grid, at)) return;
+  const PoolSide<Offset>&d = grid.axis[0], &h = grid.axis[1], &w = grid.axis[2];
+  const Offset grads = job.pool.source_strides.plane(at), outputs = job.output_strides.plane(at);
+  const Sum_t<T> taps = static_cast<Sum_t<T>>(static_cast<int64_t>(d.kernel) * h.kernel * w.kernel);
+  Sum_t<T> sum = 0;
+  d.each_window(at.x[0], [&](Offset od, Offset) {
+    h.each_window(at.x[1], [&](Offset oh, Offset) {
+      Sum_t<T> row = 0;
+      w.each_window(at.x[2], [&](Offset ow, Offset) {
+        const Sum_t<T> output = widen_from(job.output[outputs + job.output_strides.pixel(od, oh, ow)]);
+        if (output == 0) return;
+        const Sum_t<T> grad = widen_from(job.pool.source[grads + job.pool.source_strides.pixel(od, oh, ow)]);
+        row += taps * grad / output / divisor_of<Sum_t<T>>(job.pool, od, oh, ow);
+      });
+      sum += row;
+    });
+  });
+  job.pool.result[job.pool.result_strides.at(at)] =
+      narrow_to(widen_from(job.image[job.image_strides.at(at)]) * sum, T{});
+}
+
 // The place of each window's winner in its plane, or -1.
 template <class Offset>
 __device__ int64_t winner_of(const PoolGrid<Offset>& grid, const PoolPlace<Offset>& at, int32_t code) {

@@ -10,6 +10,8 @@
 //   copy_async<Bytes>(to, from, read)  4, 8 or 16 bytes to shared memory, those from `read` on are zero
 //   commit_copies()                    what was copied since the last call is a group
 //   wait_for_copies<N>()               for all of this thread's groups but the last N
+//   exchange(to, value)                atomically: what was there, for value
+//   require_inside(index, size)        stops the kernel, as torch's assertions do, unless 0 <= index < size
 //   widen_half(x), narrow_half(x), narrow_bfloat16(x), round_to_tf32(x)
 //   multiply_accumulate(d, a, b)       d += a b, mma.sync: fragments as the PTX ISA has them, see below
 //
@@ -22,6 +24,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 
 #include "../elements.h"
 #include "launch.cuh"
@@ -59,6 +62,15 @@ __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" :
 template <int N>
 __device__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+__device__ inline int32_t exchange(int32_t* to, int32_t value) { return atomicExch(to, value); }
+
+__device__ inline void require_inside(int64_t index, int64_t size) {
+  if (index >= 0 && index < size) return;
+  printf("convext: expected places from 0 to %lld, got %lld\n", static_cast<long long>(size - 1),
+         static_cast<long long>(index));
+  __trap();
 }
 
 __device__ inline float widen_half(Half x) {

@@ -47,7 +47,7 @@ __device__ Quad<T> load_quad(const Buffer<T>& from, int i) {
   return *reinterpret_cast<const Quad<T>*>(address);
 }
 
-// One thread computes RowsOfThread x ColumnsOfThread elements of C by multiply-adds; strict float32, float64.
+// One thread computes RowsOfThread x ColumnsOfThread elements of C by multiply-adds: strict float32.
 //
 //   shared memory: k-major, so that 16 bytes are neighbouring rows; a thread's rows are in groups of 16 bytes, `Across`
 //   groups apart, so that the threads of a warp read without bank conflicts.
@@ -129,18 +129,67 @@ class FmaProduct {
   int chain_ = 0;
 };
 
-// Tensor cores, bfloat16 and float16: four warps, two down and two across, of m16n8k16 products.
+// What a tensor core takes at once: A of kM x kK, B of kK x kN, the registers of a lane for each, and where they are
+// read in a row-major tile. `pad` numbers between rows let the lanes of a fragment meet all banks once.
+template <class T>
+struct Fragments {  // bfloat16 and float16
+  static constexpr int kM = 16, kN = 8, kK = 16, kPad = 8;
+  using A = uint32_t[4];
+  using B = uint32_t[2];
+  using Sums = float[4];
+
+  __device__ static void load_a(const Buffer<T>& tile, int pitch, int row, int k, A& a) {
+#pragma unroll
+    for (int part = 0; part < 4; ++part)
+      a[part] = pair(tile, (row + group() + part % 2 * 8) * pitch + k + part / 2 * 8 + 2 * in_group());
+  }
+  __device__ static void load_b(const Buffer<T>& tile, int pitch, int column, int k, B& b) {
+#pragma unroll
+    for (int part = 0; part < 2; ++part)
+      b[part] = pair(tile, (column + group()) * pitch + k + part * 8 + 2 * in_group());
+  }
+  __device__ static void multiply(Sums& sums, const A& a, const B& b) { multiply_accumulate(sums, a, b, T{}); }
+
+  __device__ static int group() { return static_cast<int>(threadIdx.x) % 32 / 4; }
+  __device__ static int in_group() { return static_cast<int>(threadIdx.x) % 4; }
+
+ private:
+  __device__ static uint32_t pair(const Buffer<T>& tile, int at) {
+    return *reinterpret_cast<const uint32_t*>(tile.at(at, 2));
+  }
+};
+
+template <>
+struct Fragments<double> {
+  static constexpr int kM = 8, kN = 8, kK = 4, kPad = 4;
+  using A = double;
+  using B = double;
+  using Sums = double[2];
+
+  __device__ static void load_a(const Buffer<double>& tile, int pitch, int row, int k, A& a) {
+    a = tile[(row + group()) * pitch + k + in_group()];
+  }
+  __device__ static void load_b(const Buffer<double>& tile, int pitch, int column, int k, B& b) {
+    b = tile[(column + group()) * pitch + k + in_group()];
+  }
+  __device__ static void multiply(Sums& sums, A a, B b) { multiply_accumulate(sums, a, b); }
+
+  __device__ static int group() { return static_cast<int>(threadIdx.x) % 32 / 4; }
+  __device__ static int in_group() { return static_cast<int>(threadIdx.x) % 4; }
+};
+
+// Tensor cores: four warps, two down and two across, each with a rectangle of fragments.
 //
-//   shared memory: row-major; a pitch of 24 elements (12 banks) lets the eight rows of a fragment meet all banks once
-//
-// Twice the depth would spill: every element of the next tile is on its way in a register.
+// Twice the depth would spill in the types of two bytes: every element of the next tile is on its way in a register.
 template <class T, int Rows_, int Columns_>
 class MmaProduct {
+  using F = Fragments<T>;
+
  public:
   static constexpr int kRows = Rows_, kColumns = Columns_, kDepth = 16;
   static constexpr int kRowsOfWarp = kRows / 2, kColumnsOfWarp = kColumns / 2;
-  static constexpr int kM = kRowsOfWarp / 16, kN = kColumnsOfWarp / 8;  // products of a warp
-  static constexpr int kPitch = kDepth + 8;
+  static constexpr int kM = kRowsOfWarp / F::kM, kN = kColumnsOfWarp / F::kN;  // products of a warp
+  static constexpr int kPitch = kDepth + F::kPad;
 
   template <int Rows>
   static constexpr int elements() {
@@ -153,63 +202,49 @@ class MmaProduct {
 
   __device__ void multiply(const Buffer<T>& a, const Buffer<T>& b) {
 #pragma unroll
-    for (int k = 0; k < kDepth; k += 16) {
-      uint32_t x[kM][4], y[kN][2];
+    for (int k = 0; k < kDepth; k += F::kK) {
+      typename F::A x[kM];
+      typename F::B y[kN];
+#pragma unroll
+      for (int i = 0; i < kM; ++i) F::load_a(a, kPitch, row0() + F::kM * i, k, x[i]);
+#pragma unroll
+      for (int j = 0; j < kN; ++j) F::load_b(b, kPitch, column0() + F::kN * j, k, y[j]);
 #pragma unroll
       for (int i = 0; i < kM; ++i)
 #pragma unroll
-        for (int part = 0; part < 4; ++part)
-          x[i][part] = pair(a, row0() + 16 * i + group() + part % 2 * 8, k + part / 2 * 8 + 2 * in_group());
-#pragma unroll
-      for (int j = 0; j < kN; ++j)
-#pragma unroll
-        for (int part = 0; part < 2; ++part)
-          y[j][part] = pair(b, column0() + 8 * j + group(), k + part * 8 + 2 * in_group());
-#pragma unroll
-      for (int i = 0; i < kM; ++i)
-#pragma unroll
-        for (int j = 0; j < kN; ++j) multiply_accumulate(sums_[i][j], x[i], y[j], T{});
+        for (int j = 0; j < kN; ++j) F::multiply(sums_[i][j], x[i], y[j]);
     }
   }
 
   template <class Visit>
   __device__ void each_sum(const Visit& visit) {
+    constexpr int kParts = F::kM * F::kN / 32;
 #pragma unroll
     for (int i = 0; i < kM; ++i)
 #pragma unroll
       for (int j = 0; j < kN; ++j)
 #pragma unroll
-        for (int part = 0; part < 4; ++part)
-          visit(row0() + 16 * i + group() + part / 2 * 8, column0() + 8 * j + 2 * in_group() + part % 2,
+        for (int part = 0; part < kParts; ++part)
+          visit(row0() + F::kM * i + F::group() + part / 2 * 8, column0() + F::kN * j + 2 * F::in_group() + part % 2,
                 sums_[i][j][part]);
   }
 
  private:
-  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
   __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
-  __device__ static int group() { return lane() / 4; }
-  __device__ static int in_group() { return lane() % 4; }
   __device__ static int row0() { return warp() / 2 * kRowsOfWarp; }
   __device__ static int column0() { return warp() % 2 * kColumnsOfWarp; }
-  __device__ static uint32_t pair(const Buffer<T>& tile, int row, int k) {
-    return *reinterpret_cast<const uint32_t*>(tile.at(row * kPitch + k, 2));
-  }
 
-  float sums_[kM][kN][4] = {};
+  typename F::Sums sums_[kM][kN] = {};
 };
 
-// Which product a type gets, for a tile of that size.
+// Which product a type gets, for a tile of that size: float32 is strict.
 template <class T, int Rows, int Columns>
 struct ProductOf {
-  using Type = FmaProduct<T, Rows, Columns>;
+  using Type = MmaProduct<T, Rows, Columns>;
 };
 template <int Rows, int Columns>
-struct ProductOf<BFloat16, Rows, Columns> {
-  using Type = MmaProduct<BFloat16, Rows, Columns>;
-};
-template <int Rows, int Columns>
-struct ProductOf<Half, Rows, Columns> {
-  using Type = MmaProduct<Half, Rows, Columns>;
+struct ProductOf<float, Rows, Columns> {
+  using Type = FmaProduct<float, Rows, Columns>;
 };
 
 }  // namespace convext::cuda

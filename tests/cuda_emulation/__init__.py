@@ -35,6 +35,7 @@ TEST_FILES = (
     "test_conv_random.py",
     "test_conv_autograd.py",
     "test_conv_transforms.py",
+    "test_fused_conv.py",
     "test_textbook.py",
     "test_pool_random.py",
     "test_pool_corners.py",
@@ -44,6 +45,7 @@ TEST_FILES = (
     "test_unfold.py",
     "test_unfold_autograd.py",
     "test_norm.py",
+    "test_norm_layers.py",
     "test_cuda_operators.py",
 )
 

@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <cstring>
 #include <source_location>
+#include <stdexcept>
+#include <string>
+#include <utility>
 
 #include "../../csrc/elements.h"
 #include "emulator.h"
@@ -57,6 +60,14 @@ inline void commit_copies() { emulator::commit_copies(); }
 template <int N>
 void wait_for_copies() {
   emulator::wait_for_copies(N);
+}
+
+inline int32_t exchange(int32_t* to, int32_t value) { return std::exchange(*to, value); }
+
+inline void require_inside(int64_t index, int64_t size) {
+  if (index < 0 || index >= size)
+    throw std::runtime_error("convext: expected places from 0 to " + std::to_string(size - 1) + ", got " +
+                             std::to_string(index));
 }
 
 inline float widen_half(Half x) { return widen(x); }
