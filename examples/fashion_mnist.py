@@ -1,10 +1,10 @@
 """LeNet-5 learns to tell shirts from shoes: the 70,000 pictures of Fashion-MNIST, two epochs.
 
-`make demo` trains the same network on a thousand digits and holds it against torch.nn; this is a whole training at the
-size of MNIST: read the data from its files, shuffle, train with a schedule, test, and look at what is mixed up. The data
-is Debian's package dataset-fashion-mnist (apt-get install dataset-fashion-mnist); with --data it is read from any folder
-that has the four files of https://github.com/zalandoresearch/fashion-mnist. Exit code 0 if the test accuracy is at
-least 88% (60% with --quick).
+`make demo` trains the same network on a thousand digits and holds it against torch.nn; this is a whole training at
+the size of MNIST: read the data from its files, shuffle, train with a schedule, test, and look at what is mixed up.
+The data is Debian's package dataset-fashion-mnist (apt-get install dataset-fashion-mnist); with --data it is read
+from any folder that has the four files of https://github.com/zalandoresearch/fashion-mnist. Exit code 0 if the test
+accuracy is at least 88% (60% with --quick).
 
 LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998.
 Xiao, Rasul, Vollgraf: Fashion-MNIST, a novel image dataset for benchmarking machine learning algorithms, 2017.
@@ -98,7 +98,10 @@ def confusions(labels: Tensor, found: Tensor) -> list[str]:
     """The three commonest mistakes, in words."""
     table = torch.bincount(labels * 10 + found, minlength=100).reshape(10, 10).fill_diagonal_(0)
     counts, places = table.flatten().topk(3)
-    return [f"{NAMES[p // 10]} taken for {NAMES[p % 10]}: {n}" for n, p in zip(counts.tolist(), places.tolist(), strict=True)]
+    return [
+        f"{NAMES[p // 10]} taken for {NAMES[p % 10]}: {n}"
+        for n, p in zip(counts.tolist(), places.tolist(), strict=True)
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

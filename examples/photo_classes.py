@@ -43,7 +43,7 @@ def folder_of(package: str) -> Path | None:
 
 
 def class_names() -> list[str]:
-    """ImageNet's, from a file of torchvision's. Its compiled part, which must fit the torch at hand, stays out of it."""
+    """ImageNet's, from a file of torchvision's, without its compiled part, which must fit the torch at hand."""
     folder = folder_of("torchvision")
     if folder is None:
         raise SystemExit("this example needs the class names in torchvision: pip install --no-deps torchvision")
