@@ -73,7 +73,7 @@ def save_picture(pictures: dict[str, Tensor], path: Path) -> None:
     height, width = pictures["photograph"].shape[2:]
     figure, grid = plt.subplots(2, 3, figsize=(10, 0.6 + 6.7 * height / width), layout="constrained")
     for axes, (title, image) in zip(grid.flat, pictures.items(), strict=True):
-        axes.imshow(image[0].movedim(0, 2).squeeze(2), cmap="gray", vmin=0, vmax=1)
+        axes.imshow(image[0].movedim(0, 2).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
         axes.set_title(title, fontsize=9)
         axes.axis("off")
     figure.savefig(path, dpi=100)

@@ -91,16 +91,16 @@ def save_picture(weight: Tensor, image: Tensor, code: Tensor, path: Path) -> Non
     top.suptitle(f"{FILTERS} learned filters (red adds, blue subtracts)", fontsize=10)
     limit = float(weight.abs().max())
     for axes, one in zip(top.subplots(2, FILTERS // 2).flat, weight, strict=True):
-        axes.imshow(one[0], cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axes.imshow(one[0].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
         axes.axis("off")
     axes = middle.subplots()
-    axes.imshow(image[0, 0], cmap="gray")
+    axes.imshow(image[0, 0].numpy(), cmap="gray")
     axes.set_title("a photograph that they have not seen, whitened", fontsize=10)
     axes.axis("off")
     bottom.suptitle("what each filter answers there", fontsize=10)
     limit = float(code.abs().quantile(0.999)) or 1.0
     for axes, one in zip(bottom.subplots(2, FILTERS // 2).flat, code[0], strict=True):
-        axes.imshow(one, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axes.imshow(one.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
         axes.axis("off")
     figure.savefig(path, dpi=90)
     plt.close(figure)

@@ -89,7 +89,7 @@ def save_picture(images: dict[str, Tensor], path: Path) -> None:
     plt = plotter()
     figure, grid = plt.subplots(2, 2, figsize=(8, 8.4), layout="constrained")
     for axes, (title, image) in zip(grid.flat, images.items(), strict=True):
-        axes.imshow(image[0, 0], cmap="gray", vmin=0, vmax=1)
+        axes.imshow(image[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
         axes.set_title(title, fontsize=10)
         axes.axis("off")
     figure.savefig(path, dpi=80)

@@ -68,10 +68,10 @@ def save_picture(image: Tensor, seen: dict[str, Tensor], chances: Tensor, path: 
     figure = plt.figure(figsize=(9, sum(heights)), layout="constrained")
     top, *rows = figure.subfigures(len(heights), 1, height_ratios=heights)
     digit, bars = top.subplots(1, 2, width_ratios=[1, 3])
-    digit.imshow(image, cmap="gray_r", vmin=0, vmax=1)
+    digit.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=1)
     digit.set_title("as it is read", fontsize=9)
     digit.axis("off")
-    bars.bar(range(10), chances)
+    bars.bar(range(10), chances.tolist())
     bars.set_xticks(range(10))
     bars.set_ylim(0, 1)
     bars.set_title(f"the answer: {int(chances.argmax())}", fontsize=9)
@@ -81,7 +81,7 @@ def save_picture(image: Tensor, seen: dict[str, Tensor], chances: Tensor, path: 
         for i, axes in enumerate(row.subplots(-(-len(maps) // 16), 16, squeeze=False).flat):
             axes.axis("off")
             if i < len(maps):
-                axes.imshow(maps[i], cmap="viridis", vmin=0, vmax=float(maps.max()))
+                axes.imshow(maps[i].numpy(), cmap="viridis", vmin=0, vmax=float(maps.max()))
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
