@@ -27,7 +27,7 @@ from convext import functional as F
 
 FILTERS, SIZE = 16, 9
 PATCH, BATCH = 48, 12
-SPARSENESS = 0.4  # the price of an answer's magnitude, beside half the squared error
+SPARSENESS = 1.0  # the price of an answer's magnitude, beside half the squared error
 ITERATIONS = 12  # of the search for the code
 STEPS, QUICK_STEPS = 300, 8
 
@@ -86,8 +86,8 @@ def learn(image: Tensor, steps: int) -> Tensor:
 
 def save_picture(weight: Tensor, image: Tensor, code: Tensor, path: Path) -> None:
     plt = plotter()
-    figure = plt.figure(figsize=(9, 7.6), layout="constrained")
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[1.6, 2.6, 3.4])
+    figure = plt.figure(figsize=(9, 6.4), layout="constrained")
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[1.6, 2.8, 1.9])
     top.suptitle(f"{FILTERS} learned filters (red adds, blue subtracts)", fontsize=10)
     limit = float(weight.abs().max())
     for axes, one in zip(top.subplots(2, FILTERS // 2).flat, weight, strict=True):

@@ -104,9 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     torch.manual_seed(0)
     net = UNet()
-    train(net, gray(photograph("flower")), QUICK_STEPS if options.quick else STEPS)
+    train(net, gray(photograph("china")), QUICK_STEPS if options.quick else STEPS)
 
-    clean = gray(photograph("china"))[..., 60:316, 40:296]
+    clean = gray(photograph("flower"))[..., 60:316, 190:446]
     noisy = clean + NOISE * torch.randn_like(clean)
     with torch.no_grad():
         denoised = net(noisy)

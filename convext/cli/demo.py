@@ -64,7 +64,7 @@ def save_picture(image: Tensor, seen: dict[str, Tensor], chances: Tensor, path: 
     importlib.import_module("matplotlib").use("Agg")  # files only: there may be no screen
     plt: Any = importlib.import_module("matplotlib.pyplot")
     shown = {name: maps for name, maps in seen.items() if name.startswith("relu")}
-    heights = [2.2, *(0.5 + len(maps) / 16 * 1.1 for maps in shown.values())]
+    heights = [2.2, *(0.4 + 0.6 * -(-len(maps) // 16) for maps in shown.values())]  # inches
     figure = plt.figure(figsize=(9, sum(heights)), layout="constrained")
     top, *rows = figure.subfigures(len(heights), 1, height_ratios=heights)
     digit, bars = top.subplots(1, 2, width_ratios=[1, 3])
