@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from sample_data import digits
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit("this build of torch has no gloo: there is nothing by which processes could talk on CPU")
 
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(worker, (epochs, folder), nprocs=PROCESSES)  # new processes: threads would not survive a fork
+        spawn(worker, (epochs, folder), nprocs=PROCESSES)  # new processes: threads would not survive a fork
         states = [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
 
     alone = network()

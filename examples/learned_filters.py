@@ -60,9 +60,14 @@ def encode(image: Tensor, weight: Tensor) -> Tensor:
     return code
 
 
+def unit(weight: Tensor) -> Tensor:
+    """Each filter scaled to norm 1."""
+    return weight / weight.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+
+
 def learn(image: Tensor, steps: int) -> Tensor:
     """The filters (FILTERS, 1, SIZE, SIZE), of norm 1."""
-    weight = torch.nn.functional.normalize(torch.randn(FILTERS, 1, SIZE, SIZE), dim=(1, 2, 3)).requires_grad_()
+    weight = unit(torch.randn(FILTERS, 1, SIZE, SIZE)).requires_grad_()
     optimizer = torch.optim.Adam([weight], lr=2e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     height, width = image.shape[2:]
@@ -77,7 +82,7 @@ def learn(image: Tensor, steps: int) -> Tensor:
         optimizer.step()
         schedule.step()
         with torch.no_grad():  # else large filters would make small answers, which cost nothing
-            weight.copy_(torch.nn.functional.normalize(weight, dim=(1, 2, 3)))
+            weight.copy_(unit(weight))
         if step % 100 == 99 or step == steps - 1:
             share = float((code != 0).double().mean())
             print(f"step {step + 1} of {steps}: error {error.item():.3f}, {share:.1%} of the answers not 0", flush=True)

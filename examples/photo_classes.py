@@ -84,8 +84,8 @@ def same_padded(layer: nn.Conv2d) -> cnn.Conv2d:
     new = cnn.Conv2d(
         layer.in_channels,
         layer.out_channels,
-        layer.kernel_size,  # type: ignore[arg-type]
-        tuple(layer.stride),  # type: ignore[arg-type]
+        layer.kernel_size,
+        tuple(layer.stride),
         padding="same",
         groups=layer.groups,
         bias=layer.bias is not None,
