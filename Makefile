@@ -4,6 +4,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 REQUIREMENTS := $(VENV)/.requirements-installed
 MODELS := $(VENV)/.models-installed
+EXAMPLES_INSTALLED := $(VENV)/.examples-installed
+
+# The examples that make examples runs, in the order of examples/README.md. Fashion-MNIST is Debian's to install.
+EXAMPLES := im2col_by_hand classic_filters learned_filters alexnet photo_classes unet_denoise moving_digits \
+            sample_gradients search_kernel data_parallel train_digit_reader \
+            $(if $(wildcard /usr/share/datasets/fashion-mnist),fashion_mnist)
 
 # The extension's own file is the build's target: a stamp beside it could outlive it.
 SUFFIX := $(shell $(or $(wildcard $(PY)),$(PYTHON)) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
@@ -12,7 +18,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build test test-models test-onnx transforms demo bench bench-layers bench-runtimes lint format sdist wheel clean distclean
+.PHONY: help build test test-models test-onnx transforms demo examples bench bench-layers bench-runtimes lint format sdist wheel clean distclean
 .PHONY: cuda-compile-check cuda-report
 
 # cpu, cuda, or emulated: the CUDA operators without a GPU
@@ -63,6 +69,13 @@ transforms: build ## run every transform on every function and write docs/transf
 
 demo: build ## train LeNet-5 on handwritten digits, held against torch.nn (DEMO_ARGS=--short)
 	$(PY) examples/digits_demo.py $(DEMO_ARGS)
+
+$(EXAMPLES_INSTALLED): requirements-examples.txt $(REQUIREMENTS)
+	$(PY) -m pip install --quiet -r requirements-examples.txt
+	@touch $@
+
+examples: build $(MODELS) $(EXAMPLES_INSTALLED) ## run all of examples/ (EXAMPLES_ARGS=--quick: a minute), pictures in demo_output/
+	@for example in $(EXAMPLES); do echo "=== $$example" && $(PY) examples/$$example.py $(EXAMPLES_ARGS) || exit 1; done
 
 bench: build ## the whole benchmark against torch into bench/results, half an hour (BENCH_ARGS=--quick: two minutes)
 	$(PY) -m bench.everything $(BENCH_ARGS)

@@ -9,7 +9,9 @@ towers, one a GPU, are two groups here; its 224 pixels only fit its own table as
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -70,7 +72,10 @@ def walk(net: nn.Sequential, image: Tensor) -> list[tuple[nn.Module, tuple[int, 
     return sizes
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="the same: it takes a few seconds")
+    parser.parse_args(arguments)
     torch.manual_seed(0)
     ours = alexnet(convext.nn).eval()
     theirs = alexnet(nn).eval()

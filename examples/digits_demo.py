@@ -134,7 +134,7 @@ def check(holds: bool, text: str) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--short", action="store_true", help="fewer epochs (the same checks)")
+    parser.add_argument("--short", "--quick", action="store_true", help="fewer epochs (the same checks)")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="where the pictures go")
     arguments = parser.parse_args()
     epochs, epochs64 = (10, 3) if arguments.short else (15, 6)
