@@ -36,7 +36,9 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
 
     torch = "cannot be imported"
     if facts.torch is not None:
-        torch = f"{facts.torch}, {f'CUDA {facts.torch_cuda}' if facts.torch_cuda else 'without CUDA'}, {facts.torch_folder}"
+        torch = (
+            f"{facts.torch}, {f'CUDA {facts.torch_cuda}' if facts.torch_cuda else 'without CUDA'}, {facts.torch_folder}"
+        )
     kernels = "no file that this Python loads" if facts.extension is None else Path(facts.extension).name
     kernels += f", by {facts.built_by}, for torch {facts.built_for_torch} and later" if facts.built_by else ""
     kernels += " (not loaded)" if facts.extension and not facts.built_by else ""

@@ -75,7 +75,9 @@ def _first_line(command: list[str]) -> str | None:
 def _takes_cpp20(compiler: str) -> bool | None:
     command = [compiler, "-std=c++20", "-x", "c++", "-fsyntax-only", "-"]
     try:
-        return subprocess.run(command, input="", capture_output=True, text=True, timeout=20, check=False).returncode == 0
+        return (
+            subprocess.run(command, input="", capture_output=True, text=True, timeout=20, check=False).returncode == 0
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
 

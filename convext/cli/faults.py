@@ -68,7 +68,9 @@ def _cuda(facts: Facts) -> Fault | None:
             way,
         )
     if not facts.cuda_library_loaded:
-        return Fault("CUDA kernels idle", f"{facts.cuda_library} was not loaded", "see the fault of the import, or rebuild")
+        return Fault(
+            "CUDA kernels idle", f"{facts.cuda_library} was not loaded", "see the fault of the import, or rebuild"
+        )
     return None
 
 
@@ -88,7 +90,9 @@ def _newer_torch(facts: Facts) -> Fault | None:
     if version is None or version <= _faults.TESTED_TORCH:
         return None
     tested = ".".join(map(str, _faults.TESTED_TORCH))
-    return Fault("new torch", f"torch {facts.torch} is newer than {tested}, the last that was tried", "run the self-test")
+    return Fault(
+        "new torch", f"torch {facts.torch} is newer than {tested}, the last that was tried", "run the self-test"
+    )
 
 
 def notes(facts: Facts) -> list[Fault]:

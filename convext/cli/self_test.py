@@ -1,4 +1,4 @@
-"""A second's worth of convolutions and poolings against torch in float64, at every ISA level that the processor runs."""
+"""A second's worth of convolutions and poolings against torch in float64, at every ISA level."""
 
 from __future__ import annotations
 
