@@ -37,7 +37,7 @@ def _rebuild(package: Path) -> str:
     """How the kernels are compiled anew, from a checkout or from a package that is installed."""
     if (package.parent / "setup.py").exists():
         return "compile the kernels here: make build"
-    return "compile the kernels here: pip install --no-build-isolation --force-reinstall --no-deps SOURCES, the folder of its sources"
+    return "compile the kernels here: pip install --no-build-isolation --force-reinstall --no-deps SOURCES"
 
 
 def _no_extension(package: Path) -> Fault:

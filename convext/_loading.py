@@ -17,7 +17,7 @@ def _version_of_torch() -> str | None:
 
 
 def check_torch(version: str) -> None:
-    """Raises ImportError under a torch that lacks what the kernels link to; said before the loader says it in symbols."""
+    """Raises ImportError under a torch that lacks what the kernels link to; the loader would say so in symbols."""
     found = _faults.torch_version(version)
     if found is not None and found < _faults.LEAST_TORCH:
         raise ImportError(f"torch {version}")

@@ -88,7 +88,7 @@ def test_as_a_module() -> None:
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "explain", *SMALL, "--no-time")
     assert status == 0
-    expected = convext.explain(networks.network(options(SMALL)), torch.zeros(2, 3, 8, 8), time=False)
+    expected = convext.explain(networks.network(parsed(SMALL)), torch.zeros(2, 3, 8, 8), time=False)
     assert str(expected) in out
     status, out, _ = run(capsys, "explain", *SMALL, "--meta", "--json")
     assert status == 0
@@ -97,7 +97,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[0]["convext_seconds"] is None
 
 
-def options(words: tuple[str, ...]) -> object:
+def parsed(words: tuple[str, ...]) -> object:
     return cli._parser(cli._available(), "explain").parse_args(["explain", *words])
 
 

@@ -135,7 +135,7 @@ def test_no_fault_here(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"{level} ok" in out
 
 
-# --- faults of the import, told from their errors -----------------------------------------------------------------------
+# --- faults of the import, told from their errors ----------------------------------------------------------------
 
 
 ERRORS: dict[str, tuple[BaseException, str | None, tuple[str, ...]]] = {
@@ -193,7 +193,7 @@ def test_the_least_torch_is_the_one_that_is_built_for() -> None:
     assert (target >> 56, target >> 48 & 0xFF) == _faults.LEAST_TORCH
 
 
-# --- faults and notes of an installation that can be imported, or not -----------------------------------------------------
+# --- faults and notes of an installation that can be imported, or not -------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The command line, ``python -m convext``: a module a command, each with `add_arguments(parser)` and `run(args) -> int`.
+"""The command line, ``python -m convext``: a module a command, with `add_arguments(parser)` and `run(args) -> int`.
 
 A module is imported when its command runs or is helped, so that `doctor` works where the package itself cannot be
 imported. The exit status is one of:

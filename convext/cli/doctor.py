@@ -1,4 +1,4 @@
-"""``doctor``: what is installed, a self-test, and for each fault what to do. It works where convext cannot be imported."""
+"""``doctor``: what is installed, a self-test, and for each fault what to do. It works without an importable convext."""
 
 from __future__ import annotations
 
