@@ -99,8 +99,8 @@ def of_import(error: BaseException, package: Path, torch: str | None) -> Fault:
     if version is not None and version < LEAST_TORCH:
         least = ".".join(map(str, LEAST_TORCH))
         return Fault("old torch", f"expected torch {least} or later, got {torch}", _INSTALL_TORCH)
-    if isinstance(error, ValueError) and "CONVEXT_MAX_ISA" in text:
-        return Fault("unknown level", text.removeprefix("convext: "), "correct or unset CONVEXT_MAX_ISA")
+    if isinstance(error, ValueError) and "ISA level" in text:
+        return Fault("unknown level", f"CONVEXT_MAX_ISA: {text}", "unset CONVEXT_MAX_ISA, or set it to one of these")
     if not any((package / f"_C{suffix}").exists() for suffix in importlib.machinery.EXTENSION_SUFFIXES):
         return _no_extension(package)
     if fault := _of_dynamic_loader(text, torch, package):

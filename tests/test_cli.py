@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -213,8 +214,9 @@ def test_wrong_command_lines(capsys: pytest.CaptureFixture[str], what: str, thre
 def test_what_is_not_installed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, package: str, words: str
 ) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)  # import raises ModuleNotFoundError
-    monkeypatch.delitem(sys.modules, f"{package}.models", raising=False)
     status, _, err = run(capsys, *words.split())
     assert status == 3
     assert f"{package} is not installed" in err
@@ -225,7 +227,7 @@ def test_a_torchvision_that_does_not_fit(capsys: pytest.CaptureFixture[str], mon
     def refuse(name: str) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(networks.importlib, "import_module", refuse)
+    monkeypatch.setattr(importlib, "import_module", refuse)
     with pytest.raises(networks.Missing, match="cannot be imported"):
         networks._of_torchvision("resnet18")
 
@@ -242,8 +244,6 @@ def test_names_of_torchvision(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_command_has_a_module_of_the_convention() -> None:
-    import importlib
-
     for name, command in cli._available().items():
         module = importlib.import_module(f"convext.cli.{name}")
         assert callable(module.add_arguments) and callable(module.run), command

@@ -166,7 +166,7 @@ ERRORS: dict[str, tuple[BaseException, str | None, tuple[str, ...]]] = {
         ("newer than 2.14", "_Single"),
     ),
     "import error": (ImportError("something else"), "2.13.0", ("something else",)),
-    "unknown level": (ValueError("convext: CONVEXT_MAX_ISA: sse9"), "2.13.0", ("CONVEXT_MAX_ISA: sse9",)),
+    "unknown level": (ValueError("expected an ISA level, got sse9"), "2.13.0", ("CONVEXT_MAX_ISA", "got sse9")),
 }
 
 

@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser, several_settings: bool = Fals
 
 def _of_torchvision(name: str) -> Any:
     try:
+        importlib.import_module("torchvision")
         models = importlib.import_module("torchvision.models")
     except Exception as error:  # a torchvision for another torch raises what it likes
         if getattr(error, "name", None) == "torchvision":
@@ -125,7 +126,7 @@ def network(options: argparse.Namespace) -> nn.Module:
         raise Usage(f"{name}: expected what it returns to be a torch.nn.Module, got {type(model).__name__}")
     model = model.to(dtype=getattr(torch, options.dtype)).train(options.train)
     if options.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     network: nn.Module = model
     return network
 
