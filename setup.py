@@ -158,8 +158,8 @@ def check_compiler() -> None:
     expected = "convext: expected a C++20 compiler, got"
     if not compiler or shutil.which(compiler[0]) is None:
         raise SystemExit(
-            f"{expected} none: {' '.join(compiler) or 'an empty CXX'} is not on PATH. Install one, e.g. apt-get install "
-            "g++ (Debian, Ubuntu) or dnf install gcc-c++ (Fedora), or set CXX to one."
+            f"{expected} none: {' '.join(compiler) or 'an empty CXX'} is not on PATH. Install one, e.g. apt-get "
+            "install g++ (Debian, Ubuntu) or dnf install gcc-c++ (Fedora), or set CXX to one."
         )
     command = [*compiler, "-std=c++20", "-fsyntax-only", "-x", "c++", "-"]
     if subprocess.run(command, input="", capture_output=True, text=True, check=False).returncode != 0:

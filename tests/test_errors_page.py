@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.machinery
+import itertools
 import os
 import re
 import subprocess
@@ -31,7 +32,7 @@ def blocks() -> list[tuple[str, str]]:
 def examples() -> list[tuple[str, str]]:
     """Code, and the text that follows it."""
     found = blocks()
-    return [(a, b) for (one, a), (two, b) in zip(found, found[1:], strict=False) if (one, two) == ("python", "text")]
+    return [(a, b) for (one, a), (two, b) in itertools.pairwise(found) if (one, two) == ("python", "text")]
 
 
 def texts() -> str:
