@@ -17,7 +17,7 @@ exclude_patterns = ["_build"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 root_doc = "index"
 
-myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
@@ -25,7 +25,6 @@ html_title = f"convext {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
-mathjax_path = ""  # formulas are text: a page needs nothing from elsewhere
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signatures have no room for them, and the docstrings say shapes

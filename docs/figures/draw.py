@@ -68,7 +68,7 @@ def convolution(
     for i in range(-lo, size + hi):
         inside = 0 <= i < size
         style = ("seen" if i in taps else "pixel") if inside else ("padding seen" if i in taps else "padding")
-        drawing.cell((i + lo) * (CELL + GAP), top, style, str(i) if inside else "0")
+        drawing.cell((i + lo) * (CELL + GAP), top, style, str(i) if inside else "")
     outputs = (size + lo + hi - dilation * (kernel - 1) - 1) // stride + 1
 
     def place(o: int) -> float:
