@@ -41,11 +41,17 @@ pygments_dark_style = "monokai"
 nitpicky = False
 
 
-def _links_to_pages(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings name pages as files of the repository, docs/padding.md; here they are links."""
-    for i, line in enumerate(lines):
-        lines[i] = re.sub(r"\bdocs/(\w+)\.md", r":doc:`/\1`", line)
+def _marked_up(line: str) -> str:
+    """A line of a docstring, which is text for people: its asterisks and bars are no markup, pages are links."""
+    parts = re.split(r"(``.*?``|:\w+:`.*?`)", line)
+    plain = [re.sub(r"([*|])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"\bdocs/(\w+)\.md", r":doc:`/\1`", part) for part in plain]
+    return "".join(parts)
+
+
+def _process_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [_marked_up(line) for line in lines]
 
 
 def setup(app: Any) -> None:
-    app.connect("autodoc-process-docstring", _links_to_pages)
+    app.connect("autodoc-process-docstring", _process_docstring, priority=100)  # before napoleon makes fields of them
