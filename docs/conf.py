@@ -53,5 +53,11 @@ def _process_docstring(app: Any, what: str, name: str, obj: Any, options: Any, l
     lines[:] = [_marked_up(line) for line in lines]
 
 
+def _name_files_outside(app: Any, page: str, source: list[str]) -> None:
+    """A link out of docs/ leads somewhere in the repository alone; the site names the file."""
+    source[0] = re.sub(r"\[([^\]]*)\]\(\.\./([^)]*)\)", r"\1: `\2`", source[0])
+
+
 def setup(app: Any) -> None:
+    app.connect("source-read", _name_files_outside)
     app.connect("autodoc-process-docstring", _process_docstring, priority=100)  # before napoleon makes fields of them
