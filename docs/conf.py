@@ -26,6 +26,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 
+autodoc_inherit_docstrings = False  # what only torch describes is not listed
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signatures have no room for them, and the docstrings say shapes
 autodoc_preserve_defaults = True

@@ -103,6 +103,8 @@ def test_messages_of_the_import(tmp_path: Path) -> None:
 @pytest.mark.parametrize("there_is_one", (False, True))
 def test_messages_of_the_build(tmp_path: Path, there_is_one: bool) -> None:
     """setup.py with no compiler, or an old one, on PATH. Nothing is compiled."""
+    pytest.importorskip("setuptools", minversion="77.0.3")
+    pytest.importorskip("pybind11")
     if there_is_one:
         (tmp_path / "c++").write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / "c++").chmod(0o755)
