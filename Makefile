@@ -18,7 +18,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build test test-models test-onnx transforms demo examples bench bench-layers bench-runtimes lint format sdist wheel clean distclean
+.PHONY: help build test test-models test-onnx transforms demo examples bench bench-layers bench-runtimes docs lint format sdist wheel clean distclean
 .PHONY: cuda-compile-check cuda-report
 
 # cpu, cuda, or emulated: the CUDA operators without a GPU
@@ -87,6 +87,11 @@ bench-runtimes: build ## whole networks beside onnxruntime and OpenVINO (install
 	$(PY) -m pip install --quiet -r requirements-runtimes.txt
 	$(PY) -m bench.runtimes $(BENCH_ARGS)
 
+docs: build ## the documentation site, in docs/_build/html (installs requirements-docs.txt)
+	$(PY) -m pip install --quiet -r requirements-docs.txt
+	$(PY) -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 lint: .venv ## ruff, mypy and clang-format on all tracked files
 	$(PY) -m pre_commit run --all-files --show-diff-on-failure
 
@@ -103,7 +108,7 @@ wheel: sdist ## the wheel, built from the source archive, in dist/
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pip wheel --no-build-isolation --no-deps --wheel-dir dist dist/convext-*.tar.gz
 
 clean: ## remove what was built (keeps .venv)
-	rm -rf build dist demo_output convext.egg-info convext/_C*.so
+	rm -rf build dist demo_output docs/_build convext.egg-info convext/_C*.so
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 distclean: clean ## remove .venv too

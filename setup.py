@@ -152,10 +152,28 @@ class CudaObjects(Command):
         print(kernel_table(report))
 
 
+def check_compiler() -> None:
+    """Says in one line what a build without a compiler, or with an old one, would say in pages."""
+    compiler = os.environ.get("CXX", "c++").split()
+    expected = "convext: expected a C++20 compiler, got"
+    if not compiler or shutil.which(compiler[0]) is None:
+        raise SystemExit(
+            f"{expected} none: {' '.join(compiler) or 'an empty CXX'} is not on PATH. Install one, e.g. apt-get "
+            "install g++ (Debian, Ubuntu) or dnf install gcc-c++ (Fedora), or set CXX to one."
+        )
+    command = [*compiler, "-std=c++20", "-fsyntax-only", "-x", "c++", "-"]
+    if subprocess.run(command, input="", capture_output=True, text=True, check=False).returncode != 0:
+        raise SystemExit(
+            f"{expected} {' '.join(compiler)}, which does not take -std=c++20. GCC 11, Clang 14 and later do; "
+            "set CXX to one."
+        )
+
+
 class Build(BuildExtension):
     """torch's BuildExtension refuses .cu files under a CPU-only torch: nvcc is run here, and its objects are linked."""
 
     def build_extensions(self) -> None:
+        check_compiler()
         super().build_extensions()
         wanted = os.environ.get("CONVEXT_CUDA")
         nvcc = find_nvcc()

@@ -1,32 +1,31 @@
 """Convolutions for PyTorch on kernels of their own: torch.nn's layers and functions, the same numbers."""
 
-# torch first: the kernels link against its libraries
-import torch  # noqa: F401
+from convext import _loading
 
-try:
+with _loading.faults_explained():
+    # torch first: the kernels link against its libraries
+    import torch
+
+    _loading.check_torch(torch.__version__)
+
     from convext import _C
-except ImportError as error:
-    raise ImportError(
-        f"convext's compiled extension cannot be loaded from {__path__[0]}. In a source checkout run 'make build', "
-        "or, if convext is installed, start Python in another directory."
-    ) from error
 
-_C.get_max_isa()  # reads CONVEXT_MAX_ISA: an unknown level raises ValueError here, not at the first layer
+    _C.get_max_isa()  # reads CONVEXT_MAX_ISA: an unknown level raises ValueError here, not at the first layer
 
-from convext import _cuda  # noqa: E402
+    from convext import _cuda
 
-_cuda.load()
+    _cuda.load()
 
-from convext import backends, functional, nn, ops  # noqa: E402
-from convext._coverage import LeftToTorchWarning  # noqa: E402
-from convext._version import __version__  # noqa: E402
-from convext.conversion import ConversionReport, conversion_report, convert, revert  # noqa: E402
-from convext.fusion import fuse  # noqa: E402
-from convext.inspect import explain, verify  # noqa: E402
-from convext.introspection import Plan, conv_plan, workspace_bytes  # noqa: E402
-from convext.rerouting import override  # noqa: E402
+    from convext import backends, functional, inspect, nn, ops
+    from convext._coverage import LeftToTorchWarning
+    from convext._version import __version__
+    from convext.conversion import ConversionReport, conversion_report, convert, revert
+    from convext.fusion import fuse
+    from convext.inspect import explain, verify
+    from convext.introspection import Plan, conv_plan, workspace_bytes
+    from convext.rerouting import override
 
-_cuda.explain_missing()
+    _cuda.explain_missing()
 
 __all__ = [
     "ConversionReport",
@@ -40,6 +39,7 @@ __all__ = [
     "explain",
     "functional",
     "fuse",
+    "inspect",
     "nn",
     "ops",
     "override",
@@ -47,3 +47,7 @@ __all__ = [
     "verify",
     "workspace_bytes",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)  # not the modules that serve the names

@@ -49,13 +49,19 @@ def check_operands(name: str, input: Any, weight: Any, bias: Any) -> None:
             raise TypeError(f"{name}: expected {argument} to be a Tensor, got {type(t).__name__}")
     for argument, t in operands:
         if t.device != input.device:
-            raise RuntimeError(f"{name}: expected {argument} on {input.device}, as input, got one on {t.device}")
+            raise RuntimeError(
+                f"{name}: expected {argument} on {input.device}, as input, got one on {t.device}; move one of them, "
+                f"e.g. the layer by .to({str(input.device)!r})"
+            )
         if t.layout is not torch.strided:
             raise RuntimeError(f"{name}: expected {argument} of layout torch.strided, got {t.layout}")
     if not torch.is_autocast_enabled(input.device.type):
         for argument, t in operands:
             if t.dtype is not input.dtype:
-                raise RuntimeError(f"{name}: expected {argument} of type {input.dtype}, as input, got {t.dtype}")
+                raise RuntimeError(
+                    f"{name}: expected {argument} of type {input.dtype}, as input, got {t.dtype}; convert one of them, "
+                    f"e.g. the layer by .to({input.dtype})"
+                )
 
 
 def _typed(name: str, groups: Any, **axes: Any) -> tuple[int, dict[str, int | Ints]]:
@@ -74,6 +80,7 @@ def _on_axes(
     if len(input) not in (rank + 1, rank + 2):
         raise RuntimeError(
             f"{name}: expected input of {rank + 1} (unbatched) or {rank + 2} dimensions, got one of size {list(input)}"
+            + ("; add the axis of the channels: input[None]" if len(input) == rank else "")
         )
     if groups <= 0:
         raise RuntimeError(f"{name}: expected groups to be 1 or more, got {groups}")
@@ -90,6 +97,13 @@ def _on_axes(
     return axes
 
 
+def _channels_elsewhere(rank: int, input: Sequence[int], into: int) -> str:
+    """What to do with a grey or coloured image whose channels come last, as other libraries have them."""
+    if len(input) != rank + 2 or input[-1] != into or into not in (1, 3, 4):
+        return ""
+    return f"; if its channels are the last axis, permute it: input.permute{(0, rank + 1, *range(1, rank + 1))}"
+
+
 def _check_channels(
     name: str,
     rank: int,
@@ -104,7 +118,7 @@ def _check_channels(
     if channels != into:
         raise RuntimeError(
             f"{name}: expected input of {into} channels for weight of size {list(weight)} and groups={groups}, "
-            f"got {channels} channels in input of size {list(input)}"
+            f"got {channels} channels in input of size {list(input)}{_channels_elsewhere(rank, input, into)}"
         )
     if bias is not None and (len(bias) != 1 or bias[0] != out_of):
         raise RuntimeError(f"{name}: expected bias of size [{out_of}], one for each output channel, got {list(bias)}")
@@ -168,7 +182,10 @@ def conv_configuration(
         if size + lo + hi < d * (k - 1) + 1:
             padded = [n + sum(p) for n, p in zip(sizes, pairs, strict=True)]
             extent = [n * (m - 1) + 1 for n, m in zip(dilation, kernel, strict=True)]
-            raise RuntimeError(f"{name}: expected input with its padding to hold the kernel {extent}, got {padded}")
+            raise RuntimeError(
+                f"{name}: expected input with its padding to hold the kernel {extent}, got {padded}; "
+                "pad more, or take a smaller kernel or dilation"
+            )
     return stride, tuple([side for pair in pairs for side in pair]), dilation, groups, mode
 
 

@@ -1,4 +1,4 @@
-"""The operators on CUDA: a library of their own, loaded where this torch has CUDA."""
+"""The operators on CUDA: a library of their own, loaded where this torch has CUDA. And what other devices are told."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ def load() -> None:
         torch.ops.load_library(path)  # type: ignore[no-untyped-call]
 
 
+# Dispatch keys of devices for which nothing is written.
+_ELSEWHERE = ("MPS", "XPU", "HPU", "MTIA")
+
+
+def _missing_elsewhere(name: str, device: str, *_: Any) -> NoReturn:
+    raise NotImplementedError(
+        f"convext: {name} has no kernel on {device.lower()}; expected tensors on the CPU: move model and inputs by "
+        ".to('cpu'), or leave the layer to torch (convext.revert(model) makes it torch's again)"
+    )
+
+
 def _missing(name: str, *_: Any) -> NoReturn:
     raise NotImplementedError(
         f"convext: {name} is not implemented on CUDA in this build; expected tensors on the CPU "
@@ -24,11 +35,12 @@ def _missing(name: str, *_: Any) -> NoReturn:
 
 
 def explain_missing() -> None:
-    """Lets operators without a CUDA kernel say so in one sentence. Called when all operators have been looked up."""
+    """Lets operators say in one sentence where they have no kernel. Called when all of them have been looked up."""
     from convext.ops import _autograd  # which looks them up
 
-    if torch.version.cuda is None:
-        return
     for name in torch.ops.convext:
         op = getattr(torch.ops.convext, name).default
-        _autograd.register_where_missing(op, "CUDA", functools.partial(_missing, name))
+        for device in _ELSEWHERE:
+            _autograd.register_where_missing(op, device, functools.partial(_missing_elsewhere, name, device))
+        if torch.version.cuda is not None:
+            _autograd.register_where_missing(op, "CUDA", functools.partial(_missing, name))

@@ -8,6 +8,10 @@ from . import _C
 __all__ = ["cpu", "winograd"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 class _Cpu:
     """The CPU kernels: which instruction set they use.
 

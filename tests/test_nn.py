@@ -332,3 +332,9 @@ def test_a_network_trains_as_torchs_does() -> None:
 def test_every_layer_of_torch_nn_has_its_own() -> None:
     wanted = {n for n in dir(torch.nn) if n.startswith(("Conv", "LazyConv"))}
     assert wanted <= set(dir(nn)), wanted - set(dir(nn))
+
+
+@pytest.mark.parametrize("padding", ("same", "valid", 1, (1, 0)), ids=str)
+def test_the_text_says_the_padding_as_torch_says_it(padding: Any) -> None:
+    """Without quotes, as torch prints words: a converted model prints as the model did."""
+    assert str(nn.Conv2d(3, 4, 3, padding=padding)) == str(torch.nn.Conv2d(3, 4, 3, padding=padding))

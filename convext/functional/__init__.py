@@ -111,3 +111,7 @@ __all__ = [
     "stochastic_pool3d",
     "unfold",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)  # not the modules that serve the names

@@ -166,6 +166,9 @@ def max_unpool1d(
         kernel_size, stride, padding: the pooling's, in pixels; stride None is kernel_size.
         output_size: the result's (*spatial) or whole size; None: the smallest that the pooling makes input's of.
 
+    Returns:
+        (N, C, *output_size) or (C, *output_size), zeros but for the elements of input.
+
     Raises:
         ValueError: an output_size out of the pooling's reach.
         TypeError, RuntimeError, NotImplementedError: as torch's function; RuntimeError also for a place outside.
@@ -189,6 +192,9 @@ def max_unpool2d(
         kernel_size, stride, padding: the pooling's, in pixels; stride None is kernel_size.
         output_size: the result's (*spatial) or whole size; None: the smallest that the pooling makes input's of.
 
+    Returns:
+        (N, C, *output_size) or (C, *output_size), zeros but for the elements of input.
+
     Raises:
         ValueError: an output_size out of the pooling's reach.
         TypeError, RuntimeError, NotImplementedError: as torch's function; RuntimeError also for a place outside.
@@ -211,6 +217,9 @@ def max_unpool3d(
         indices: of input's size, int64, the places that :func:`max_pool3d` gave. Of equal ones the last is kept.
         kernel_size, stride, padding: the pooling's, in pixels; stride None is kernel_size.
         output_size: the result's (*spatial) or whole size; None: the smallest that the pooling makes input's of.
+
+    Returns:
+        (N, C, *output_size) or (C, *output_size), zeros but for the elements of input.
 
     Raises:
         ValueError: an output_size out of the pooling's reach.

@@ -5,3 +5,7 @@ from convext.inspect.explanation import ExplainedLayer, Explanation
 from convext.inspect.verification import Errors, Verification, VerifiedLayer, verify
 
 __all__ = ["Errors", "ExplainedLayer", "Explanation", "Verification", "VerifiedLayer", "explain", "verify"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)  # not the modules that serve the names

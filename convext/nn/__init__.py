@@ -125,6 +125,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)  # not the modules that serve the names
+
+
 def _refuse_scripting(layer: torch.nn.Module) -> NoReturn:
     """torch.jit.script asks a module by this name what to compile in its place."""
     raise NotImplementedError(

@@ -6,6 +6,7 @@ Beyond torch every layer takes the whole padding language (docs/padding.md), and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,6 +42,17 @@ def _is_torchs(padding: Any, stride: Any, transposed: bool = False) -> bool:
         unit = all(s == 1 for s in stride) if isinstance(stride, (list, tuple)) else stride == 1
         return padding == "valid" or (padding == "same" and unit)
     return not (isinstance(padding, (list, tuple)) and any(isinstance(p, (str, list, tuple)) for p in padding))
+
+
+def _check_groups(layer: Any, in_channels: Any, out_channels: Any, groups: Any) -> None:
+    """Raises torch's ValueError, with the numbers; what is no positive int is torch's constructor's to tell."""
+    if not all(type(number) is int for number in (in_channels, out_channels, groups)) or groups < 1:
+        return
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"{type(layer).__name__}: expected groups to divide in_channels={in_channels} and "
+            f"out_channels={out_channels}, got {groups}; the largest that does is {math.gcd(in_channels, out_channels)}"
+        )
 
 
 def _keep_padding(layer: Any, padding: Any) -> None:
@@ -142,6 +154,7 @@ class Conv1d(torch.nn.Conv1d):
     ) -> None:
         known: Any = padding if _is_torchs(padding, stride) else 0
         arguments: Any = (kernel_size, stride, known, dilation, groups, bias, padding_mode, device, dtype)
+        _check_groups(self, in_channels, out_channels, groups)
         super().__init__(in_channels, out_channels, *arguments)
         if known is not padding:
             _keep_padding(self, padding)
@@ -178,6 +191,7 @@ class Conv2d(torch.nn.Conv2d):
     ) -> None:
         known: Any = padding if _is_torchs(padding, stride) else 0
         arguments: Any = (kernel_size, stride, known, dilation, groups, bias, padding_mode, device, dtype)
+        _check_groups(self, in_channels, out_channels, groups)
         super().__init__(in_channels, out_channels, *arguments)
         if known is not padding:
             _keep_padding(self, padding)
@@ -214,6 +228,7 @@ class Conv3d(torch.nn.Conv3d):
     ) -> None:
         known: Any = padding if _is_torchs(padding, stride) else 0
         arguments: Any = (kernel_size, stride, known, dilation, groups, bias, padding_mode, device, dtype)
+        _check_groups(self, in_channels, out_channels, groups)
         super().__init__(in_channels, out_channels, *arguments)
         if known is not padding:
             _keep_padding(self, padding)
@@ -251,6 +266,7 @@ class ConvTranspose1d(torch.nn.ConvTranspose1d):
     ) -> None:
         known: Any = padding if _is_torchs(padding, stride, transposed=True) else 0
         arguments: Any = (kernel_size, stride, known, output_padding, groups, bias, dilation, "zeros", device, dtype)
+        _check_groups(self, in_channels, out_channels, groups)
         super().__init__(in_channels, out_channels, *arguments)
         _keep_mode(self, padding_mode)
         if known is not padding:
@@ -281,6 +297,7 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
     ) -> None:
         known: Any = padding if _is_torchs(padding, stride, transposed=True) else 0
         arguments: Any = (kernel_size, stride, known, output_padding, groups, bias, dilation, "zeros", device, dtype)
+        _check_groups(self, in_channels, out_channels, groups)
         super().__init__(in_channels, out_channels, *arguments)
         _keep_mode(self, padding_mode)
         if known is not padding:
@@ -311,6 +328,7 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
     ) -> None:
         known: Any = padding if _is_torchs(padding, stride, transposed=True) else 0
         arguments: Any = (kernel_size, stride, known, output_padding, groups, bias, dilation, "zeros", device, dtype)
+        _check_groups(self, in_channels, out_channels, groups)
         super().__init__(in_channels, out_channels, *arguments)
         _keep_mode(self, padding_mode)
         if known is not padding:

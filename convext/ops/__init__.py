@@ -20,3 +20,7 @@ __all__ = [
     "unfold",
     "wgrad",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)  # not the modules that serve the names

@@ -224,7 +224,7 @@ def composed(op: Any, composition: Callable[..., Tensor]) -> Callable[..., Tenso
 
 
 def register_where_missing(op: Any, device: str, kernel: Callable[..., Any]) -> None:
-    """A kernel for an operator that has none on a device, "CPU" or "CUDA"."""
+    """A kernel for an operator that has none on a device, such as "CPU" or "CUDA"."""
     if not op.has_kernel_for_dispatch_key(getattr(_Key, device)):
         _library.impl(op, kernel, device)
 
