@@ -46,6 +46,7 @@ OPERATORS = ("fprop", "dgrad")
 # Beside the cases of every other test: widths that end inside of vectors, tiles, bands; many and few blocks of the sum.
 MORE = (
     ConvCase((1, 1), 1, (3, 5), batch=1),
+    ConvCase((67, 67), 2, (3, 5), stride=65, layout="channels_last"),
     ConvCase((7, 7), 1, (24, 40), batch=3),
     ConvCase((7, 7), 3, (300, 20), batch=1, padding=1),
     ConvCase((5, 61), 3, (40, 33), batch=2, padding=1, layout="channels_last"),

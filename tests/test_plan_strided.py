@@ -34,14 +34,17 @@ def test_a_strided_gradient_is_a_product_and_a_fold(
     image: tuple[int, ...], weight: tuple[int, ...], settings: dict[str, Any], dtype: torch.dtype, isa: str
 ) -> None:
     plan = dgrad_plan(image, weight, dtype=dtype, **settings)
-    assert plan.algorithm == "col2im", plan
+    if dtype == torch.bfloat16 and isa == "avx512_bf16":
+        assert ("col2im", "products of pairs run at twice its rate") in plan.declined
+    else:
+        assert plan.algorithm == "col2im", plan
 
 
 @pytest.mark.parametrize(
     ("operator", "image", "weight", "settings", "reason"),
     [
         ("fprop", (1, 64, 9, 9), (64, 64, 5, 5), {"stride": 2}, "it computes dgrad"),
-        ("dgrad", (1, 64, 9, 9), (64, 64, 5, 5), {}, "the stride is one"),
+        ("dgrad", (1, 64, 9, 9), (64, 64, 7, 7), {}, "the stride is one"),
         ("dgrad", (1, 64, 9, 9), (64, 64, 3, 3), {"stride": 2, "channels_last": True}, "channels_last"),
         (
             "dgrad",
