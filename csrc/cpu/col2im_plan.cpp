@@ -47,12 +47,12 @@ Col2imShape col2im_shape(const PlanRequest& r, int64_t threads) {
 std::string col2im_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
-  if (r.op != ConvOperator::kDgrad) return "it computes dgrad";
+  if (r.op != ConvOperator::kDgrad) return "it serves the gradient to the input, or a transposed convolution";
   if (p.axis[0].stride * p.axis[1].stride * p.axis[2].stride == 1) return "the stride is one";
   if (r.source_channels_last || r.result_channels_last) return "the images are channels_last";
   if (p.mode != PaddingMode::kZeros) return "the gradient of a padding mode folds border pixels";
   if (panel_terms(r) > 1) return "products of pairs run at twice its rate";
-  if (output_pixels(p) == 0 || p.out_channels == 0) return "there is nothing to multiply";
+  if (output_pixels(p) == 0 || p.out_channels == 0 || p.in_channels == 0) return "there is nothing to multiply";
   if (p.axis[2].kernel > kMostCol2imTaps || p.axis[0].kernel * p.axis[1].kernel > kMostCol2imTaps)
     return "the kernel has more than " + std::to_string(kMostCol2imTaps) + " taps along a line or across";
   const Col2imShape shape = cut_image(r);

@@ -1,55 +1,13 @@
 #include "run.h"
 
-#include <torch/csrc/stable/ops.h>
-
-#include <new>
-
 #include "band.h"
-#include "memory.h"
+#include "run_wgrad.h"
+#include "tiled_image.h"
 #include "winograd_plan.h"
+#include "workers.h"
 
 namespace convext {
 namespace {
-
-// Workspace for one call, allocated before any thread starts: an exception inside a parallel region loses its message.
-// It must come from what the allocator has kept, for to fault fresh pages in takes longer than a convolution of small
-// images. glibc keeps memory up to the size of the largest that was mapped and freed, so that a second call of a size
-// finds it; not if more than a page's alignment is asked for, which it maps anew in every call (3 MB: 1.2 ms of 1.7).
-class Workspace {
- public:
-  explicit Workspace(const ConvPlan& plan)
-      : thread_bytes_(round_up(plan.thread_bytes, kAlignment)),
-        shared_bytes_(round_up(plan.shared_bytes, kAlignment)),
-        data_(static_cast<std::byte*>(::operator new(
-            static_cast<std::size_t>(shared_bytes_ + plan.workers * thread_bytes_), std::align_val_t{kAlignment}))) {
-    advise_huge_pages(data_, shared_bytes_ + plan.workers * thread_bytes_);
-  }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  ~Workspace() { ::operator delete(data_, std::align_val_t{kAlignment}); }
-
-  std::byte* shared() const { return data_; }
-  std::byte* of_worker(int64_t worker) const { return data_ + shared_bytes_ + worker * thread_bytes_; }
-
- private:
-  static constexpr std::size_t kAlignment = 64;
-  int64_t thread_bytes_, shared_bytes_;
-  std::byte* data_;
-};
-
-// Cuts [0, count) into one contiguous part for each worker: body(worker, begin, end).
-template <class Body>
-void for_each_worker(int64_t workers, int64_t count, const Body& body) {
-  workers = std::min(workers, count);
-  if (workers <= 1) {
-    if (count > 0) body(0, 0, count);
-    return;
-  }
-  torch::stable::parallel_for(0, workers, 1, [&](int64_t first, int64_t last) {
-    for (int64_t worker = first; worker < last; ++worker)
-      body(worker, worker * count / workers, (worker + 1) * count / workers);
-  });
-}
 
 ConvJob make_job(const PlanRequest& request, const ConvPlan& plan, const ConvOperands& operands) {
   const bool dgrad = request.op == ConvOperator::kDgrad;
@@ -169,20 +127,6 @@ void run_col2im(const PlanRequest& request, const ConvPlan& plan, const Kernels&
   });
 }
 
-// The image that a gather of stride 1 in the plane reads: where its taps descend, from the last tap on.
-TiledImage tiled_image(const Operand& operand, const Region& region, PaddingMode mode) {
-  TiledImage image;
-  image.data = operand.data;
-  image.strides = operand.strides;
-  image.mode = mode;
-  for (int i = 0; i < kSpatialAxes; ++i) {
-    const GatherAxis& g = region.axis[i];
-    image.origin[i] = g.off0 + std::min<int64_t>(0, g.off_step * (g.taps - 1));
-    image.extent[i] = g.extent;
-  }
-  return image;
-}
-
 void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
                        const ConvOperands& operands) {
   ConvJob conv = make_job(request, plan, operands);
@@ -260,113 +204,6 @@ void run_depthwise_channels(const PlanRequest& request, const ConvPlan& plan, co
   });
 }
 
-WgradJob make_wgrad_job(const PlanRequest& request, const ConvPlan& plan, const ConvOperands& operands) {
-  WgradJob job;
-  job.problem = &request.problem;
-  job.tile = request.tile;
-  job.source_region = fprop_region(request.problem);
-  for (int i = 0; i < kSpatialAxes; ++i) {
-    GatherAxis& g = job.grad_region.axis[i];
-    g.count = g.extent = request.problem.axis[i].output;
-  }
-  job.grad = operands.weight.data;
-  job.grad_strides = operands.weight.strides;
-  job.source = operands.image.data;
-  job.source_strides = operands.image.strides;
-  job.result = operands.result.data;
-  job.result_strides = operands.result.strides;
-  job.slices = plan.slices;
-  job.panels = plan.panels;
-  job.tiles = plan.tiles;
-  job.in_place = plan.in_place;
-  job.finishes_units = plan.finishes_units;
-  job.channel_major = plan.channel_major;
-  job.shape = plan.wgrad;
-  return job;
-}
-
-void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                      const ConvOperands& operands) {
-  WgradJob job = make_wgrad_job(request, plan, operands);
-  const Workspace workspace(plan);
-  job.partial = workspace.shared();
-  for_each_worker(plan.workers, job.unit_count(), [&](int64_t worker, int64_t begin, int64_t end) {
-    kernels.run_wgrad(job, begin, end, workspace.of_worker(worker));
-  });
-  if (plan.in_place || plan.finishes_units) return;
-  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
-                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
-}
-
-void run_winograd_wgrad(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
-                        const ConvOperands& operands) {
-  const WgradJob wgrad = make_wgrad_job(request, plan, operands);
-  WinogradWgradJob job;
-  job.wgrad = &wgrad;
-  job.shape = plan.winograd_wgrad;
-  job.grid = winograd_grid(request);
-  job.image = tiled_image(operands.image, wgrad.source_region, request.problem.mode);
-  job.grad = tiled_image(operands.weight, wgrad.grad_region, PaddingMode::kZeros);
-  job.depth_taps = request.problem.axis[0].kernel;
-  const Workspace workspace(plan);
-  job.partial = workspace.shared();
-  const WinogradKernels& steps = engine.winograd(type, request.problem.axis[1].kernel);
-  const auto in_parallel = [&](WinogradKernels::WgradStep step, int64_t count) {
-    for_each_worker(plan.workers, count, [&](int64_t worker, int64_t begin, int64_t end) {
-      step(job, begin, end, workspace.of_worker(worker));
-    });
-  };
-  in_parallel(steps.run_wgrad, job.units());
-  if (job.shape.slices > 1) in_parallel(steps.finish_wgrad, request.problem.groups * request.problem.out_channels);
-}
-
-void run_depthwise_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                         const ConvOperands& operands) {
-  const WgradJob job = make_wgrad_job(request, plan, operands);
-  const LanePlan lanes(request);
-  const Workspace workspace(plan);
-  for_each_worker(plan.workers, divide_up(request.problem.groups * request.problem.out_channels, request.lanes),
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_depthwise_wgrad(job, lanes.band, begin, end, workspace.of_worker(worker));
-                  });
-}
-
-void run_correlation_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                           const ConvOperands& operands) {
-  WgradJob job = make_wgrad_job(request, plan, operands);
-  const Workspace workspace(plan);
-  job.partial = workspace.shared();
-  for_each_worker(plan.workers, job.block_units(), [&](int64_t worker, int64_t begin, int64_t end) {
-    kernels.run_correlation_wgrad(job, begin, end, workspace.of_worker(worker));
-  });
-  if (plan.in_place) return;
-  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
-                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_correlation_wgrad(job, begin, end); });
-}
-
-void run_outer_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                     const ConvOperands& operands) {
-  WgradJob job = make_wgrad_job(request, plan, operands);
-  const Workspace workspace(plan);
-  job.partial = workspace.shared();
-  for_each_worker(plan.workers, job.block_units(), [&](int64_t worker, int64_t begin, int64_t end) {
-    kernels.run_outer_wgrad(job, begin, end, workspace.of_worker(worker));
-  });
-  if (plan.in_place) return;
-  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
-                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_outer_wgrad(job, begin, end); });
-}
-
-void run_depthwise_channels_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                                  const ConvOperands& operands) {
-  const WgradJob job = make_wgrad_job(request, plan, operands);
-  const Workspace workspace(plan);
-  for_each_worker(plan.workers, divide_up(request.problem.groups * request.problem.in_channels, request.lanes),
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_depthwise_channels_wgrad(job, begin, end, workspace.of_worker(worker));
-                  });
-}
-
 }  // namespace
 
 PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engine& engine, FloatType type,
@@ -392,19 +229,15 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& en
   const bool wgrad = request.op == ConvOperator::kWgrad;
   const int64_t result_elements = wgrad ? weight_elements(p) : p.batch * p.groups * gather_rows(request);
   if (result_elements == 0) return;
+  if (wgrad) return run_wgrad(request, plan, engine, type, operands);
   switch (plan.algorithm) {
-    case Algorithm::kDepthwiseChannelsLast:
-      return (wgrad ? run_depthwise_channels_wgrad : run_depthwise_channels)(request, plan, kernels, operands);
-    case Algorithm::kDepthwise:
-      return (wgrad ? run_depthwise_wgrad : run_depthwise_conv)(request, plan, kernels, operands);
-    case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
-    case Algorithm::kWinograd:
-      return (wgrad ? run_winograd_wgrad : run_winograd_conv)(request, plan, engine, type, operands);
+    case Algorithm::kDepthwiseChannelsLast: return run_depthwise_channels(request, plan, kernels, operands);
+    case Algorithm::kDepthwise: return run_depthwise_conv(request, plan, kernels, operands);
+    case Algorithm::kWinograd: return run_winograd_conv(request, plan, engine, type, operands);
     case Algorithm::kCol2im: return run_col2im(request, plan, kernels, operands);
-    case Algorithm::kOuterProduct: return run_outer_wgrad(request, plan, kernels, operands);
     case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
-    case Algorithm::kPacked: return (wgrad ? run_packed_wgrad : run_packed_conv)(request, plan, kernels, operands);
-    case Algorithm::kDirect: return;
+    case Algorithm::kPacked: return run_packed_conv(request, plan, kernels, operands);
+    default: return;
   }
 }
 

@@ -29,7 +29,8 @@ CorrelationBands correlation_bands(const PlanRequest& r) {
 std::string correlation_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
-  if (r.op != ConvOperator::kWgrad) return "it computes wgrad";
+  if (r.op != ConvOperator::kWgrad) return "it serves the gradient to the weight";
+  if (p.in_channels == 0 || p.out_channels == 0) return "there is nothing to multiply";
   const CorrelationBands bands = correlation_bands(r);
   if (CorrelationWorkspace(bands, {}, kernel_taps(p), r.sum_bytes).bytes(r.sum_bytes) > kMostStageBytes)
     return "a band of the image with its taps needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
@@ -48,7 +49,8 @@ std::string correlation_refusal(const PlanRequest& r) {
 std::string outer_product_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
-  if (r.op != ConvOperator::kWgrad) return "it computes wgrad";
+  if (r.op != ConvOperator::kWgrad) return "it serves the gradient to the weight";
+  if (p.in_channels == 0 || p.out_channels == 0) return "there is nothing to multiply";
   if (r.element_bytes != r.sum_bytes) return "its operands would have to be widened first";
   const bool one_channel = p.groups * p.in_channels == 1;  // which has no layout
   if (!(r.source_channels_last || one_channel) || !r.grad_channels_last) return "the images are not channels_last";

@@ -1,0 +1,133 @@
+#include "run_wgrad.h"
+
+#include "tiled_image.h"
+#include "winograd_plan.h"
+#include "workers.h"
+
+namespace convext {
+namespace {
+
+WgradJob make_wgrad_job(const PlanRequest& request, const ConvPlan& plan, const ConvOperands& operands) {
+  WgradJob job;
+  job.problem = &request.problem;
+  job.tile = request.tile;
+  job.source_region = fprop_region(request.problem);
+  for (int i = 0; i < kSpatialAxes; ++i) {
+    GatherAxis& g = job.grad_region.axis[i];
+    g.count = g.extent = request.problem.axis[i].output;
+  }
+  job.grad = operands.weight.data;
+  job.grad_strides = operands.weight.strides;
+  job.source = operands.image.data;
+  job.source_strides = operands.image.strides;
+  job.result = operands.result.data;
+  job.result_strides = operands.result.strides;
+  job.slices = plan.slices;
+  job.panels = plan.panels;
+  job.tiles = plan.tiles;
+  job.in_place = plan.in_place;
+  job.finishes_units = plan.finishes_units;
+  job.channel_major = plan.channel_major;
+  job.shape = plan.wgrad;
+  return job;
+}
+
+void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                      const ConvOperands& operands) {
+  WgradJob job = make_wgrad_job(request, plan, operands);
+  const Workspace workspace(plan);
+  job.partial = workspace.shared();
+  for_each_worker(plan.workers, job.unit_count(), [&](int64_t worker, int64_t begin, int64_t end) {
+    kernels.run_wgrad(job, begin, end, workspace.of_worker(worker));
+  });
+  if (plan.in_place || plan.finishes_units) return;
+  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
+                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
+}
+
+void run_winograd_wgrad(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
+                        const ConvOperands& operands) {
+  const WgradJob wgrad = make_wgrad_job(request, plan, operands);
+  WinogradWgradJob job;
+  job.wgrad = &wgrad;
+  job.shape = plan.winograd_wgrad;
+  job.grid = winograd_grid(request);
+  job.image = tiled_image(operands.image, wgrad.source_region, request.problem.mode);
+  job.grad = tiled_image(operands.weight, wgrad.grad_region, PaddingMode::kZeros);
+  job.depth_taps = request.problem.axis[0].kernel;
+  const Workspace workspace(plan);
+  job.partial = workspace.shared();
+  const WinogradKernels& steps = engine.winograd(type, request.problem.axis[1].kernel);
+  const auto in_parallel = [&](WinogradKernels::WgradStep step, int64_t count) {
+    for_each_worker(plan.workers, count, [&](int64_t worker, int64_t begin, int64_t end) {
+      step(job, begin, end, workspace.of_worker(worker));
+    });
+  };
+  in_parallel(steps.run_wgrad, job.units());
+  if (job.shape.slices > 1) in_parallel(steps.finish_wgrad, request.problem.groups * request.problem.out_channels);
+}
+
+void run_depthwise_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                         const ConvOperands& operands) {
+  const WgradJob job = make_wgrad_job(request, plan, operands);
+  const LanePlan lanes(request);
+  const Workspace workspace(plan);
+  for_each_worker(plan.workers, divide_up(request.problem.groups * request.problem.out_channels, request.lanes),
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_depthwise_wgrad(job, lanes.band, begin, end, workspace.of_worker(worker));
+                  });
+}
+
+void run_correlation_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                           const ConvOperands& operands) {
+  WgradJob job = make_wgrad_job(request, plan, operands);
+  const Workspace workspace(plan);
+  job.partial = workspace.shared();
+  for_each_worker(plan.workers, job.block_units(), [&](int64_t worker, int64_t begin, int64_t end) {
+    kernels.run_correlation_wgrad(job, begin, end, workspace.of_worker(worker));
+  });
+  if (plan.in_place) return;
+  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
+                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_correlation_wgrad(job, begin, end); });
+}
+
+void run_outer_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                     const ConvOperands& operands) {
+  WgradJob job = make_wgrad_job(request, plan, operands);
+  const Workspace workspace(plan);
+  job.partial = workspace.shared();
+  for_each_worker(plan.workers, job.block_units(), [&](int64_t worker, int64_t begin, int64_t end) {
+    kernels.run_outer_wgrad(job, begin, end, workspace.of_worker(worker));
+  });
+  if (plan.in_place) return;
+  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
+                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_outer_wgrad(job, begin, end); });
+}
+
+void run_depthwise_channels_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                                  const ConvOperands& operands) {
+  const WgradJob job = make_wgrad_job(request, plan, operands);
+  const Workspace workspace(plan);
+  for_each_worker(plan.workers, divide_up(request.problem.groups * request.problem.in_channels, request.lanes),
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_depthwise_channels_wgrad(job, begin, end, workspace.of_worker(worker));
+                  });
+}
+
+}  // namespace
+
+void run_wgrad(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
+               const ConvOperands& operands) {
+  const Kernels& kernels = engine.of(type);
+  switch (plan.algorithm) {
+    case Algorithm::kDepthwiseChannelsLast: return run_depthwise_channels_wgrad(request, plan, kernels, operands);
+    case Algorithm::kDepthwise: return run_depthwise_wgrad(request, plan, kernels, operands);
+    case Algorithm::kWinograd: return run_winograd_wgrad(request, plan, engine, type, operands);
+    case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
+    case Algorithm::kOuterProduct: return run_outer_wgrad(request, plan, kernels, operands);
+    case Algorithm::kPacked: return run_packed_wgrad(request, plan, kernels, operands);
+    default: return;
+  }
+}
+
+}  // namespace convext
