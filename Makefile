@@ -25,7 +25,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 DEVICE ?= cpu
 
 help: ## this list
-	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/  make \1 @ \2/p' $(MAKEFILE_LIST) | column -t -s @
+	@awk -F ':.*## ' '/^[a-z.-]*:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(REQUIREMENTS): requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "convext needs Python 3.10 or later")'

@@ -242,3 +242,15 @@ def test_results_never_share_memory_with_inputs(name: str) -> None:
     y = getattr(CF, name)(x, w)
     y.add_(1)
     assert torch.equal(x, torch.ones_like(x))
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize(("channels", "filters", "groups"), ((16, 4, 2), (64, 16, 8), (8, 2, 1), (32, 32, 8)))
+def test_a_transposed_convolution_of_one_pixel_adds_the_bias(
+    channels: int, filters: int, groups: int, dtype: torch.dtype, isa: str
+) -> None:
+    """Its taps are channels of a 1 x 1 problem, of which as many share an element of the bias."""
+    x, b = torch.randint(-3, 4, (3, channels, 1, 1)).to(dtype), torch.randint(-9, 10, (filters,)).to(dtype)
+    w = torch.randint(-3, 4, (channels, filters // groups, 2, 2)).to(dtype)
+    expected = F.conv_transpose2d(x.double(), w.double(), b.double(), groups=groups).to(dtype)
+    assert torch.equal(CF.conv_transpose2d(x, w, b, groups=groups), expected)

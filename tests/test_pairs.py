@@ -108,3 +108,18 @@ def test_the_same_bits_for_every_number_of_threads_and_batch(
     y = convext.functional.conv2d(alone, w, **conv)
     assert torch.equal(y[0], runs[0][0][1])
     assert torch.equal(torch.autograd.grad(y, alone, torch.ones_like(y))[0][0], runs[0][1][1])
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("channels", (2, 15, 16))
+def test_channels_that_are_one_in_memory(channels: int, dtype: torch.dtype, isa: str) -> None:
+    """An expanded image's channels lie no distance apart; so do those of the gradient of a sum."""
+    x = torch.randint(-2, 3, (2, 1, 32, 32)).to(dtype).expand(2, channels, 32, 32)
+    w = numbers(8, channels, 3, 3, dtype=dtype)
+    wide = F.conv2d(x.double(), w.double(), padding=1)
+    torch.testing.assert_close(convext.functional.conv2d(x, w, padding=1).double(), wide.to(dtype).double())
+    leaf = numbers(2, channels, 32, 32, dtype=dtype).requires_grad_()
+    (grad,) = torch.autograd.grad(convext.functional.conv2d(leaf, w, padding=1).sum(), leaf)
+    exact = leaf.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(F.conv2d(exact, w.double(), padding=1).sum(), exact)
+    torch.testing.assert_close(grad.double(), expected.to(dtype).double())

@@ -99,7 +99,7 @@ def _plot(rows: list[Row], path: Path, title: str) -> None:
     axes.set_title(title, fontsize=9)
     try:
         figure.savefig(path, dpi=150)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise Usage(f"--plot {path}: {error}") from error
     finally:
         pyplot.close(figure)
@@ -116,6 +116,9 @@ def _pyplot() -> Any:
 
 def run(options: argparse.Namespace) -> int:
     settings, calls = _settings(options), _calls(options)
+    for name, path in (("--json", options.json), ("--plot", options.plot)):  # before a minute is spent
+        if path is not None and not path.parent.is_dir():
+            raise Usage(f"{name} {path}: expected a file in a folder that is there, got none at {path.parent}")
     if options.plot is not None:
         _pyplot()  # before a minute is spent
     rows = timed_calls.measured(calls, settings, options.seconds)

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         print(f"the picture of the activations needs matplotlib ({error}): pip install matplotlib", file=sys.stderr)
         return _MISSING
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib does not write
         print(f"{args.output}: {error}", file=sys.stderr)
         return _USAGE
     print(f"activations: {args.output}")

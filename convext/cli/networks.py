@@ -86,6 +86,8 @@ def _of_torchvision(name: str) -> Any:
 
 def _of_module(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute or module_name.startswith("."):
+        raise Usage(f"expected module:callable, got {name!r}")
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = importlib.import_module(module_name)
@@ -95,7 +97,7 @@ def _of_module(name: str) -> Any:
         raise Usage(f"{name}: expected a module {module_name} in {Path.cwd()} or installed, got none") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise Usage(f"{name}: expected {attribute} in {found.__name__}, got none there")
+            raise Usage(f"{name}: expected {attribute} in {module_name}, got none there")
         found = getattr(found, part)
     if isinstance(found, nn.Module):
         return found

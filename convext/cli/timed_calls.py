@@ -166,6 +166,10 @@ def of_shape(options: argparse.Namespace) -> Call:
     size, rank = options.conv, len(options.conv) - 2
     if rank not in (1, 2, 3):
         raise Usage(f"--conv: expected a size of 3 to 5 numbers, batch and channels first, got {size_text(size)}")
+    if options.to is not None and options.to < 1:
+        raise Usage(f"--to: expected 1 or more, got {options.to}")
+    if options.pool is not None and (options.transposed or options.to is not None or options.groups != 1):
+        raise Usage("--pool: expected no --transposed, --to or --groups: those are a convolution's")
     x = torch.empty(size, device="meta")
     if options.pool is not None:
         name = f"{options.pool}_pool{rank}d"

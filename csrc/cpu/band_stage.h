@@ -14,7 +14,7 @@ class BandStager {
     for (int64_t c = 0; c < depth; ++c)
       for (int64_t t = 0; t < g[0].taps; ++t) {
         const T* channel = image_.data + n * image_.strides.outer + c * Product::kTerms * image_.strides.channel;
-        const int64_t odd = 2 * c + 1 < channels_ ? image_.strides.channel : 0;
+        const int64_t odd = 2 * c + 1 < channels_ ? image_.strides.channel : -1;  // 0: of an expanded image
         const int64_t d = padded_source(image_.mode, qd * g[0].step + tap_offset(g[0], t), g[0].extent);
         for (int64_t gw = 0; gw < band_.w.groups; ++gw) {
           const RowSpan span = row_span(gw, qw);
@@ -48,7 +48,7 @@ class BandStager {
   }
 
   // Zeros are stored in whole vectors: what spills over is the next row, not yet filled, or the slack after the stage.
-  // `odd`: distance to the row that it is paired with, if any.
+  // `odd`: distance to the row that it is paired with; negative if there is none.
   void fill_row(const T* row, [[maybe_unused]] int64_t odd, const RowSpan& span, A* to) const {
     const GatherAxis& g = image_.region->axis[2];
     const int64_t len = band_.pitch, x = span.x, begin = span.begin, end = span.end;
@@ -69,7 +69,7 @@ class BandStager {
 
   static void copy(A* to, const T* from, [[maybe_unused]] int64_t odd, int64_t step, int64_t count) {
     if constexpr (Product::kTerms == 2) {
-      interleave_strided(to, from, odd ? from + odd : nullptr, step, count);
+      interleave_strided(to, from, odd >= 0 ? from + odd : nullptr, step, count);
     } else {
       copy_strided(to, from, step, count);
     }

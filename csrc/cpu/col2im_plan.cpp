@@ -48,7 +48,7 @@ std::string col2im_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
   if (r.op != ConvOperator::kDgrad) return "it serves the gradient to the input, or a transposed convolution";
-  if (p.axis[0].stride * p.axis[1].stride * p.axis[2].stride == 1) return "the stride is one";
+  if (p.axis[0].stride == 1 && p.axis[1].stride == 1 && p.axis[2].stride == 1) return "the stride is one";
   if (r.source_channels_last || r.result_channels_last) return "the images are channels_last";
   if (p.mode != PaddingMode::kZeros) return "the gradient of a padding mode folds border pixels";
   if (panel_terms(r) > 1) return "products of pairs run at twice its rate";

@@ -162,7 +162,7 @@ struct LaneRow {
   int64_t pixel_step;  // between the sources of neighbouring pixels
   int64_t channels;    // of all groups
   int64_t shift;       // from the pixel that the runs were listed for, in elements
-  const T* bias;       // or null
+  const A* bias;       // or null
   T* to;
   int64_t to_step;  // between pixels of the result
   const EpilogueOf<T, A>* epilogue;
@@ -220,7 +220,7 @@ void filter_lanes(const LaneRow<T, A>& given) {
         }
         Vector<A> bias[kCount] = {};
         if (row.bias)
-          for (int v = 0; v < kCount; ++v) bias[v] = load_widened<A>(row.bias + channel + v * W);
+          for (int v = 0; v < kCount; ++v) bias[v] = load(row.bias + channel + v * W);
         T* to = row.to + channel;
         if (row.epilogue) {
           A sums[kPixels * kCount * W];
@@ -282,7 +282,7 @@ class DepthwiseChannels {
     LaneRow<T, A> row{};
     row.tap_step = rows.tap_step(), row.pixel_step = rows.advance();
     row.channels = channels_;
-    row.bias = static_cast<const T*>(job_.epilogue.bias);
+    row.bias = job_.epilogue.bias ? static_cast<const A*>(job_.packed_bias) : nullptr;
     row.to_step = g[2].out_step * s.axis[2];
     row.epilogue = epilogue_.is_bias() ? nullptr : &epilogue_;
     weight_ = static_cast<const A*>(job_.packed_weight) + r->first_pack * kGroup * channels_;
@@ -302,7 +302,8 @@ class DepthwiseChannels {
     };
     filter_edge(0, begin);
     if (begin < end) {
-      row.run = inner_, row.runs = list_rows(rows, begin, 0, inner_), row.taps = rows.columns();
+      row.run = inner_, row.taps = rows.columns();
+      row.runs = row.taps > 0 ? list_rows(rows, begin, 0, inner_) : 0;
       const Panels parts(end - begin, kLanePixels<T, A>);
       for (int64_t i = 0; i < parts.count; ++i) {
         row.shift = parts.start(i) * row.pixel_step;

@@ -105,7 +105,8 @@ void plan_depthwise_channels(const PlanRequest& r, ConvPlan& plan) {
     plan.thread_bytes = taps * (pointer + 2 * r.problem.in_channels * r.lanes * r.sum_bytes);
   } else {
     plan.thread_bytes = 5 * taps * pointer;
-    plan.shared_bytes = r.problem.groups * taps * gather_rows(r) * gather_depth(r) * r.sum_bytes;
+    // the packed weight, and the bias
+    plan.shared_bytes = r.problem.groups * gather_rows(r) * (taps * gather_depth(r) + 1) * r.sum_bytes;
   }
 }
 

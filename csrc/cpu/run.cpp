@@ -197,6 +197,8 @@ void run_depthwise_channels(const PlanRequest& request, const ConvPlan& plan, co
   }
   const Workspace workspace(plan);
   job.packed_weight = workspace.shared();
+  job.packed_bias = workspace.shared() + plan.shared_bytes - request.problem.groups * job.rows * request.sum_bytes;
+  if (job.epilogue.bias) kernels.pack_bias(job);
   for_each_worker(plan.workers, job.pack_count,
                   [&](int64_t, int64_t begin, int64_t end) { kernels.pack_depthwise(job, begin, end); });
   for_each_worker(plan.workers, job.unit_count, [&](int64_t worker, int64_t begin, int64_t end) {
