@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import os
 import signal
 import sys
@@ -31,7 +30,6 @@ class Command(NamedTuple):
 
     summary: str
     needs_convext: bool = True
-    optional: bool = False  # left out where there is no such module
 
 
 COMMANDS = {
@@ -39,7 +37,7 @@ COMMANDS = {
     "bench": Command("time a convolution, a pooling or a network against torch"),
     "explain": Command("what every layer of a network is, costs, sees and runs on"),
     "verify": Command("how far every layer of a network is from float64, by torch and by convext"),
-    "demo": Command("a trained network reads a handwritten digit from a picture", optional=True),
+    "demo": Command("a trained network reads a handwritten digit from a picture"),
 }
 
 _EXIT_STATUS = """\
@@ -52,15 +50,7 @@ exit status:
 """
 
 
-def _available() -> dict[str, Command]:
-    return {
-        name: command
-        for name, command in COMMANDS.items()
-        if not command.optional or importlib.util.find_spec(f"convext.cli.{name}") is not None
-    }
-
-
-def _parser(commands: dict[str, Command], chosen: str | None) -> argparse.ArgumentParser:
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
     """The parser with the arguments of the chosen command alone: the others' modules need not be imported."""
     parser = argparse.ArgumentParser(
         prog="python -m convext",
@@ -71,7 +61,7 @@ def _parser(commands: dict[str, Command], chosen: str | None) -> argparse.Argume
     )
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    for name, command in commands.items():
+    for name, command in COMMANDS.items():
         sub = subparsers.add_parser(
             name,
             help=command.summary,
@@ -86,12 +76,11 @@ def _parser(commands: dict[str, Command], chosen: str | None) -> argparse.Argume
 
 
 def _run(words: Sequence[str], import_error: BaseException | None) -> int:
-    commands = _available()
     chosen = next((word for word in words if not word.startswith("-")), None)
-    if import_error is not None and chosen in commands and commands[chosen].needs_convext:
+    if import_error is not None and chosen in COMMANDS and COMMANDS[chosen].needs_convext:
         fault = importlib.import_module("convext.cli.facts").import_fault(import_error)
         raise Missing(f"convext cannot be imported: {fault.what}", "python -m convext doctor")
-    parser = _parser(commands, chosen)
+    parser = _parser(chosen)
     options = parser.parse_args(words)
     if options.version:
         from convext._version import __version__
