@@ -172,7 +172,7 @@ def markdown(parts: dict[str, store.Results], pages: dict[str, list[str]], plots
         missed(others) if others else [],
         ["### Large dense layers by the definition, of the FMA peak"],
         peak_table(parts),
-        *([line] for title, body in pages.items() for line in (f"## {title}", *body)),
+        *(part for title, body in pages.items() for part in ([f"## {title}"], body)),
         ["## All settings"],
         settings_table(ratios),
         [f"Every case: {', '.join(f'[{name}]({name}.md)' for name in parts)}."],
@@ -223,7 +223,7 @@ def write(folder: Path) -> list[Path]:
         page.write_text(report.markdown(rows[name], results.machine), encoding="utf-8")
         written.append(page)
     pages = {
-        title: path.read_text(encoding="utf-8").splitlines()[1:]
+        title: path.read_text(encoding="utf-8").strip().splitlines()[2:]  # without its own title
         for name, title in PAGES.items()
         if (path := folder / f"{name}.md").exists()
     }

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from sample_data import digits
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -67,6 +67,7 @@ def worker(rank: int, epochs: int, folder: str) -> None:
     net = DistributedDataParallel(network())
     train(net, epochs, slice(rank, None, PROCESSES))
     torch.save(net.module.state_dict(), Path(folder) / f"rank{rank}.pt")
+    dist.barrier()  # neither leaves while the other still talks
     dist.destroy_process_group()
 
 
@@ -90,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit("this build of torch has no gloo: there is nothing by which processes could talk on CPU")
 
     with tempfile.TemporaryDirectory() as folder:
-        spawn(worker, (epochs, folder), nprocs=PROCESSES)  # new processes: threads would not survive a fork
+        # Not "fork": threads of this process would not survive it. Not "spawn": such a process shuts its interpreter
+        # down at the end, and DDP keeps the process group alive, whose threads may then ask for one that is gone.
+        start_processes(worker, (epochs, folder), nprocs=PROCESSES, start_method="forkserver")
         states = [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
 
     alone = network()
