@@ -10,6 +10,7 @@ from typing import Any
 
 from bench import plot, report, store, targets
 from bench.layer import FAMILIES
+from bench.limits import Limits
 from bench.measure import WORKS, Row
 from bench.parts import PARTS
 from bench.targets import Verdict
@@ -77,9 +78,10 @@ def peak_table(parts: dict[str, store.Results]) -> list[str]:
         if name not in parts:
             continue
         rows = rows_of(parts[name])
-        peak = parts[name].machine.get("fma_peak", {}).get("float32")
-        if peak is None:
+        limits = Limits.of(parts[name].machine)
+        if not limits:
             continue
+        peak = limits[0].fma_peak["float32"]
         shares = targets.peak_shares(rows, peak)
         mean, (worst, row) = report.geomean(shares), min(zip(shares, rows, strict=True), key=lambda pair: pair[0])
         word = "met" if mean >= targets.PEAK_SHARE else f"missed by {100 * (1 - mean / targets.PEAK_SHARE):.0f}%"
@@ -88,6 +90,22 @@ def peak_table(parts: dict[str, store.Results]) -> list[str]:
         lines.append([PARTS[name].title, len(rows), f"{peak:.0f}", f"{mean:.0%}", low, reach, word])
     head = ["setting", "layers", "peak of a thread, GFLOP/s", "mean share", "worst", "layers from 90% on", "aim: 90%"]
     return report.table(head, lines) if lines else ["Not measured."]
+
+
+def distance_table(parts: dict[str, store.Results]) -> list[str]:
+    """A line a setting and pass: convext's time / the floor, mean of each family."""
+    lines: list[list[Any]] = []
+    for name, results in parts.items():
+        limits = Limits.of(results.machine)
+        for work in WORKS:
+            cells = []
+            for family in FAMILIES:
+                group = [row for row in rows_of(results) if (row.family, row.work) == (family, work)]
+                floors = [(row, floor) for row in group for each in limits if (floor := each.floor(row)) is not None]
+                cells.append(f"{report.geomean([row.our_seconds / s for row, s in floors]):.2f}" if floors else "")
+            if any(cells):
+                lines.append([PARTS[name].title, work, *cells])
+    return report.table(["setting", "pass", *FAMILIES], lines) if lines else ["Not measured."]
 
 
 def settings_table(parts: dict[str, list[Row]]) -> list[str]:
@@ -172,6 +190,12 @@ def markdown(parts: dict[str, store.Results], pages: dict[str, list[str]], plots
         missed(others) if others else [],
         ["### Large dense layers by the definition, of the FMA peak"],
         peak_table(parts),
+        ["### Distance from the floor"],
+        [
+            "convext's time / the time of the definition's multiply-adds at the measured peak, or of moving every "
+            "operand once at the measured pace of copying, whichever is longer. Winograd's algorithm may go below 1."
+        ],
+        distance_table(parts),
         *(part for title, body in pages.items() for part in ([f"## {title}"], body)),
         ["## All settings"],
         settings_table(ratios),

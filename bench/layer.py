@@ -92,6 +92,12 @@ class Layer:
         forward = 2 * self.batch * math.prod(pixels) * math.prod(self.weight_shape)
         return forward * ((2 if self.first else 3) if backward else 1)
 
+    def elements(self, backward: bool) -> int:
+        """What must at least be moved: every operator touches input, weight and output, or their gradients, once."""
+        image, result = math.prod(self.input_shape), math.prod(self.output_shape)
+        operators = (1 if self.first else 2) + 1 if backward else 1
+        return operators * (image + result + math.prod(self.weight_shape))
+
     def small(self, channels: int = 16, size: int = 12) -> Layer:
         """The same kind of layer with at most about so many channels a group and pixels an axis: for tests."""
         groups = min(self.groups, channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import platform
 import re
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 import convext
-from bench import measure
+from bench.limits import Limits
 
 
 def processor() -> str:
@@ -45,13 +46,10 @@ def blocks(turns: int, min_run_time: float) -> str:
 
 
 def facts(dtypes: Sequence[str], threads: Sequence[int], turns: int, min_run_time: float) -> dict[str, Any]:
-    """`identity`, the settings, and the limits measured now; "fma_peak" maps a dtype to GFLOP/s of one thread."""
-    peaks = {dtype: measure.fma_peak(dtype) for dtype in dtypes}
-    bandwidths = [f"{measure.copy_bandwidth(n):.1f} GB/s on {n}" for n in threads]
+    """`identity`, the settings, and the limits measured now, as `Limits.of` reads them."""
     return {
         **identity(),
         "threads": ", ".join(map(str, threads)),
-        "copying 256 MB (read and written)": ", ".join(bandwidths),
         "blocks": blocks(turns, min_run_time),
-        "fma_peak": {dtype: peak for dtype, peak in peaks.items() if peak is not None},
+        "limits": [dataclasses.asdict(Limits.measured(dtypes, n)) for n in threads],
     }

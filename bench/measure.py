@@ -50,6 +50,7 @@ class Row:
     work: str
     algorithm: str  # of each operator that ran: fprop (or dgrad), then those of the backward pass
     flops: int
+    bytes: int  # that its operators must at least read and write
     our_seconds: float
     torch_seconds: float
     our_spread: float  # (slowest - fastest block) / median
@@ -248,6 +249,7 @@ def measure(
         **dataclasses.asdict(setting),
         algorithm=algorithms(layer, setting),
         flops=layer.flops(setting.work != "forward"),
+        bytes=layer.elements(setting.work != "forward") * getattr(torch, setting.dtype).itemsize,
         our_seconds=statistics.median(our_times),
         torch_seconds=statistics.median(torch_times),
         our_spread=spread(our_times),
@@ -255,20 +257,3 @@ def measure(
         our_error=errors[0],
         torch_error=errors[1],
     )
-
-
-def fma_peak(dtype: str) -> float | None:
-    """GFLOP/s that one thread reaches with the micro-kernel on data in L1; None if the build cannot say."""
-    probe = getattr(convext._C, "measure_fma_peak", None)
-    try:
-        return None if probe is None else float(probe(dtype)) * 1e-9
-    except ValueError:
-        return None
-
-
-def copy_bandwidth(threads: int) -> float:
-    """GB/s, read and written, of copying 256 MB."""
-    source = torch.ones(1 << 26)
-    target = torch.empty_like(source)
-    samples = in_turn([lambda: target.copy_(source)], threads, 0.5, 5)[0]
-    return 2 * source.nbytes / statistics.median(samples) * 1e-9

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import convext
-from bench import measure, report
+from bench import limits, measure, report
 from bench.measure import Setting
 
 
@@ -236,11 +236,11 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
 
 def main() -> int:
     options = arguments()
-    bandwidths = {n: measure.copy_bandwidth(n) for n in options.threads}
+    bandwidths = {n: limits.copy_bandwidth(n, limits.COPIED[-1]) for n in options.threads}
     facts = {
         "convext": f"{convext.__version__}, kernels for {convext.backends.cpu.get_max_isa()}",
         "torch": f"{torch.__version__}, its own best: {torch.backends.cpu.get_cpu_capability()}",
-        "copying 256 MB (read and written)": ", ".join(f"{b:.1f} GB/s on {n}" for n, b in bandwidths.items()),
+        "copying within 256 MiB (read and written)": ", ".join(f"{b:.1f} GB/s on {n}" for n, b in bandwidths.items()),
         "blocks": f"{options.turns} turns, at least {options.min_run_time} s a side in all",
     }
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))

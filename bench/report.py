@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bench.layer import FAMILIES
+from bench.limits import Limits
 from bench.measure import Row, Setting
 
 
@@ -163,12 +164,14 @@ def losses_text(rows: Iterable[Row]) -> list[str]:
     return [f"x{r.ratio:.2f}  {r.net}/{r.layer}  {r.setting}  {r.algorithm}" for r in losses]
 
 
-def rows_table(rows: Iterable[Row], peaks: dict[str, float]) -> list[str]:
-    def of_peak(row: Row) -> str:
-        peak = peaks.get(row.dtype)
-        return "" if peak is None else f"{100 * row.gflops / (peak * row.threads):.0f}%"
+def rows_table(rows: Iterable[Row], limits: Sequence[Limits]) -> list[str]:
+    def floor(row: Row) -> tuple[str, str]:
+        """The floor in milliseconds, and how many times as long the case takes."""
+        seconds = next((s for each in limits if (s := each.floor(row)) is not None), None)
+        return ("", "") if seconds is None else (milliseconds(seconds), f"{row.our_seconds / seconds:.2f}")
 
-    head = ["layer", "shape", "algorithm", "convext ms", "torch ms", "GFLOP/s", "of peak", "ratio", "error", "torch's"]
+    head = ["layer", "shape", "algorithm", "convext ms", "torch ms", "GFLOP/s", "floor ms", "convext / floor", "ratio"]
+    head += ["error", "torch's"]
     return table(
         head,
         (
@@ -179,7 +182,7 @@ def rows_table(rows: Iterable[Row], peaks: dict[str, float]) -> list[str]:
                 milliseconds(r.our_seconds),
                 milliseconds(r.torch_seconds),
                 f"{r.gflops:.1f}",
-                of_peak(r),
+                *floor(r),
                 f"{r.ratio:.2f} {flag(r.ratio)}".strip(),
                 f"{r.our_error:.0e}",
                 f"{r.torch_error:.0e}",
@@ -190,10 +193,10 @@ def rows_table(rows: Iterable[Row], peaks: dict[str, float]) -> list[str]:
 
 
 def markdown(rows: Sequence[Row], machine: dict[str, Any]) -> str:
-    """The whole report. ``machine``: facts to state at the top; "fma_peak" maps a dtype to GFLOP/s of one thread."""
-    peaks = machine.get("fma_peak", {})
-    facts = [f"- {name}: {value}" for name, value in machine.items() if name != "fma_peak"]
-    facts += [f"- FMA peak, {dtype}: {peak:.1f} GFLOP/s a thread (measured)" for dtype, peak in peaks.items()]
+    """The whole report. ``machine``: facts to state at the top; "limits" is what `Limits.of` reads."""
+    limits = Limits.of(machine)
+    facts = [f"- {name}: {value}" for name, value in machine.items() if name != "limits"]
+    facts += [f"- {line} (measured)" for each in limits for line in each.lines()]
     results = summaries(rows)
     losses = losses_table(rows)
     parts = [
@@ -202,7 +205,9 @@ def markdown(rows: Sequence[Row], machine: dict[str, Any]) -> str:
         [
             "A ratio is torch's time / convext's, medians of blocks timed in turn in one process: above 1, convext is "
             "faster. "
-            "Means are geometric, over layers. Errors are ||out - ref|| / ||ref|| against torch in float64."
+            "Means are geometric, over layers. The floor is the time of the definition's multiply-adds at the measured "
+            "peak, or of moving every operand once at the measured pace of copying, whichever is longer (Winograd's "
+            "algorithm may go below it). Errors are ||out - ref|| / ||ref|| against torch in float64."
         ],
         ["## Summary"],
         summary_table(results),
@@ -213,7 +218,7 @@ def markdown(rows: Sequence[Row], machine: dict[str, Any]) -> str:
         losses if len(losses) > 2 else ["None."],
     ]
     for setting, group in by_setting(rows).items():
-        parts += [[f"## {setting}"], rows_table(group, peaks)]
+        parts += [[f"## {setting}"], rows_table(group, limits)]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <optional>
 #include <stdexcept>
 
@@ -131,6 +132,32 @@ double measure_fma_peak(const std::string& dtype) {
   return best;
 }
 
+// Bytes/s, read and written, at which one thread copies half of a working set of so many bytes onto its other half: the
+// best of several short runs. What it may be compared with depends on the cache that holds the whole.
+double measure_copy_bandwidth(int64_t bytes) {
+  using Clock = std::chrono::steady_clock;
+  constexpr int64_t kLargest = int64_t{1} << 34;
+  if (bytes < 2 || bytes > kLargest)
+    throw std::invalid_argument("convext: expected 2 to 2^34 bytes, got " + std::to_string(bytes));
+  const py::gil_scoped_release others_may_copy_meanwhile;
+  const auto half = static_cast<std::size_t>(bytes / 2);
+  const std::vector<char> source(half, 1);
+  std::vector<char> target(half);
+  constexpr std::size_t kBytesARun = std::size_t{1} << 26;
+  const std::size_t copies = std::max<std::size_t>(1, kBytesARun / half);
+  double best = 0;
+  for (int run = 0; run < 20; ++run) {
+    const auto start = Clock::now();
+    for (std::size_t copy = 0; copy < copies; ++copy) {
+      std::memcpy(target.data(), source.data(), half);
+      asm volatile("" : : "r"(target.data()) : "memory");  // each copy is made, though the next one overwrites it
+    }
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    best = std::max(best, 2.0 * static_cast<double>(half * copies) / seconds);
+  }
+  return best;
+}
+
 py::dict build_info() {
   py::dict info;
   info["compiler"] = __VERSION__;
@@ -159,5 +186,7 @@ PYBIND11_MODULE(_C, m) {
         "How an operator would run: algorithm, tile, workspace, and why the algorithms before it declined.");
   m.def("measure_fma_peak", &convext::measure_fma_peak, py::arg("dtype"),
         "FLOP/s of one thread running the micro-kernel of the ISA level in use on panels in L1.");
+  m.def("measure_copy_bandwidth", &convext::measure_copy_bandwidth, py::arg("bytes"),
+        "Bytes/s, read and written, of one thread copying half of a working set of so many bytes onto the other half.");
   m.def("build_info", &convext::build_info, "Compiler, target version of torch's stable ABI, and ISA levels.");
 }

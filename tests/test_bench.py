@@ -12,6 +12,7 @@ import torch
 import convext
 from bench import cases, measure, overhead, report
 from bench.layer import FAMILIES, Layer
+from bench.limits import Limits
 from bench.measure import Row
 from convext import functional
 from tests.cases import ConvCase, seed_of
@@ -99,6 +100,7 @@ def row(net: str, ours: float, torchs: float, dtype: str = "float32") -> Row:
         work="forward",
         algorithm="packed",
         flops=10**9,
+        bytes=10**6,
         our_seconds=ours,
         torch_seconds=torchs,
         our_spread=0.1,
@@ -116,10 +118,41 @@ def test_report() -> None:
     assert single.nets == pytest.approx({"a": 1.0, "b": 8.0})
     assert single.net_times["a"] == (4.0, 5.0)
     assert rows[0].ratio == 2 and rows[0].gflops == pytest.approx(1)
-    text = report.markdown(rows, {"processor": "some", "fma_peak": {"float32": 100.0}})
+    limits = dataclasses.asdict(Limits(2, {"float32": 100.0}, {1 << 28: 40.0}))
+    text = report.markdown(rows, {"processor": "some", "limits": [limits]})
     assert "Losses: 1 of 4" in text and "1.0-0.5" in text and "some" in text
     read = json.loads(report.as_json(rows, {"processor": "some"}))
     assert len(read["rows"]) == 4 and read["rows"][0]["ratio"] == 2
+
+
+def test_floor() -> None:
+    limits = Limits(2, {"float32": 100.0}, {1 << 20: 50.0, 1 << 10: 200.0})
+    (read,) = Limits.of(json.loads(json.dumps({"limits": [dataclasses.asdict(limits)]})))
+    assert read == limits
+    case = row("a", 1.0, 2.0)
+    assert limits.floor(case) == pytest.approx(1e9 / 200e9)  # two threads at 100 GFLOP/s each
+    few = dataclasses.replace(case, flops=1)
+    assert limits.floor(few) == pytest.approx(1e6 / 50e9)
+    assert limits.floor(dataclasses.replace(few, bytes=1024)) == pytest.approx(1024 / 200e9)
+    assert limits.floor(dataclasses.replace(few, bytes=1 << 21)) == pytest.approx((1 << 21) / 50e9)  # the last
+    assert limits.floor(dataclasses.replace(case, dtype="float64")) is None
+    assert limits.floor(dataclasses.replace(case, threads=1)) is None
+
+
+def test_limits_are_measured() -> None:
+    limits = Limits.measured(["float32", "int64"], 1)
+    assert set(limits.fma_peak) == {"float32"} and limits.fma_peak["float32"] > 1
+    assert all(pace > 0.1 for pace in limits.copying.values()) and len(limits.copying) == 3
+    assert "8 MiB at" in limits.lines()[0]
+    for size in (0, 1, -5, 1 << 40):
+        with pytest.raises(ValueError, match="2 to 2\\^34 bytes"):
+            convext._C.measure_copy_bandwidth(size)
+
+
+def test_bytes_of_a_layer() -> None:
+    layer = cases.layers(["lenet5"])[0]
+    once = math.prod(layer.input_shape) + math.prod(layer.output_shape) + math.prod(layer.weight_shape)
+    assert layer.elements(False) == once and layer.elements(True) == (2 if layer.first else 3) * once
 
 
 def test_in_turn_alternates_and_gives_as_many_samples_as_turns() -> None:

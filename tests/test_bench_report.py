@@ -37,6 +37,7 @@ def row(layer: str, ratio: float, work: str = "forward", layout: str = "contiguo
         work=work,
         algorithm="packed",
         flops=10**9,
+        bytes=10**6,
         our_seconds=seconds,
         torch_seconds=seconds * ratio,
         our_spread=0.1,
@@ -172,8 +173,11 @@ def test_a_plot_is_written(tmp_path: Path, suffix: str) -> None:
         plot.draw([("empty", [])], path, "none")
 
 
+LIMITS = {"threads": 2, "fma_peak": {"float32": 100.0}, "copying": {"1024": 200.0, "1048576": 50.0}}
+
+
 def write_part(folder: Path, part: Part, rows: list[Row], planned: int) -> None:
-    machine = {**store.identity(), "build": "b", "fma_peak": {part.dtype: 100.0}}
+    machine = {**store.identity(), "build": "b", "limits": [LIMITS]}
     store.save(folder / f"{part.name}.json", store.Results(machine, planned, [dataclasses.asdict(r) for r in rows]))
 
 
@@ -189,6 +193,7 @@ def test_the_combined_report(tmp_path: Path) -> None:
     assert "**not measured**: float32_1_thread" in text
     assert "| dense 2-D | float32, 2 threads | 3 | 1.75 (1.4) | **0.90 (0.95) resnet50/conv2_1.a** |" in text
     assert "- dense 2-D (float32, 2 threads), forward: missed: 1 of 3 under 0.95" in text
+    assert "### Distance from the floor" in text
     assert "missed by 44%" in text and "the table of networks" in text
     assert "## Losses: 2 of 6" in text
     assert "10%, 20%" not in text and "20%, 20%" in text  # the larger spread of the two sides
