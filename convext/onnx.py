@@ -21,6 +21,7 @@ import torch
 from onnxscript import opset18 as op
 
 from convext import _padding, _sizes
+from convext.ops.pool import is_adaptive
 
 __all__ = ["translation_table"]
 
@@ -187,7 +188,7 @@ def _max_pool(
     x: Value, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints, output_size: Sequence[Any], minimum: bool
 ) -> Value:
     x = op.Neg(x) if minimum else x
-    if len(kernel) == 0:
+    if is_adaptive(kernel):
         y = _adaptive(x, output_size, op.GlobalMaxPool, op.ReduceMax)
     else:
         y = _max_of(_Windows(x, kernel, stride, padding, dilation, output_size))
@@ -199,7 +200,7 @@ def _max_pool_with_offsets(
 ) -> tuple[Value, Value]:
     """In place of offsets, ONNX's indices into the whole tensor, from which `_max_pool_indices` makes torch's."""
     x = op.Neg(x) if minimum else x
-    if len(kernel) == 0:
+    if is_adaptive(kernel):
         kernel = stride = _even_windows(x, output_size)
         padding, dilation = [0] * 2 * len(kernel), [1] * len(kernel)
     y, places = _max_of(_Windows(x, kernel, stride, padding, dilation, output_size), with_indices=True)
@@ -257,7 +258,7 @@ def _avg_pool(
     count_include_pad: bool,
     divisor: int,
 ) -> Value:
-    if len(kernel) == 0:
+    if is_adaptive(kernel):
         return _adaptive(x, output_size, op.GlobalAveragePool, op.ReduceMean)
     windows = _Windows(x, kernel, stride, padding, dilation, output_size)
     plain = windows.in_node and all(d == 1 for d in dilation)

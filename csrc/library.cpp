@@ -24,8 +24,8 @@ STABLE_TORCH_LIBRARY(convext, m) {
       "conv_fused(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, SymInt[] stride, SymInt[] padding, "
       "SymInt[] dilation, SymInt groups, int padding_mode, int activation, float slope, bool transposed) -> Tensor");
 
-  // Pooling. Kernel size, stride, dilation and the (before, after) padding of each axis are all empty where the windows
-  // are adaptive; the size of the result is always given. `offsets` hold each window's winner as the index of its tap,
+  // Pooling. Kernel size, stride, dilation and the (before, after) padding of each axis are all four zeros where the
+  // windows are adaptive; the size of the result is always given. `offsets` hold each window's winner as the index of its tap,
   // (td * KH + th) * KW + tw: uint8, or int16 or int32 where the window needs it (int32 where the windows
   // are adaptive); -1 (255) where a window is empty.
   m.def(

@@ -19,6 +19,8 @@ void check_length(const IntList& list, int64_t length, const char* name) {
                   ", got ", list.size());
 }
 
+const IntList kAdaptive{0, 0, 0, 0};
+
 void set_regular(PoolAxis& a, const PoolGeometry& g, int i) {
   a.kernel = g.kernel_size[i];
   a.stride = g.stride[i];
@@ -52,11 +54,16 @@ PoolProblem problem_of(const Tensor& image, const PoolGeometry& g, const IntList
   STD_TORCH_CHECK(rank >= 1 && rank <= kSpatialAxes, "convext: expected an image of 3 to 5 dimensions, got ",
                   image.dim());
   check_length(other, rank, "a size");
-  const bool adaptive = g.kernel_size.empty();
-  check_length(g.kernel_size, adaptive ? 0 : rank, "kernel_size");
-  check_length(g.stride, adaptive ? 0 : rank, "stride");
-  check_length(g.padding, adaptive ? 0 : 2 * rank, "padding");
-  check_length(g.dilation, adaptive ? 0 : rank, "dilation");
+  const bool adaptive = is_adaptive(g.kernel_size);
+  if (adaptive) {
+    STD_TORCH_CHECK(g.stride == kAdaptive && g.padding == kAdaptive && g.dilation == kAdaptive,
+                    "convext: expected four zeros also of stride, padding and dilation, as of kernel_size");
+  } else {
+    check_length(g.kernel_size, rank, "kernel_size");
+    check_length(g.stride, rank, "stride");
+    check_length(g.padding, 2 * rank, "padding");
+    check_length(g.dilation, rank, "dilation");
+  }
   PoolProblem p;
   p.divides_image = adaptive;
   p.batch = image.size(0);
@@ -77,6 +84,8 @@ PoolProblem problem_of(const Tensor& image, const PoolGeometry& g, const IntList
 }
 
 }  // namespace
+
+bool is_adaptive(const IntList& kernel_size) { return kernel_size.size() == kAdaptive.size(); }
 
 PoolProblem pool_problem(const Tensor& input, const PoolGeometry& geometry, const IntList& output_size) {
   return problem_of(input, geometry, output_size, &PoolAxis::input, &PoolAxis::output);
@@ -152,7 +161,7 @@ void check_l2_adjoint(const Tensor& grad_output, const Tensor& output, const Ten
                       const PoolProblem& p) {
   STD_TORCH_CHECK(grad_output.scalar_type() == input.scalar_type() && output.scalar_type() == input.scalar_type(),
                   "convext: expected gradient, output and input of one type");
-  STD_TORCH_CHECK(!kernel_size.empty(), "convext: expected a kernel_size");
+  STD_TORCH_CHECK(!is_adaptive(kernel_size), "convext: expected a kernel_size, got adaptive windows");
   STD_TORCH_CHECK(std::ranges::equal(output.sizes(), grad_output.sizes()),
                   "convext: expected the gradient and the output to have the same sizes");
   STD_TORCH_CHECK(input.dim() == grad_output.dim() && input.size(0) == p.batch && input.size(1) == p.channels,

@@ -9,13 +9,17 @@
 
 namespace convext {
 
-// The arguments that every pooling operator takes, as it takes them. All four empty: the windows are adaptive.
+// The arguments that every pooling operator takes, as it takes them. All four {0, 0, 0, 0}: the windows are adaptive.
 struct PoolGeometry {
   const IntList& kernel_size;
   const IntList& stride;
   const IntList& padding;
   const IntList& dilation;
 };
+
+// Whether a kernel size says that the windows are adaptive. By its length, which no other has: a size may be symbolic.
+// Empty lists would say it more plainly, but AOTInductor (torch 2.13) passes them as None.
+bool is_adaptive(const IntList& kernel_size);
 
 // From an image and the sizes of the other: the output's of a forward operator, the input's of an adjoint.
 PoolProblem pool_problem(const Tensor& input, const PoolGeometry& geometry, const IntList& output_size);

@@ -116,7 +116,7 @@ def test_compiles_in_one_graph(form: str) -> None:
 
 
 GEOMETRY: tuple[list[int], ...] = ([3, 2], [2, 1], [1, 1, 0, 1], [1, 1])
-ADAPTIVE: tuple[list[int], ...] = ([], [], [], [])
+ADAPTIVE: tuple[list[int], ...] = ([0, 0, 0, 0],) * 4
 
 
 @pytest.mark.parametrize("last", (False, True))

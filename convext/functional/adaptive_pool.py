@@ -22,7 +22,7 @@ __all__ = [
 
 OutputSize = int | None | Sequence[int | None]
 
-_ADAPTIVE: tuple[tuple[int, ...], ...] = ((), (), (), ())
+_WINDOWS = (ops.ADAPTIVE,) * 4  # in place of kernel_size, stride, padding, dilation
 
 
 def _adaptive_sizes(name: str, rank: int, input: Tensor, output_size: OutputSize) -> tuple[int, ...]:
@@ -45,7 +45,7 @@ def _adaptive_max_pool(
         return overridden
     sizes = _adaptive_sizes(function.__name__, rank, input, output_size)
     some = tuple([size or 1 for size in sizes])  # the operators take no axis of size 0
-    y = max_of(input, rank, _ADAPTIVE, some, False, bool(return_indices))
+    y = max_of(input, rank, _WINDOWS, some, False, bool(return_indices))
     if some == sizes:
         return y
     return (_nothing(y[0], sizes), _nothing(y[1], sizes)) if isinstance(y, tuple) else _nothing(y, sizes)
@@ -64,7 +64,7 @@ def _adaptive_avg_pool(function: Callable[..., Tensor], rank: int, input: Tensor
         return overridden
     sizes = _adaptive_sizes(function.__name__, rank, input, output_size)
     some = tuple([size or 1 for size in sizes])
-    y = unbatched(ops.avg_pool(batched(input, rank), *_ADAPTIVE, some, False, 0), input, rank)
+    y = unbatched(ops.avg_pool(batched(input, rank), *_WINDOWS, some, False, 0), input, rank)
     return y if some == sizes else _nothing(y, sizes)
 
 

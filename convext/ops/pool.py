@@ -4,7 +4,7 @@ Max pooling is a gather by recorded offsets, and its adjoint a scatter by the sa
 Average pooling is linear and its adjoint is its gradient. Tensors are batched, (N, C, *spatial) with one to three
 spatial axes. `geometry` is what every operator takes after its tensors,
 
-    kernel_size, stride, padding (lo0, hi0, lo1, ...), dilation; all empty where the windows are adaptive,
+    kernel_size, stride, padding (lo0, hi0, lo1, ...), dilation; each ADAPTIVE where the windows are adaptive,
 
 and then the sizes of the result, which ceil_mode and adaptive windows decide.
 """
@@ -22,8 +22,10 @@ from torch._prims_common import suggest_memory_format
 from convext.ops import _autograd
 
 __all__ = [
+    "ADAPTIVE",
     "avg_pool",
     "avg_pool_adjoint",
+    "is_adaptive",
     "l2_pool",
     "max_pool",
     "max_pool_gather",
@@ -31,6 +33,10 @@ __all__ = [
     "max_pool_scatter",
 ]
 __all__ += ["max_pool_with_offsets"]
+
+# In place of each list of the geometry: the windows divide the image. A length that no other list has, so that nobody
+# need look at values, which may be symbolic; and not empty lists, which AOTInductor (torch 2.13) passes as None.
+ADAPTIVE = (0, 0, 0, 0)
 
 _MAX = torch.ops.convext.max_pool.default
 _MAX_WITH_OFFSETS = torch.ops.convext.max_pool_with_offsets.default
@@ -46,12 +52,17 @@ _AVG_ADJOINT = torch.ops.convext.avg_pool_adjoint.default
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
 
+def is_adaptive(kernel_size: Sequence[Any]) -> bool:
+    """Whether this kernel size says that the windows are adaptive."""
+    return len(kernel_size) == len(ADAPTIVE)
+
+
 def _empty(
     x: Tensor, spatial: Sequence[int], kernel_size: Any, dtype: torch.dtype | None = None, average: bool = False
 ) -> Tensor:
     """A result in the memory format that torch gives it; csrc/pool_contract.cpp states the same rule."""
     memory_format = suggest_memory_format(x)
-    adaptive = len(kernel_size) == 0
+    adaptive = is_adaptive(kernel_size)
     if x.dim() == 5 and (adaptive or average) and not (adaptive and average and tuple(spatial) == (1, 1, 1)):
         memory_format = torch.contiguous_format
     size = (*x.shape[:2], *spatial)
@@ -60,7 +71,7 @@ def _empty(
 
 def offset_type(kernel_size: Sequence[int]) -> torch.dtype:
     """The smallest type that holds the number of taps; of an adaptive window, whose size is the image's affair, any."""
-    if len(kernel_size) == 0:
+    if is_adaptive(kernel_size):
         return torch.int32
     taps = math.prod(kernel_size)
     return torch.uint8 if taps < 1 << 8 else torch.int16 if taps < 1 << 15 else torch.int32

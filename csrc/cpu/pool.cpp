@@ -36,7 +36,7 @@ bool is_float(ScalarType type) { return pool_type(type) <= PoolType::kHalf; }
 Tensor empty_like(const Tensor& image, const IntList& spatial, const IntList& kernel_size, bool average,
                   std::optional<ScalarType> type = std::nullopt) {
   return empty_result(image, with_spatial(image, spatial), type.value_or(image.scalar_type()),
-                      pool_format(image, spatial, kernel_size.empty(), average));
+                      pool_format(image, spatial, is_adaptive(kernel_size), average));
 }
 
 int64_t work_of(const PoolProblem& p) { return p.planes() * (p.input_pixels() + p.output_pixels()); }
@@ -201,7 +201,7 @@ Tensor l2_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList
   const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
   STD_TORCH_CHECK(is_float(input.scalar_type()), "convext: expected an input of a floating type, got ",
                   torch::headeronly::toString(input.scalar_type()));
-  STD_TORCH_CHECK(!kernel_size.empty(), "convext: expected a kernel_size");
+  STD_TORCH_CHECK(!is_adaptive(kernel_size), "convext: expected a kernel_size, got adaptive windows");
   Tensor output = empty_like(input, output_size, kernel_size, true);
   run_forward(forward_job(p, PoolKind::kRoot, input, output), input.scalar_type());
   return output;

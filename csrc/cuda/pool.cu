@@ -13,7 +13,7 @@ namespace {
 Tensor empty_image(const Tensor& image, const IntList& spatial, const IntList& kernel_size, bool average,
                    std::optional<ScalarType> type = std::nullopt) {
   return allocate(image, with_spatial(image, spatial), type.value_or(image.scalar_type()),
-                  pool_format(image, spatial, kernel_size.empty(), average));
+                  pool_format(image, spatial, is_adaptive(kernel_size), average));
 }
 
 bool is_floating(ScalarType type) {
@@ -153,7 +153,7 @@ Tensor l2_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList
                IntList output_size) {
   const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
   check_floating(input, "an input");
-  STD_TORCH_CHECK(!kernel_size.empty(), "convext: expected a kernel_size");
+  STD_TORCH_CHECK(!is_adaptive(kernel_size), "convext: expected a kernel_size, got adaptive windows");
   Tensor output = empty_image(input, output_size, kernel_size, true);
   run_average<PoolKind::kRoot>({.problem = p, .source = input, .result = output});
   return output;

@@ -30,12 +30,6 @@ FOOTNOTES: list[tuple[str, tuple[str, ...], str]] = [
         "has deprecated it.",
     ),
     (
-        "AOTInductor",
-        ("adaptive",),
-        "The package compiles, and raises when it runs: AOTInductor of torch 2.13 passes an empty list of ints as "
-        "None, and adaptive windows are empty lists to our operators.",
-    ),
-    (
         "ONNX",
         ("stochastic_pool1d, training", "stochastic_pool2d, training", "stochastic_pool3d, training"),
         "ONNX has no node that draws one element of a window. In evaluation, where it is a weighted mean, it exports.",

@@ -141,9 +141,9 @@ def _export_dynamic(row: Row, library: Library) -> None:
 
 
 @once
-def _packaged(library: Library, adaptive: bool) -> list[tuple[Results, Results]]:
+def _packaged(library: Library) -> list[tuple[Results, Results]]:
     """The same for a package compiled for a symbolic batch and loaded from its file."""
-    model = All(library, [row for row in ROWS if row.name.startswith("adaptive") == adaptive]).eval()
+    model = All(library).eval()
     images = [[row.image(batch, dtype=torch.float32) for row in model.rows] for batch in (2, 5)]
     batch = torch.export.Dim("batch", min=2, max=64)
     program = torch.export.export(model, (images[0],), dynamic_shapes=([{0: batch} for _ in model.rows],))
@@ -163,7 +163,7 @@ def _packaged(library: Library, adaptive: bool) -> list[tuple[Results, Results]]
 def _aot_inductor(row: Row, library: Library) -> None:
     """Compiled for a symbolic batch and loaded from its file; convext's shared object must be loaded before."""
     library.function(row)
-    for compiled, eager in _packaged(library, row.name.startswith("adaptive")):
+    for compiled, eager in _packaged(library):
         same(compiled[row.name], eager[row.name], rtol=1e-4, atol=1e-5)
 
 
