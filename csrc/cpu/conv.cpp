@@ -5,6 +5,7 @@
 
 #include "../allocate.h"
 #include "../contract.h"
+#include "../element_types.h"
 #include "direct.h"
 #include "run.h"
 
@@ -33,24 +34,6 @@ std::optional<FloatType> float_type(ScalarType type) {
     case ScalarType::BFloat16: return FloatType::kBFloat16;
     case ScalarType::Half: return FloatType::kHalf;
     default: return std::nullopt;
-  }
-}
-
-template <class Visit>
-void with_element_type(ScalarType type, Visit visit) {
-  switch (type) {
-    case ScalarType::Float: return visit(float{});
-    case ScalarType::Double: return visit(double{});
-    case ScalarType::BFloat16: return visit(BFloat16{});
-    case ScalarType::Half: return visit(Half{});
-    case ScalarType::Byte: return visit(uint8_t{});
-    case ScalarType::Char: return visit(int8_t{});
-    case ScalarType::Short: return visit(int16_t{});
-    case ScalarType::Int: return visit(int32_t{});
-    case ScalarType::Long: return visit(int64_t{});
-    case ScalarType::ComplexFloat: return visit(Complex<float>{});
-    case ScalarType::ComplexDouble: return visit(Complex<double>{});
-    default: STD_TORCH_CHECK(false, "convext: not implemented for ", torch::headeronly::toString(type));
   }
 }
 

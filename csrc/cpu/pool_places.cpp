@@ -8,29 +8,13 @@
 #include <limits>
 
 #include "../allocate.h"
-#include "../elements.h"
+#include "../element_types.h"
 #include "../pool_contract.h"
 #include "parallel.h"
 #include "pool_scatter.h"
 
 namespace convext {
 namespace {
-
-template <class Visit>
-void with_type(ScalarType type, Visit visit) {
-  switch (type) {
-    case ScalarType::Float: return visit(float{});
-    case ScalarType::Double: return visit(double{});
-    case ScalarType::BFloat16: return visit(BFloat16{});
-    case ScalarType::Half: return visit(Half{});
-    case ScalarType::Byte: return visit(uint8_t{});
-    case ScalarType::Char: return visit(int8_t{});
-    case ScalarType::Short: return visit(int16_t{});
-    case ScalarType::Int: return visit(int32_t{});
-    case ScalarType::Long: return visit(int64_t{});
-    default: STD_TORCH_CHECK(false, "convext: pooling is not implemented for ", torch::headeronly::toString(type));
-  }
-}
 
 int64_t product(const IntList& sizes) {
   int64_t n = 1;
@@ -66,7 +50,7 @@ Tensor place_gather(const Tensor& input, const Tensor& places) {
   const int64_t size = product(spatial_sizes(input)), count = product(spatial_sizes(places));
   Tensor result = empty_image(input, spatial_sizes(places), input.scalar_type());
   Outside outside;
-  with_type(input.scalar_type(), [&](auto zero) {
+  with_real_type(input.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const T* from = static_cast<const T*>(image.const_data_ptr());
     const int64_t* at = index.const_data_ptr<int64_t>();
@@ -108,7 +92,7 @@ Tensor place_scatter(const Tensor& input, const Tensor& places, IntList output_s
   const Strides s = strides_of(result);
   const int64_t step = last ? s.axis[2] : 1;  // from place to place: both formats have the places in order
   Outside outside;
-  with_type(input.scalar_type(), [&](auto zero) {
+  with_real_type(input.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = decltype(widen(T{}));
     const T* from = static_cast<const T*>(image.const_data_ptr());
@@ -148,7 +132,7 @@ Tensor fractional_max_places(const Tensor& input, const Tensor& begins, IntList 
   for (int i = kSpatialAxes - static_cast<int>(rank) + 1; i < kSpatialAxes; ++i)
     first[i] = first[i - 1] + p.axis[i - 1].output;
   Outside outside;
-  with_type(input.scalar_type(), [&](auto zero) {
+  with_real_type(input.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = decltype(widen(T{}));
     const T* from = static_cast<const T*>(image.const_data_ptr());
@@ -221,7 +205,7 @@ Tensor stochastic_pool_offsets(const Tensor& input, const Tensor& uniform, IntLi
   check_uniform(uniform, input);
   const Tensor image = torch::stable::contiguous(input), numbers = torch::stable::contiguous(uniform);
   Tensor offsets = empty_image(input, output_size, offset_type(p));
-  with_type(input.scalar_type(), [&](auto zero) {
+  with_real_type(input.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = decltype(widen(T{}));
     const T* from = static_cast<const T*>(image.const_data_ptr());

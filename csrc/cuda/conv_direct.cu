@@ -4,9 +4,9 @@
 // padding mode, where a result collects from several places. Consecutive threads have consecutive pixels of a channel.
 #include <algorithm>
 
+#include "../element_types.h"
 #include "../exact_sum.h"
 #include "conv.h"
-#include "element_types.h"
 #include "epilogue.cuh"
 #include "launch.cuh"
 

@@ -15,7 +15,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "element_types.h"
+#include "../element_types.h"
 #include "pool_call.cuh"
 
 namespace convext::cuda {

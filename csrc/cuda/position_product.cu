@@ -9,7 +9,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../contract.h"
-#include "element_types.h"
+#include "../element_types.h"
 #include "launch.cuh"
 #include "tile_product.cuh"
 

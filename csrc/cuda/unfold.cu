@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "../contract.h"
-#include "element_types.h"
+#include "../element_types.h"
 #include "launch.cuh"
 #include "pool_windows.cuh"
 

@@ -1,4 +1,4 @@
-// From torch's element types to ours.
+// From torch's element types to ours: `visit` is called with a zero of the type.
 #pragma once
 
 #include <torch/headeronly/core/ScalarType.h>
@@ -6,12 +6,12 @@
 
 #include <cstdint>
 
-#include "../elements.h"
+#include "elements.h"
 
-namespace convext::cuda {
+namespace convext {
 
 template <class Visit>
-void with_element_type(torch::headeronly::ScalarType type, const Visit& visit) {
+void with_real_type(torch::headeronly::ScalarType type, const Visit& visit) {
   using torch::headeronly::ScalarType;
   switch (type) {
     case ScalarType::Float: return visit(float{});
@@ -23,10 +23,18 @@ void with_element_type(torch::headeronly::ScalarType type, const Visit& visit) {
     case ScalarType::Short: return visit(int16_t{});
     case ScalarType::Int: return visit(int32_t{});
     case ScalarType::Long: return visit(int64_t{});
-    case ScalarType::ComplexFloat: return visit(Complex<float>{});
-    case ScalarType::ComplexDouble: return visit(Complex<double>{});
     default: STD_TORCH_CHECK(false, "convext: not implemented for ", torch::headeronly::toString(type));
   }
 }
 
-}  // namespace convext::cuda
+template <class Visit>
+void with_element_type(torch::headeronly::ScalarType type, const Visit& visit) {
+  using torch::headeronly::ScalarType;
+  switch (type) {
+    case ScalarType::ComplexFloat: return visit(Complex<float>{});
+    case ScalarType::ComplexDouble: return visit(Complex<double>{});
+    default: return with_real_type(type, visit);
+  }
+}
+
+}  // namespace convext
