@@ -16,7 +16,7 @@ from convext import _checks, _cuda
 
 __all__ = ["DEVICES", "LeftToTorchWarning", "elsewhere", "refusal"]
 
-# Where there are kernels of ours; on meta there is nothing to compute. The CUDA library has every operator of the CPU's.
+# Where there are kernels of ours; on meta there is nothing to compute. On CUDA there is every operator, or none.
 DEVICES = frozenset({"cpu", "meta", "cuda"} if _cuda.loaded() else {"cpu", "meta"})
 
 _DTYPES = _checks.DTYPES | {torch.bool}

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 import torch
 
-
 LIBRARY = Path(__file__).with_name("_C_cuda.so")
 
 
@@ -28,7 +27,7 @@ def absence() -> str | None:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} has no CUDA"
     if not LIBRARY.exists():
-        return "the CUDA kernels were not built (nvcc in CUDA_HOME or on PATH, then build again; CONVEXT_CUDA=1 insists)"
+        return "the CUDA kernels were not built (with nvcc in CUDA_HOME or on PATH, CONVEXT_CUDA=1 insists)"
     if not loaded():
         return f"{LIBRARY.name} was not loaded"
     if not torch.cuda.is_available():

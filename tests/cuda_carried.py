@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from convext import _cuda
+from convext._cuda import absence
+
+__all__ = ["absence", "calls", "carrying", "load", "to_device"]
 
 # How often each operator has been carried to the GPU, for the report.
 calls: Counter[str] = Counter()
@@ -53,9 +55,9 @@ def load() -> torch.library.Library:
     Raises:
         RuntimeError: no CUDA kernel can run here.
     """
-    absent = _cuda.absence()
+    absent = absence()
     if absent is not None:
-        raise RuntimeError(f"--device cuda: {absent}")
+        raise RuntimeError(f"no GPU to carry tensors to: {absent}")
     library, device = torch.library.Library("convext", "IMPL"), torch.device("cuda")
     for name in torch.ops.convext:
         operator = getattr(torch.ops.convext, name).default

@@ -1,4 +1,7 @@
-"""The functions of csrc/cuda/ptx.cuh, one by one, on the same words: emulated, and on a GPU (cuda_emulation/wrapper_test.cu)."""
+"""The functions of csrc/cuda/ptx.cuh, one by one, on the same words: emulated, and on a GPU.
+
+Their kernels are in cuda_emulation/wrapper_test.cu.
+"""
 
 from __future__ import annotations
 

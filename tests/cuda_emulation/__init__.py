@@ -30,26 +30,6 @@ BUILD = ROOT / "build" / "cuda_emulation"
 
 SCHEDULES = ("ascending", "reversed", "random")
 
-# The tests that hold operators against references: those that `--device emulated` runs.
-TEST_FILES = (
-    "test_conv_exact.py",
-    "test_conv_random.py",
-    "test_conv_autograd.py",
-    "test_conv_transforms.py",
-    "test_fused_conv.py",
-    "test_textbook.py",
-    "test_pool_random.py",
-    "test_pool_corners.py",
-    "test_pool_functional.py",
-    "test_pool_autograd.py",
-    "test_pool_others.py",
-    "test_unfold.py",
-    "test_unfold_autograd.py",
-    "test_norm.py",
-    "test_norm_layers.py",
-    "test_cuda_operators.py",
-)
-
 # What the kernels share with the CPU's: plain C++ that is part of both libraries.
 SHARED = (CSRC / "contract.cpp", CSRC / "pool_contract.cpp", CSRC / "region.cpp")
 

@@ -28,15 +28,11 @@ __device__ double as_double(uint32_t low, uint32_t high) { return std::bit_cast<
 __global__ void widen_halves(From from, To to) {
   to[everywhere()] = float_bits(widen_half(Half{static_cast<uint16_t>(from[everywhere()])}));
 }
-__global__ void narrow_to_half(From from, To to) {
-  to[everywhere()] = narrow_half(as_float(from[everywhere()])).bits;
-}
+__global__ void narrow_to_half(From from, To to) { to[everywhere()] = narrow_half(as_float(from[everywhere()])).bits; }
 __global__ void narrow_to_bfloat16(From from, To to) {
   to[everywhere()] = narrow_bfloat16(as_float(from[everywhere()])).bits;
 }
-__global__ void round_all_to_tf32(From from, To to) {
-  to[everywhere()] = round_to_tf32(as_float(from[everywhere()]));
-}
+__global__ void round_all_to_tf32(From from, To to) { to[everywhere()] = round_to_tf32(as_float(from[everywhere()])); }
 
 // Each block's words the other way round, and each warp's.
 __global__ void reverse_blocks(From from, To to) {
@@ -165,7 +161,7 @@ void run(Kernel kernel, int blocks, const uint32_t* from, int from_length, uint3
   check(cudaMalloc(&target, taken));
   check(cudaMemcpy(source, from, given, cudaMemcpyHostToDevice));
   check(cudaMemset(target, 0xff, taken));
-  kernel<<<blocks, kThreads, kSharedBytes>>>(From(source, from_length), To(target, to_length));
+  kernel<<<blocks, kThreads, kSharedBytes> > >(From(source, from_length), To(target, to_length));
   check(cudaGetLastError());
   check(cudaMemcpy(to, target, taken, cudaMemcpyDeviceToHost));  // which waits for the kernel
   check(cudaFree(source));
