@@ -28,7 +28,8 @@ TORCH_TARGET_VERSION = "0x020b000000000000ULL"
 
 DEFINES_AND_INCLUDES = [
     f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
-    *(flag for path in (*include_paths(), pybind11.get_include()) for flag in ("-isystem", path)),
+    # pybind11 first: torch has a copy of it among its headers, which in 2.11 refuses sources of the stable ABI
+    *(flag for path in (pybind11.get_include(), *include_paths()) for flag in ("-isystem", path)),
 ]
 
 COMPILE_FLAGS = [

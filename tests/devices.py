@@ -13,6 +13,7 @@ DEVICES = ("cpu", "cuda", "emulated")
 OF_THE_CPU = {
     "test_bench_report.py": "computes no convolution",
     "test_cli.py": "starts processes, in which the CPU's kernels run",
+    "test_cuda_tools.py": "of what is decided without a device",
     "test_demo.py": "of the demonstration, on the CPU",
     "test_docs.py": "of the documentation",
     "test_doctor.py": "starts processes, in which the CPU's kernels run",
