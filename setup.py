@@ -28,7 +28,8 @@ TORCH_TARGET_VERSION = "0x020b000000000000ULL"
 
 DEFINES_AND_INCLUDES = [
     f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
-    *(flag for path in (*include_paths(), pybind11.get_include()) for flag in ("-isystem", path)),
+    # pybind11 first: torch has a copy of it among its headers, which in 2.11 refuses sources of the stable ABI
+    *(flag for path in (pybind11.get_include(), *include_paths()) for flag in ("-isystem", path)),
 ]
 
 COMPILE_FLAGS = [
@@ -172,6 +173,8 @@ def check_compiler() -> None:
 class Build(BuildExtension):
     """torch's BuildExtension refuses .cu files under a CPU-only torch: nvcc is run here, and its objects are linked."""
 
+    cuda_library: Path | None = None
+
     def build_extensions(self) -> None:
         check_compiler()
         super().build_extensions()
@@ -192,6 +195,13 @@ class Build(BuildExtension):
         link += [f"-L{cuda_home(nvcc) / 'lib64'}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
         target = Path(self.get_ext_fullpath("convext._C")).parent / "_C_cuda.so"
         subprocess.run([os.environ.get("CXX", "c++"), *link, "-Wl,--exclude-libs,ALL", "-o", str(target)], check=True)
+        self.cuda_library = target
+
+    def copy_extensions_to_source(self) -> None:
+        """What --inplace does after it has built elsewhere; of the extensions alone, unless it is told."""
+        super().copy_extensions_to_source()
+        if self.cuda_library is not None:
+            shutil.copy2(self.cuda_library, "convext")
 
 
 setup(

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from convext import _checks
+from convext import _checks, _cuda
 
 __all__ = ["DEVICES", "LeftToTorchWarning", "elsewhere", "refusal"]
 
-# Where there are kernels of ours; on meta there is nothing to compute.
-DEVICES = frozenset({"cpu", "meta"})
+# Where there are kernels of ours; on meta there is nothing to compute. On CUDA there is every operator, or none.
+DEVICES = frozenset({"cpu", "meta", "cuda"} if _cuda.loaded() else {"cpu", "meta"})
 
 _DTYPES = _checks.DTYPES | {torch.bool}
 

@@ -8,12 +8,31 @@ from typing import Any, NoReturn
 
 import torch
 
+LIBRARY = Path(__file__).with_name("_C_cuda.so")
+
 
 def load() -> None:
     """Registers the operators that _C_cuda.so has; it could not be loaded under a torch without CUDA."""
-    path = Path(__file__).with_name("_C_cuda.so")
-    if torch.version.cuda is not None and path.exists():
-        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+    if torch.version.cuda is not None and LIBRARY.exists():
+        torch.ops.load_library(LIBRARY)  # type: ignore[no-untyped-call]
+
+
+def loaded() -> bool:
+    """Whether the CUDA kernels are in this process: on a machine without a GPU, too."""
+    return str(LIBRARY.resolve()) in map(str, torch.ops.loaded_libraries)
+
+
+def absence() -> str | None:
+    """Why no CUDA kernel can run in this process, as a clause; None where they can."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} has no CUDA"
+    if not LIBRARY.exists():
+        return "the CUDA kernels were not built (with nvcc in CUDA_HOME or on PATH, CONVEXT_CUDA=1 insists)"
+    if not loaded():
+        return f"{LIBRARY.name} was not loaded"
+    if not torch.cuda.is_available():
+        return f"the CUDA kernels are loaded, and torch {torch.__version__} (CUDA {torch.version.cuda}) finds no GPU"
+    return None
 
 
 # Dispatch keys of devices for which nothing is written.

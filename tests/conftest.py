@@ -1,7 +1,8 @@
 """Options and fixtures: the device, the instruction sets, and a seed of its own for every test.
 
-With ``--device emulated`` the CUDA operators, compiled for the host (tests/cuda_emulation), take the place of the
-CPU's, and the tests that hold operators against references run over them.
+With ``--device emulated`` or ``--device cuda`` the CUDA operators, compiled for the host (tests/cuda_emulation) or
+reached by carrying tensors to the GPU (tests/cuda_carried.py), take the place of the CPU's, and the same tests run
+over them. tests/devices.py lists what that leaves out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import convext
-from tests import cuda_emulation
+from tests import cuda_carried, cuda_emulation, devices
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,29 +22,39 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="shifts the seed of every test, for inputs nobody has seen")
 
 
+def device_of(config: pytest.Config) -> str:
+    return str(config.getoption("--device"))
+
+
 def is_emulated(config: pytest.Config) -> bool:
-    return bool(config.getoption("--device") == "emulated")
+    return device_of(config) == "emulated"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if is_emulated(config):
-        cuda_emulation.load()
+    device = device_of(config)
+    refusal = devices.refusal(device)
+    if refusal is not None:
+        raise pytest.UsageError(f"--device {device}: {refusal}")
+    devices.set_up(device)
+    if device != "cpu":
         # the kernels under test are the same at every instruction set of the CPU: one of them is enough
         levels = convext.backends.cpu.isa_levels()[-1:]
         convext.backends.cpu.isa_levels = lambda: levels
     config.addinivalue_line("markers", "slow: large or long-running; not part of the default run")
+    config.addinivalue_line("markers", "cpu_only(reason): of the CPU's kernels, or of nothing that a device changes")
     # torch's compiler logs thousands of lines that would drown the failure they are shown with
     config.option.log_level = config.option.log_level or "WARNING"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not is_emulated(config):
-        return
-    kept, left = [], []
+    device = device_of(config)
     for item in items:
-        (kept if item.path.name in cuda_emulation.TEST_FILES else left).append(item)
-    config.hook.pytest_deselected(items=left)
-    items[:] = kept
+        marks = item.iter_markers("cpu_only") if device != "cpu" else ()
+        for why in [devices.left_out(device, item.path.name), *(mark.args[0] for mark in marks)]:
+            if why is not None:
+                item.add_marker(pytest.mark.skip(reason=why))
+    if device == "cuda":  # what every other test rests upon
+        items.sort(key=lambda item: item.path.name != "test_cuda_wrappers.py")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -55,17 +66,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     levels = ", ".join(convext.backends.cpu.isa_levels())
-    emulated = ", ".join(cuda_emulation.emulated_operators()) if is_emulated(config) else "none"
+    runs_on = {
+        "cpu": lambda: "the CPU",
+        "cuda": lambda: f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, to which tensors are carried",
+        "emulated": lambda: f"emulated CUDA: {', '.join(cuda_emulation.emulated_operators())}",
+    }
     return [
-        f"CUDA operators emulated: {emulated}",
+        f"operators run on {runs_on[device_of(config)]()}",
         f"torch {torch.__version__}, {torch.get_num_threads()} threads; convext {convext.__version__}, levels {levels}",
         f"seed {config.getoption('--seed')} (change it by --seed)",
     ]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if cuda_carried.calls:
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(cuda_carried.calls.items()))
+        terminalreporter.write_line(f"operators called on the GPU: {counts}")
+
+
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device("cpu" if is_emulated(request.config) else request.config.getoption("--device"))
+    """Where a test may lay tensors that the device's kernels are to meet without being carried to them."""
+    return torch.device("cuda" if device_of(request.config) == "cuda" else "cpu")
 
 
 @pytest.fixture(autouse=True)

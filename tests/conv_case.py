@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,6 +104,11 @@ class ConvCase:
     @property
     def output_shape(self) -> tuple[int, ...]:
         return (self.batch, self.channels[1], *self.output_size)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one of the three operators."""
+        return math.prod(self.output_shape) * math.prod(self.weight_shape[1:])
 
     @property
     def flat_padding(self) -> list[int]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-import convext.functional as CF
-from convext.functional import fused_conv2d
-from tests import cuda_emulation
-from tests.cases import ConvCase
+from tests import cuda_emulation, devices
+from tests.cases import CASES, LAYOUTS, MODES, ConvCase
+from tests.cuda_cases import CONVOLUTIONS, OTHERS, image, there_and_back
 from tests.reference import FLOATS, OPERATORS, call, check, operands
 from tests.test_determinism import same_bits
 
@@ -29,17 +31,6 @@ def emulated(request: pytest.FixtureRequest) -> Iterator[cuda_emulation.Emulator
         assert emulator.launches() > launches, "no kernel ran in the emulator"
 
 
-CONVOLUTIONS = (
-    ConvCase((9, 10), 3, (5, 37), padding=1),
-    ConvCase((9, 10), 3, (20, 70), padding=1, stride=2, layout="channels_last"),
-    ConvCase((8, 9), 3, (12, 80), batch=3, padding=1, groups=2),
-    ConvCase((17, 16), 5, (6, 6), padding=2, groups=6, layout="channels_last"),
-    ConvCase((9, 8), 3, (6, 12), padding=1, stride=2, groups=6, layout="sliced"),
-    ConvCase((4, 5, 6), (2, 3, 1), (7, 9), padding=((1, 0), (2, 1), (0, 1)), dilation=(1, 2, 1)),
-    ConvCase((700,), 4, (2, 35), batch=2, stride=3, layout="transposed"),
-    ConvCase((7, 8), 3, (5, 36), padding=1, padding_mode="circular"),
-    ConvCase((40, 41), 3, (3, 5), batch=2, padding=1),  # wgrad in slices
-)
 each_convolution = pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda c: c.id)
 
 
@@ -111,43 +102,13 @@ def test_64_bit_offsets_of_convolution(
             assert check(operator, case, dtype, seed=seed) is None
 
 
-def image(dtype: torch.dtype, channels_last: bool) -> Tensor:
-    x = torch.randint(-9, 10, (2, 5, 11, 14)).to(dtype)
-    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
-
-
-SAMPLES = torch.tensor([0.3, 0.8]).expand(2, 5, 2)
-WEIGHT = torch.linspace(-1, 1, 7 * 5 * 9).view(7, 5, 3, 3)
-
-OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
-    "max pool": lambda x: CF.max_pool2d(x, 3, 2, 1),
-    "max pool, adaptive": lambda x: CF.adaptive_max_pool2d(x, (4, 3)),
-    "min pool, dilated": lambda x: CF.min_pool2d(x, 2, 1, ((1, 0), (2, 1)), dilation=(2, 3)),
-    "average pool": lambda x: CF.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
-    "average pool, adaptive": lambda x: CF.adaptive_avg_pool2d(x, (4, 5)),
-    "L2 pool": lambda x: CF.lp_pool2d(x, 2, 3, 2),
-    "unfold": lambda x: CF.unfold(x, 3, padding=1, stride=2),
-    "fold": lambda x: CF.fold(CF.unfold(x, 3, padding=1), (11, 14), 3, padding=1),
-    "response norm": lambda x: CF.local_response_norm(x, 3, 0.5),
-    "fractional pool": lambda x: CF.fractional_max_pool2d(x, 3, (5, 6), _random_samples=SAMPLES.to(x.dtype)),
-    "unpool": lambda x: CF.max_unpool2d(*CF.max_pool2d(x, 3, 2, return_indices=True), 3, 2, output_size=(11, 14)),
-    "convolution with an epilogue": lambda x: fused_conv2d(x, WEIGHT.to(x.dtype), padding=1, activation="silu"),
-}
-
-
 @pytest.mark.parametrize("channels_last", (False, True))
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_schedule_and_64_bit_offsets(emulated: cuda_emulation.Emulator, name: str, channels_last: bool) -> None:
     """Result and gradient: the same bits from every schedule and with offsets of either width."""
     for dtype in (torch.float32, torch.bfloat16):
-        x = image(dtype, channels_last).requires_grad_()
-        grad = torch.randn_like(OTHERS[name](x))
-
-        def run(x: Tensor = x, grad: Tensor = grad) -> Tensor:
-            y = OTHERS[name](x)
-            (back,) = torch.autograd.grad(y, x, grad)
-            return torch.cat((y.detach().flatten(), back.flatten()))
-
+        x = image(dtype, channels_last)
+        run = functools.partial(there_and_back, OTHERS[name], x)
         first, *others = in_every_schedule(emulated, run)
         with emulated.wide_offsets():
             others.append(run())
@@ -155,12 +116,42 @@ def test_every_schedule_and_64_bit_offsets(emulated: cuda_emulation.Emulator, na
         assert all(same_bits(first, other) for other in others), dtype
 
 
-def test_operators_that_are_emulated() -> None:
-    names = cuda_emulation.emulated_operators()
-    assert {"conv_fprop", "conv_dgrad", "conv_wgrad"} <= set(names)
-    for name in names:
-        assert hasattr(torch.ops.convext, name), name
-    CF.conv1d(torch.ones(1, 1, 4), torch.ones(1, 1, 2))
+def test_every_operator_is_emulated(emulated: cuda_emulation.Emulator) -> None:
+    """The CUDA sources have each operator of the library, and each of them launches a kernel when it is called."""
+    every = set(torch.ops.convext)
+    assert set(cuda_emulation.emulated_operators()) == every
+    launched: set[str] = set()
+
+    class Launches(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            before = emulated.launches()
+            result = func(*args, **(kwargs or {}))
+            if emulated.launches() > before:
+                launched.add(func.__name__.split(".")[0])
+            return result
+
+    with Launches():
+        x = image(torch.float32, channels_last=False)
+        for function in OTHERS.values():
+            there_and_back(function, x)
+            with torch.no_grad():  # which takes operators that keep nothing for a gradient
+                function(x)
+        torch.func.jvp(OTHERS["max pool"], (x,), (x,))
+        for operator in OPERATORS:
+            call(operator, CONVOLUTIONS[0], operands(operator, CONVOLUTIONS[0], torch.float32, "normal", 0))
+    assert launched == every
+
+
+def test_the_cases_of_the_emulator_reach_every_plan() -> None:
+    """Those that the bound of tests/devices.py leaves: every algorithm, tile and way to cut wgrad's sum."""
+    assert len(CASES) > 300 and max(case.multiply_adds for case in CASES) <= devices.EMULATED_MULTIPLY_ADDS
+    taken = set()
+    for case, operator in itertools.product((*CASES, *CONVOLUTIONS), OPERATORS):
+        taken.add(algorithm_of(operator, case.transposed if operator == "dgrad" else case))
+    assert {words.split()[0] for words in taken} == {"gemm", "depthwise", "direct"}, taken
+    assert len({words for words in taken if words.startswith("gemm")}) > 1, taken
+    assert {case.layout for case in CASES} == set(LAYOUTS)
+    assert {case.padding_mode for case in CASES} == set(MODES)
 
 
 def plan(
@@ -185,6 +176,21 @@ def plan(
     array = (ctypes.c_int64 * 18)(*axes)
     flags = (OPERATORS.index(operator), int(floating), int(wide_offsets))
     return str(library.convext_cuda_plan(*flags, *numbers, 0, array).decode())
+
+
+def algorithm_of(operator: str, case: ConvCase) -> str:
+    library = cuda_emulation.load().library
+    library.convext_cuda_plan.restype = ctypes.c_char_p
+    axes = [1, 1, 1, 1, 0, 0] * (3 - case.dims)
+    per_axis = zip(case.size, case.kernel, case.stride, case.dilation, case.padding, strict=True)
+    for extent, kernel, stride, dilation, pair in per_axis:
+        axes += [extent, kernel, stride, dilation, *pair]
+    channels = [c // case.groups for c in case.channels]
+    numbers = [ctypes.c_int64(n) for n in (case.batch, case.groups, *channels)]
+    flags = (OPERATORS.index(operator), 1, 0)
+    array = (ctypes.c_int64 * 18)(*axes)
+    words = library.convext_cuda_plan(*flags, *numbers, MODES.index(case.padding_mode), array).decode()
+    return str(words.split(" slices ")[0])
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

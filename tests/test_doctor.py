@@ -16,8 +16,8 @@ import pytest
 
 import convext
 from convext import _faults, cli
+from convext.cli import doctor, self_test
 from convext.cli import facts as facts_module
-from convext.cli import self_test
 from convext.cli.facts import Facts, Tool, gather
 from convext.cli.faults import faults, notes
 
@@ -219,6 +219,20 @@ def sound() -> Facts:
 
 def test_a_sound_installation(sound: Facts) -> None:
     assert faults(sound) == [] and notes(sound) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    (
+        ({"gpu": None}, "_C_cuda.so (loaded); GPU: none found"),
+        ({"gpu": "H200"}, "_C_cuda.so (loaded); GPU: H200"),
+        ({"gpu": None, "cuda_library_loaded": False}, "_C_cuda.so (not loaded); GPU: none found"),
+        ({"gpu": None, "cuda_library": None}, "not built; GPU: none found"),
+        ({"gpu": None, "cuda_library": None, "torch_cuda": None}, "not built"),
+    ),
+)
+def test_the_line_of_the_cuda_kernels(sound: Facts, changes: dict[str, object], said: str) -> None:
+    assert dict(doctor._rows(dataclasses.replace(sound, **changes)))["CUDA kernels"] == said  # type: ignore[arg-type]
 
 
 BROKEN_IMPORT = _faults.Fault("not built", "no kernels", "make build")

@@ -45,7 +45,8 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
     cuda = "not built" if facts.cuda_library is None else Path(facts.cuda_library).name
     if facts.cuda_library is not None:
         cuda += " (loaded)" if facts.cuda_library_loaded else " (not loaded)"
-    cuda += f"; GPU: {facts.gpu}" if facts.gpu else ""
+    if facts.torch_cuda is not None:
+        cuda += f"; GPU: {facts.gpu or 'none found'}"
     level = "unknown" if facts.level is None else f"{facts.level}, of {', '.join(facts.levels)}"
     level += f" (CONVEXT_MAX_ISA={facts.level_cap})" if facts.level_cap is not None else ""
     threads = "unknown" if facts.threads is None else f"{facts.threads}, on {facts.cores} cores"

@@ -160,7 +160,7 @@ def gather(import_error: BaseException | None = None) -> Facts:
     installed_version, installed_at = _distribution()
     files = (PACKAGE / f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
     cuda_library = PACKAGE / "_C_cuda.so"
-    loaded = torch is not None and str(cuda_library) in {str(path) for path in torch.ops.loaded_libraries}
+    loaded = torch is not None and str(cuda_library.resolve()) in map(str, torch.ops.loaded_libraries)
     thread_variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
     return Facts(
         python=platform.python_version(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
@@ -28,26 +29,6 @@ CSRC = ROOT / "csrc"
 BUILD = ROOT / "build" / "cuda_emulation"
 
 SCHEDULES = ("ascending", "reversed", "random")
-
-# The tests that hold operators against references: those that `--device emulated` runs.
-TEST_FILES = (
-    "test_conv_exact.py",
-    "test_conv_random.py",
-    "test_conv_autograd.py",
-    "test_conv_transforms.py",
-    "test_fused_conv.py",
-    "test_textbook.py",
-    "test_pool_random.py",
-    "test_pool_corners.py",
-    "test_pool_functional.py",
-    "test_pool_autograd.py",
-    "test_pool_others.py",
-    "test_unfold.py",
-    "test_unfold_autograd.py",
-    "test_norm.py",
-    "test_norm_layers.py",
-    "test_cuda_operators.py",
-)
 
 # What the kernels share with the CPU's: plain C++ that is part of both libraries.
 SHARED = (CSRC / "contract.cpp", CSRC / "pool_contract.cpp", CSRC / "region.cpp")
@@ -77,15 +58,24 @@ def _run(command: list[str]) -> None:
         raise RuntimeError(f"{shlex.join(command)}\n{result.stderr}")
 
 
-def _headers() -> bytes:
+def headers() -> bytes:
+    """All that a source of the kernels may include: what makes it worth compiling again."""
     paths = (p for folder in (CSRC, HERE) for p in sorted(folder.rglob("*")) if p.suffix in (".h", ".cuh"))
     return b"".join(p.read_bytes() for p in paths)
 
 
+@contextlib.contextmanager
+def only_process() -> Iterator[None]:
+    """Of several that run tests side by side (pytest -n), one compiles and the others wait for what it makes."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _build(name: str, sources: list[Path]) -> Path:
     """The shared library of these sources; each is compiled again only when it, a header or the flags have changed."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    common = _headers() + " ".join([*COMPILER, *FLAGS, torch.__version__]).encode()
+    common = headers() + " ".join([*COMPILER, *FLAGS, torch.__version__]).encode()
 
     def compile_one(source: Path) -> Path:
         key = hashlib.sha256(common + source.read_bytes()).hexdigest()[:16]
@@ -123,8 +113,8 @@ def _build(name: str, sources: list[Path]) -> Path:
 class Emulator:
     """What a library with the emulator in it lets itself be told."""
 
-    def __init__(self, path: Path) -> None:
-        self.library = ctypes.CDLL(str(path))
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
         self.library.convext_emulator_schedule.argtypes = [ctypes.c_int, ctypes.c_uint64]
         self.library.convext_emulator_narrow_offsets.argtypes = [ctypes.c_int64]
         self.library.convext_emulator_launches.restype = ctypes.c_int64
@@ -147,19 +137,26 @@ class Emulator:
             self.library.convext_emulator_narrow_offsets(2**31 - 1)
 
 
+def library_of(name: str, sources: list[Path]) -> ctypes.CDLL:
+    """Compiles what has changed, and loads it."""
+    with only_process():
+        path = _build(name, sources)
+    return ctypes.CDLL(str(path))
+
+
 @functools.cache
 def self_test_library() -> Emulator:
     """The emulator with kernels made to test it."""
-    return Emulator(_build("self_test", [HERE / "emulator.cpp", HERE / "self_test.cu"]))
+    return Emulator(library_of("self_test", [HERE / "emulator.cpp", HERE / "self_test.cu"]))
 
 
 @functools.cache
 def load() -> Emulator:
     """Compiles and loads the emulated operators. There is no way back to the CPU kernels in this process."""
     sources = sorted((CSRC / "cuda").rglob("*.cu")) + sorted((CSRC / "cuda").rglob("*.cpp"))
-    path = _build("operators", [HERE / "emulator.cpp", HERE / "plan_report.cpp", *SHARED, *sources])
-    torch.ops.load_library(str(path))
-    return Emulator(path)
+    library = library_of("operators", [HERE / "emulator.cpp", HERE / "plan_report.cpp", *SHARED, *sources])
+    torch.ops.load_library(library._name)
+    return Emulator(library)
 
 
 def emulated_operators() -> tuple[str, ...]:
