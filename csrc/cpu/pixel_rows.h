@@ -8,13 +8,18 @@
 //                       | x[q + 0][all c]| x[q + 1][all c]|
 //                       +----------------+----------------+--
 //
-// Where all channels of a pixel are summed, neighbouring taps are neighbours in memory: a kernel row is one run of kw *
-// C elements, which makes a first layer's three channels worth a vector. Padding is zeros in the row.
-//
 // ConvUnit (packed_conv.h) would transpose these rows to panels [term][pixel], for 14 shuffles a vector. The
-// micro-kernel of row_product.h broadcasts from the rows themselves, so that they are copied, or for a single tap not
-// even that: a tile of pixels that stand at one distance in the image is read where it lies. Terms, blocks and the
-// order of every sum are ConvUnit's, so the bits are too.
+// micro-kernel of row_product.h broadcasts from the rows themselves, wherever they are at one distance from each other.
+// A tile takes the first of these places that it can:
+//
+//   single tap   the image, for pixels of any rows that stand at one distance
+//   windows      the image: pixels of one result row whose windows lie inside of it. Windows overlap; a term stands at
+//                the same offset in all of them
+//   segments     copies of the image rows that the windows of one result row touch, with their padding
+//   rows         each pixel's terms copied one after another. Where all channels of a pixel are summed, neighbouring
+//                taps are neighbours in memory: a kernel row is one run of kw * C elements
+//
+// Terms, blocks and the order of every sum are ConvUnit's, so the bits are too.
 #pragma once
 
 // The region that unit `index` of a job belongs to.
@@ -61,15 +66,18 @@ class PixelRowUnit {
       block_ = region_->reduction.block(b);
       first_block_ = b == 0;
       last_block_ = b == blocks - 1;
-      for (int64_t i = 0; i < tile_count_; ++i)
-        if (!read_in_place(tiles_[i])) stage(tiles_[i]);
-      for (int64_t t = first_panel_; t < first_panel_ + panels_; ++t) multiply_panel(t);
+      list_offsets();
+      for (int64_t i = 0; i < tile_count_; ++i) {
+        PixelTile& tile = tiles_[i];
+        if (!read_in_place(tile) && !read_windows(tile) && !stage_segments(tile)) stage_rows(tile);
+      }
+      multiply_tiles();
     }
   }
 
  private:
   static constexpr int64_t kColumns = kTileColumns<A>;
-  static constexpr int64_t kMostTiles = (kMostUnitPixels + kTileRows - 1) / kTileRows;
+  static constexpr int64_t kMostTiles = kMostUnitPixels;  // of one pixel, at the ends of rows
 
   struct PixelTile {
     int64_t start, rows;   // pixels of the unit
@@ -78,25 +86,41 @@ class PixelRowUnit {
     T* to;           // the first result channel of the group
     int64_t to_row;  // distance between the pixels' results, or 0 where it varies
     const A* a;      // the block's terms of the first pixel
-    int64_t a_row;
+    RowPlaces places;
   };
 
+  // Windows are at one distance only along a row, so tiles end with it, unless that would leave them short.
+  bool ends_with_rows() const {
+    const int64_t width = region_->region->axis[2].count;
+    return region_->region->taps() > 1 && 3 * width >= 2 * divide_up(width, job_.tile.rows) * job_.tile.rows;
+  }
+
   void list_tiles() {
-    const Panels parts(pixels_, job_.tile.rows);
-    tile_count_ = parts.count;
+    PixelRun rows[kMostUnitPixels];
+    int row_count = 1;
+    rows[0].column = 0, rows[0].len = static_cast<int32_t>(pixels_);
+    if (ends_with_rows()) row_count = make_runs(*region_->region, first_pixel_, pixels_, rows);
+    tile_count_ = 0;
     PixelRun* runs = runs_;
-    for (int64_t i = 0; i < parts.count; ++i) {
-      PixelTile& tile = tiles_[i];
-      tile.start = parts.start(i), tile.rows = parts.rows(i), tile.runs = runs;
-      tile.run_count = make_runs(*region_->region, first_pixel_ + tile.start, tile.rows, runs);
-      runs += tile.run_count;
-      tile.to = result_of(tile.runs[0]);
-      tile.to_row = tile.runs[0].len > 1 || tile.rows == 1 ? result_step() : result_of(tile.runs[1]) - tile.to;
-      for (int r = 0; r < tile.run_count; ++r)
-        if (result_of(tile.runs[r]) != tile.to + tile.runs[r].column * tile.to_row ||
-            (tile.runs[r].len > 1 && tile.to_row != result_step()))
-          tile.to_row = 0;
+    for (int i = 0; i < row_count; ++i) {
+      const Panels parts(rows[i].len, job_.tile.rows);
+      for (int64_t part = 0; part < parts.count; ++part) {
+        list_tile(rows[i].column + parts.start(part), parts.rows(part), runs);
+        runs += tiles_[tile_count_++].run_count;
+      }
     }
+  }
+
+  void list_tile(int64_t start, int64_t rows, PixelRun* runs) {
+    PixelTile& tile = tiles_[tile_count_];
+    tile.start = start, tile.rows = rows, tile.runs = runs;
+    tile.run_count = make_runs(*region_->region, first_pixel_ + start, rows, runs);
+    tile.to = result_of(runs[0]);
+    tile.to_row = runs[0].len > 1 || rows == 1 ? result_step() : result_of(runs[1]) - tile.to;
+    for (int r = 0; r < tile.run_count; ++r)
+      if (result_of(runs[r]) != tile.to + runs[r].column * tile.to_row ||
+          (runs[r].len > 1 && tile.to_row != result_step()))
+        tile.to_row = 0;
   }
 
   // Where a run's first result pixel stands.
@@ -125,18 +149,117 @@ class PixelRowUnit {
           return false;
       if (distance * static_cast<int64_t>(sizeof(A)) % kSetDistance == 0) return false;
       tile.a = image_.data + pieces[0].offset + block_.channel;
-      tile.a_row = distance;
+      tile.places = {distance, nullptr};
       return true;
     }
   }
 
+  // Where the block's terms stand in a window of the image, and in one of segments.
+  void list_offsets() {
+    const GatherAxis* g = region_->region->axis;
+    segment_ = (job_.tile.rows - 1) * g[2].step + (g[2].taps - 1) * std::abs(g[2].off_step) + 1;
+    for (int64_t t = 0, k = 0; t < block_.taps; ++t) {
+      const Tap tap = tap_at(*region_->region, block_.tap + t);
+      int64_t in_image = 0;
+      for (int i = 0; i < kSpatialAxes; ++i) in_image += tap.t[i] * g[i].off_step * image_.strides.axis[i];
+      const int64_t row = (block_.tap + t) / g[2].taps - block_.tap / g[2].taps;
+      const int64_t in_segments = (row * segment_ + tap.t[2] * g[2].off_step - first_column()) * block_.channels;
+      for (int64_t c = 0; c < block_.channels; ++c, ++k)
+        image_offset_[k] = in_image + c, segment_offset_[k] = in_segments + c;
+    }
+  }
+  // The least offset of a tap in its row.
+  int64_t first_column() const {
+    const GatherAxis& g = region_->region->axis[2];
+    return std::min<int64_t>(0, (g.taps - 1) * g.off_step);
+  }
+
+  // Points the tile at the image, if the windows of all its pixels lie inside of it.
+  bool read_windows(PixelTile& tile) const {
+    if constexpr (!std::is_same_v<T, A>) {
+      return false;
+    } else {
+      const int64_t distance = region_->region->axis[2].step * image_.strides.axis[2];
+      if (tile.run_count != 1 || distance * static_cast<int64_t>(sizeof(A)) % kSetDistance == 0) return false;
+      const PixelRun& run = tile.runs[0];
+      const A* from = image_.data + block_.channel + run.n * image_.strides.outer;
+      for (int i = 0; i < kSpatialAxes; ++i) {
+        const GatherAxis& g = region_->region->axis[i];
+        const int64_t first = run.q[i] * g.step + g.off0, across = (g.taps - 1) * g.off_step;
+        const int64_t last = first + (i == 2 ? run.len - 1 : 0) * g.step;
+        if (first + std::min<int64_t>(0, across) < 0 || last + std::max<int64_t>(0, across) >= g.extent) return false;
+        from += first * image_.strides.axis[i];
+      }
+      tile.a = from;
+      tile.places = {distance, image_offset_};
+      return true;
+    }
+  }
+
+  // Distance between the places of two pixels' terms in the workspace, which has kReductionBlock for each.
+  int64_t staged_distance() const {
+    const int64_t distance = round_up(block_.length(), kLanes<A>);
+    return distance + (distance + kLanes<A> <= kReductionBlock ? kLanes<A> : 0);
+  }
+
+  // Copies the image rows under the tile's windows, unless that is more than the windows' terms themselves.
+  bool stage_segments(PixelTile& tile) {
+    const Region& region = *region_->region;
+    const GatherAxis* g = region.axis;
+    if (block_.length() == 0) return false;
+    const int64_t first = block_.tap / g[2].taps, last = (block_.tap + block_.taps - 1) / g[2].taps;
+    const int64_t distance = g[2].step * block_.channels;
+    if (tile.run_count != 1 || (last - first + 1) * segment_ * block_.channels > tile.rows * block_.length() ||
+        distance * static_cast<int64_t>(sizeof(A)) % kSetDistance == 0)
+      return false;
+    A* to = rows_ + tile.start * staged_distance();
+    tile.a = to;
+    tile.places = {distance, segment_offset_};
+    const PixelRun& run = tile.runs[0];
+    const int64_t columns = (tile.rows - 1) * g[2].step + (g[2].taps - 1) * std::abs(g[2].off_step) + 1;
+    for (int64_t row = first; row <= last; ++row, to += segment_ * block_.channels)
+      stage_segment(tap_at(region, row * g[2].taps), run, columns, to);
+    return true;
+  }
+
+  // `columns` neighbours from the first one that the run reads in the row of this tap.
+  void stage_segment(const Tap& tap, const PixelRun& run, int64_t columns, A* to) const {
+    const GatherAxis* g = region_->region->axis;
+    const int64_t channels = block_.channels, pixel = image_.strides.axis[2];
+    const int64_t d = padded_source(image_.mode, run.q[0] * g[0].step + tap_offset(g[0], tap.t[0]), g[0].extent);
+    const int64_t h = padded_source(image_.mode, run.q[1] * g[1].step + tap_offset(g[1], tap.t[1]), g[1].extent);
+    if (d < 0 || h < 0) return std::fill_n(to, columns * channels, A{0}), void();
+    const T* row = image_.data + block_.channel + run.n * image_.strides.outer + d * image_.strides.axis[0] +
+                   h * image_.strides.axis[1];
+    const int64_t x = run.q[2] * g[2].step + g[2].off0 + first_column();
+    const int64_t begin = std::clamp<int64_t>(-x, 0, columns);
+    const int64_t end = std::clamp<int64_t>(g[2].extent - x, begin, columns);
+    const auto pad = [&](int64_t from, int64_t until) {
+      for (int64_t j = from; j < until; ++j) {
+        const int64_t w = padded_source(image_.mode, x + j, g[2].extent);
+        if (w < 0) {
+          std::fill_n(to + j * channels, channels, A{0});
+        } else {
+          copy_strided(to + j * channels, row + w * pixel, 1, channels);
+        }
+      }
+    };
+    pad(0, begin);
+    if (pixel == channels) {
+      copy_strided(to + begin * channels, row + (x + begin) * pixel, 1, (end - begin) * channels);
+    } else {
+      for (int64_t j = begin; j < end; ++j) copy_strided(to + j * channels, row + (x + j) * pixel, 1, channels);
+    }
+    pad(end, columns);
+  }
+
   // Copies the tile's terms of the block to rows of its own.
-  void stage(PixelTile& tile) {
-    tile.a_row = round_up(block_.length(), kLanes<A>);
-    has_slack_ = tile.a_row + kLanes<A> <= kReductionBlock;
-    if (has_slack_) tile.a_row += kLanes<A>;
-    A* rows = rows_ + tile.start * tile.a_row;
+  void stage_rows(PixelTile& tile) {
+    const int64_t distance = staged_distance();
+    has_slack_ = distance >= block_.length() + kLanes<A>;
+    A* rows = rows_ + tile.start * distance;
     tile.a = rows;
+    tile.places = {distance, nullptr};
     const Region& region = *region_->region;
     const GatherAxis* g = region.axis;
     const int64_t last = block_.tap + block_.taps;
@@ -147,13 +270,13 @@ class PixelRowUnit {
         const PixelRun& run = tile.runs[i];
         const int64_t d = padded_source(image_.mode, run.q[0] * g[0].step + tap_offset(g[0], tap.t[0]), g[0].extent);
         const int64_t h = padded_source(image_.mode, run.q[1] * g[1].step + tap_offset(g[1], tap.t[1]), g[1].extent);
-        A* to = rows + run.column * tile.a_row + (t - block_.tap) * block_.channels;
+        A* to = rows + run.column * distance + (t - block_.tap) * block_.channels;
         if (d < 0 || h < 0) {
-          for (int64_t j = 0; j < run.len; ++j) std::fill_n(to + j * tile.a_row, taps * block_.channels, A{0});
+          for (int64_t j = 0; j < run.len; ++j) std::fill_n(to + j * distance, taps * block_.channels, A{0});
         } else {
           const T* row = image_.data + block_.channel + run.n * image_.strides.outer + d * image_.strides.axis[0] +
                          h * image_.strides.axis[1];
-          stage_kernel_row(row, run.q[2], run.len, tap.t[2], taps, to, tile.a_row);
+          stage_kernel_row(row, run.q[2], run.len, tap.t[2], taps, to, distance);
         }
       }
       t += taps;
@@ -200,36 +323,47 @@ class PixelRowUnit {
     stage_edge(end, len);
   }
 
-  void multiply_panel(int64_t panel) {
-    const int64_t channel = panel * kColumns, columns = std::min(kColumns, job_.rows - channel);
-    const A* weight = weight_.panel_at(*region_, block_, group_, channel);
-    if (job_.shape.packs_own_weight) {
-      weight_.pack_panel(*region_, block_, group_, channel, kColumns, own_weight_);
-      weight = own_weight_;
+  // Every panel of the weight times every tile. Tiles are the outer loop, so that results are written in the order of
+  // memory, unless each panel is packed for all tiles to read from L1.
+  void multiply_tiles() {
+    const int64_t end = first_panel_ + panels_;
+    if (!job_.shape.packs_own_weight) {
+      const A* weight = weight_.panel_at(*region_, block_, group_, first_panel_ * kColumns);
+      for (int64_t i = 0; i < tile_count_; ++i) multiply_tile(tiles_[i], first_panel_, end, weight);
+      return;
     }
-    const A* bias = job_.epilogue.bias
-                        ? static_cast<const A*>(job_.packed_bias) + group_ * job_.bias_channels() + channel
-                        : nullptr;
+    for (int64_t panel = first_panel_; panel < end; ++panel) {
+      weight_.pack_panel(*region_, block_, group_, panel * kColumns, kColumns, own_weight_);
+      for (int64_t i = 0; i < tile_count_; ++i) multiply_tile(tiles_[i], panel, panel + 1, own_weight_);
+    }
+  }
+
+  // A tile times panels [panel, end), of which `weight` is the first.
+  void multiply_tile(const PixelTile& tile, int64_t panel, int64_t end, const A* weight) {
+    const A* bias =
+        job_.epilogue.bias ? static_cast<const A*>(job_.packed_bias) + group_ * job_.bias_channels() : nullptr;
     const TileStart start = !first_block_ ? TileStart::kPartialSum : bias ? TileStart::kColumnBias : TileStart::kZero;
-    const bool direct = columns % kLanes<A> == 0 && epilogue_.is_clamp();
-    for (int64_t i = 0; i < tile_count_; ++i) {
-      const PixelTile& tile = tiles_[i];
-      TileCall<A> call{block_.length(), tile.a, weight, nullptr, kColumns, start, bias};
+    const bool finishes = last_block_ && !epilogue_.is_bias();
+    TileCall<A> call{block_.length(), tile.a, weight, nullptr, kColumns, start, bias};
+    for (; panel < end; ++panel, call.b += kColumns * block_.length()) {
+      const int64_t channel = panel * kColumns, columns = std::min(kColumns, job_.rows - channel);
+      if (bias) call.bias = bias + channel;
       if constexpr (std::is_same_v<T, A>) {
-        if (direct && tile.to_row != 0) {
+        if (columns % kLanes<A> == 0 && epilogue_.is_clamp() && tile.to_row != 0) {
           call.c = tile.to + channel, call.ldc = tile.to_row;
-          if (last_block_ && !epilogue_.is_bias()) {
+          if (finishes) {
             call.clamp = &epilogue_.clamp();
             if (epilogue_.has_residual()) call.residual = prefetched(epilogue_.residual_of(call.c), tile);
           }
-          multiply_in_rows(tile.rows, columns, call, tile.a_row);
+          multiply_in_rows(tile.rows, columns, call, tile.places);
           continue;
         }
       }
       // Sums that this block begins and completes leave at once: all such share one place in L1.
       const int64_t offset = (panel - first_panel_) * kColumns * pixels_ + tile.start * kColumns;
-      call.c = partial_ + (first_block_ && last_block_ ? 0 : offset);
-      multiply_in_rows(tile.rows, columns, call, tile.a_row);
+      call.c = partial_ + (first_block_ && last_block_ ? 0 : offset), call.ldc = kColumns;
+      call.clamp = nullptr, call.residual = nullptr;
+      multiply_in_rows(tile.rows, columns, call, tile.places);
       if (last_block_) write(tile, call.c, channel, columns);
     }
   }
@@ -274,6 +408,8 @@ class PixelRowUnit {
   A* own_weight_;
   Block block_{};
   bool first_block_ = true, last_block_ = true, has_slack_ = false;
+  int64_t segment_ = 0;  // columns between the segments of a tile
+  int64_t image_offset_[kReductionBlock], segment_offset_[kReductionBlock];
   int64_t tile_count_ = 0;
   PixelTile tiles_[kMostTiles];
   PixelRun runs_[kMostUnitPixels];

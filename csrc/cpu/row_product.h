@@ -10,19 +10,29 @@
 //                                                       4 KiB (kSetDistance).
 //
 // kCount = 1 leaves the second vector of the panel alone: up to kLanes result channels cost half of a tile.
+//
+// With kIndirect, term k of row i stands at a + a_offset[k] + i * a_row: rows that overlap, as the windows of
+// neighbouring pixels do in the image itself. The offset is one load for MR * kCount multiplications.
 #pragma once
 
 // Rows at this distance, in bytes, fall into one set of L1.
 inline constexpr int64_t kSetDistance = 4096;
 
-template <class A, int MR, int kCount>
-void multiply_rows(const TileCall<A>& call, int64_t a_row) {
+// The rows of a tile: `distance` apart, and where their terms are; null if side by side.
+struct RowPlaces {
+  int64_t distance;
+  const int64_t* offset;
+};
+
+template <class A, int MR, int kCount, bool kIndirect>
+void multiply_rows(const TileCall<A>& call, const RowPlaces& rows) {
   using V = Vector<A>;
   constexpr int W = kLanes<A>;
   V sum[MR][kCount] = {};
-  const A* a = call.a;
+  const int64_t a_row = rows.distance;
   const A* b = call.b;
-  for (int64_t k = 0; k < call.kc; ++k, ++a, b += kVectors * W) {
+  for (int64_t k = 0; k < call.kc; ++k, b += kVectors * W) {
+    const A* a = call.a + (kIndirect ? rows.offset[k] : k);
     V row[kCount];
 #pragma GCC unroll 4
     for (int j = 0; j < kCount; ++j) row[j] = load(b + j * W);
@@ -35,21 +45,28 @@ void multiply_rows(const TileCall<A>& call, int64_t a_row) {
 }
 
 template <class A>
-using RowsFunction = void (*)(const TileCall<A>&, int64_t);
+using RowsFunction = void (*)(const TileCall<A>&, const RowPlaces&);
 
-template <class A, int kCount, std::size_t... I>
+template <class A, int kCount, bool kIndirect, std::size_t... I>
 constexpr std::array<RowsFunction<A>, sizeof...(I)> rows_functions(std::index_sequence<I...>) {
-  return {&multiply_rows<A, static_cast<int>(I) + 1, kCount>...};
+  return {&multiply_rows<A, static_cast<int>(I) + 1, kCount, kIndirect>...};
 }
-template <class A, int kCount>
-inline constexpr auto kRowsFunctions = rows_functions<A, kCount>(std::make_index_sequence<kTileRows>{});
+template <class A, int kCount, bool kIndirect>
+inline constexpr auto kRowsFunctions = rows_functions<A, kCount, kIndirect>(std::make_index_sequence<kTileRows>{});
 
 // A tile of `rows` rows and `columns` result channels, of which the panel may have more.
 template <class A>
-inline void multiply_in_rows(int64_t rows, int64_t columns, const TileCall<A>& call, int64_t a_row) {
-  if (columns <= kLanes<A>) {
-    kRowsFunctions<A, 1>[rows - 1](call, a_row);
+inline void multiply_in_rows(int64_t rows, int64_t columns, const TileCall<A>& call, const RowPlaces& places) {
+  const auto multiply_by = [&]<bool kIndirect>(std::bool_constant<kIndirect>) {
+    if (columns <= kLanes<A>) {
+      kRowsFunctions<A, 1, kIndirect>[rows - 1](call, places);
+    } else {
+      kRowsFunctions<A, kVectors, kIndirect>[rows - 1](call, places);
+    }
+  };
+  if (places.offset) {
+    multiply_by(std::true_type{});
   } else {
-    kRowsFunctions<A, kVectors>[rows - 1](call, a_row);
+    multiply_by(std::false_type{});
   }
 }
