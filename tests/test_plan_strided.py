@@ -33,11 +33,7 @@ def dgrad_plan(image: tuple[int, ...], weight: tuple[int, ...], **settings: Any)
 def test_a_strided_gradient_is_a_product_and_a_fold(
     image: tuple[int, ...], weight: tuple[int, ...], settings: dict[str, Any], dtype: torch.dtype, isa: str
 ) -> None:
-    plan = dgrad_plan(image, weight, dtype=dtype, **settings)
-    if dtype == torch.bfloat16 and isa == "avx512_bf16":
-        assert ("col2im", "products of pairs run at twice its rate") in plan.declined
-    else:
-        assert plan.algorithm == "col2im", plan
+    assert dgrad_plan(image, weight, dtype=dtype, **settings).algorithm == "col2im"
 
 
 @pytest.mark.parametrize(

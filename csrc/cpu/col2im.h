@@ -22,7 +22,7 @@ inline constexpr auto kLaneNumbers = [] {
   return lane;
 }();
 
-template <class T, class A>
+template <class T, class A, class Product>
 class Col2imConv {
  public:
   Col2imConv(const ConvJob& job, const Col2imShape& shape, A* workspace)
@@ -30,7 +30,7 @@ class Col2imConv {
         p_(*job.problem),
         shape_(shape),
         taps_(kernel_taps(p_)),
-        reduction_(1, job.depth, false),
+        reduction_(1, job.panel_depth, false),
         epilogue_(job),
         is_flat_(has_flat_source()),
         source_region_(source_region()) {
@@ -69,6 +69,7 @@ class Col2imConv {
  private:
   static constexpr int64_t kColumns = kTileColumns<A>;
   static constexpr int W = kLanes<A>;
+  static constexpr int kTerms = Product::kTerms;
 
   // Whether the source's pixels follow each other through all of an image.
   bool has_flat_source() const {
@@ -102,9 +103,9 @@ class Col2imConv {
       for (int64_t x = 0; x < pixels; x += kColumns) {
         gather(reader, block, x, std::min(kColumns, pixels - x));
         for (int64_t p = 0; p < panels.count; ++p)
-          multiply<A>(panels.rows(p), {block.length(), weight_ + panels.start(p) * block.length(), image_,
-                                       sums_ + panels.start(p) * pitch_ + x, pitch_,
-                                       b == 0 ? TileStart::kZero : TileStart::kPartialSum, nullptr});
+          multiply<A, false, Product>(panels.rows(p), {block.length(), weight_ + panels.start(p) * block.length(),
+                                                       image_, sums_ + panels.start(p) * pitch_ + x, pitch_,
+                                                       b == 0 ? TileStart::kZero : TileStart::kPartialSum, nullptr});
       }
     }
   }
@@ -112,37 +113,63 @@ class Col2imConv {
   // Packs the block of the unit's weight: panels [channel][MR neighbours among (result channel, tap)].
   void pack_weight(const Block& block, const Panels& panels) {
     const int64_t h = p_.axis[1].kernel, w = p_.axis[2].kernel;
-    const bool dense = std::is_same_v<T, A> && job_.weight_row == taps_ && (w == 1 || job_.weight_tap[2] == 1) &&
+    const bool dense = job_.weight_row == taps_ && (w == 1 || job_.weight_tap[2] == 1) &&
                        (h == 1 || job_.weight_tap[1] == w) && (p_.axis[0].kernel == 1 || job_.weight_tap[0] == h * w);
     const T* from = static_cast<const T*>(job_.weight) + group_ * job_.weight_group +
-                    block.channel * job_.weight_depth + first_channel_ * job_.weight_row;
+                    block.channel * kTerms * job_.weight_depth + first_channel_ * job_.weight_row;
     for (int64_t p = 0; p < panels.count; ++p) {
       const int64_t start = panels.start(p), width = panels.rows(p);
       A* to = weight_ + start * block.length();
-      if constexpr (std::is_same_v<T, A>) {
-        if (dense) {
-          copy_rows(to, from + start, width, block.length());
-          continue;
-        }
+      if (dense) {
+        copy_rows(to, from + start, width, block);
+        continue;
       }
-      for (int64_t c = 0; c < block.length(); ++c)
-        for (int64_t i = 0; i < width; ++i) {
-          const int64_t m = (start + i) / taps_, tap = (start + i) % taps_;
-          const int64_t offset =
-              tap / (h * w) * job_.weight_tap[0] + tap / w % h * job_.weight_tap[1] + tap % w * job_.weight_tap[2];
-          to[c * width + i] = widen(from[c * job_.weight_depth + m * job_.weight_row + offset]);
-        }
+      for (int64_t i = 0; i < width; ++i) {
+        const int64_t m = (start + i) / taps_, tap = (start + i) % taps_;
+        const T* column = from + m * job_.weight_row + tap / (h * w) * job_.weight_tap[0] +
+                          tap / w % h * job_.weight_tap[1] + tap % w * job_.weight_tap[2];
+        for (int64_t c = 0; c < block.length(); ++c)
+          copy(to + c * width + i, row_of(column, block, c, job_.weight_depth), 1, 1);
+      }
     }
   }
 
-  // Copies `count` rows of fewer than two vectors to neighbouring rows: as whole vectors while what they spill over,
-  // on either side, belongs to the rows that follow.
-  void copy_rows(A* to, const A* from, int64_t width, int64_t count) const {
-    const int64_t distance = job_.weight_depth;
+  // What a row of panels is made of: a row of the source or of the weight, or two that are paired.
+  struct SourceRow {
+    const T* data;
+    const T* odd;  // null: zeros
+  };
+  // Channel c of a block whose first one stands at `data`, or pair c.
+  SourceRow row_of(const T* data, const Block& block, int64_t c, int64_t distance) const {
+    if constexpr (kTerms == 1) return {data + c * distance, nullptr};
+    const T* even = data + 2 * c * distance;
+    return {even, odd_channel(even, block.channel + c, job_.depth, distance)};
+  }
+  static void copy(A* to, const SourceRow& row, int64_t step, int64_t count) {
+    if constexpr (kTerms == 2) {
+      interleave_strided(to, row.data, row.odd, step, count);
+    } else {
+      copy_strided(to, row.data, step, count);
+    }
+  }
+  // A vector of a row from its x-th element on; a paired row has an odd one.
+  static void copy_vector(A* to, const SourceRow& row, int64_t x) {
+    if constexpr (kTerms == 2) {
+      interleave_group<W>(to, row.data + x, row.odd + x);
+    } else {
+      store(to, load_widened<A>(row.data + x));
+    }
+  }
+
+  // Copies the block's rows of fewer than two vectors to neighbouring rows: as whole vectors while what they spill
+  // over, on either side, belongs to the rows that follow.
+  void copy_rows(A* to, const T* from, int64_t width, const Block& block) const {
+    const int64_t distance = job_.weight_depth, count = block.length();
     int64_t c = 0;
     if (width <= W)
-      for (; (count - 1 - c) * std::min(width, distance) >= W; ++c) store(to + c * width, load(from + c * distance));
-    for (; c < count; ++c) copy_row(to + c * width, from + c * distance, width);
+      for (; (count - 1 - c) * std::min(width, distance) >= W; ++c)
+        copy_vector(to + c * width, row_of(from, block, c, distance), 0);
+    for (; c < count; ++c) copy(to + c * width, row_of(from, block, c, distance), 1, width);
   }
 
   // Packs `count` of the unit's pixels from its x-th on.
@@ -151,17 +178,25 @@ class Col2imConv {
     PixelRun runs[kColumns];
     const int64_t first = (first_image_ * p_.axis[shape_.cut].output + first_source_) * inner + x;
     const int run_count = make_runs(source_region_, first, count, runs);
-    if constexpr (std::is_same_v<T, A>) {
-      if (run_count == 1 && count == kColumns && reader.strides.axis[2] == 1) {
-        const PixelRun& run = runs[0];
-        const A* from = reader.data + run.n * reader.strides.outer + block.channel * reader.strides.channel;
-        for (int i = 0; i < kSpatialAxes; ++i) from += run.q[i] * reader.strides.axis[i];
-        for (int64_t c = 0; c < block.length(); ++c, from += reader.strides.channel)
-          for (int j = 0; j < kVectors; ++j) store(image_ + c * kColumns + j * W, load(from + j * W));
-        return;
+    if (run_count == 1 && count == kColumns && reader.strides.axis[2] == 1) {
+      const PixelRun& run = runs[0];
+      const int64_t distance = reader.strides.channel;
+      const T* from = reader.data + run.n * reader.strides.outer + block.channel * kTerms * distance;
+      for (int i = 0; i < kSpatialAxes; ++i) from += run.q[i] * reader.strides.axis[i];
+      for (int64_t c = 0; c < block.length(); ++c) {
+        const SourceRow row = row_of(from, block, c, distance);
+        if (kTerms == 2 && !row.odd) {
+          copy(image_ + c * kColumns, row, 1, kColumns);
+        } else {
+          for (int j = 0; j < kVectors; ++j) copy_vector(image_ + c * kColumns + j * W, row, j * W);
+        }
       }
+      return;
     }
-    gather_pixelwise<T, A>(reader, block, runs, run_count, kColumns, {image_, kColumns, 0});
+    const RowTarget<A> target{image_, kColumns, 0};
+    if constexpr (kTerms == 2)
+      return gather_pairs_pixelwise<T, A>(reader, job_.depth, block, runs, run_count, kColumns, target);
+    gather_pixelwise<T, A>(reader, block, runs, run_count, kColumns, target);
   }
 
   // Result positions of an axis in this unit.

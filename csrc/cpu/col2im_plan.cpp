@@ -51,7 +51,6 @@ std::string col2im_refusal(const PlanRequest& r) {
   if (p.axis[0].stride == 1 && p.axis[1].stride == 1 && p.axis[2].stride == 1) return "the stride is one";
   if (r.source_channels_last || r.result_channels_last) return "the images are channels_last";
   if (p.mode != PaddingMode::kZeros) return "the gradient of a padding mode folds border pixels";
-  if (panel_terms(r) > 1) return "products of pairs run at twice its rate";
   if (output_pixels(p) == 0 || p.out_channels == 0 || p.in_channels == 0) return "there is nothing to multiply";
   if (p.axis[2].kernel > kMostCol2imTaps || p.axis[0].kernel * p.axis[1].kernel > kMostCol2imTaps)
     return "the kernel has more than " + std::to_string(kMostCol2imTaps) + " taps along a line or across";

@@ -8,4 +8,11 @@ struct DotProduct {
   static Vector<float> add(Vector<float> sum, Vector<float> b, float a) {
     return _mm512_dpbf16_ps(sum, (__m512bh)b, (__m512bh)(Vector<float>{} + a));
   }
+  // Lane i: the two elements at from[index[2 * i]] and from[index[2 * i + 1]], of the kReach that are read.
+  static constexpr int kReach = 64;
+  template <class T>
+  static Vector<float> pick(const T* from, Vector<uint16_t> index) {
+    const __m512i low = _mm512_loadu_si512(from), high = _mm512_loadu_si512(from + kReach / 2);
+    return (__m512)_mm512_permutex2var_epi16(low, (__m512i)index, high);
+  }
 };

@@ -61,10 +61,6 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
     CorrelationWgrad<T, A> wgrad(job, static_cast<std::byte*>(workspace));
     for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
-  static void run_col2im(const ConvJob& job, const Col2imShape& shape, int64_t begin, int64_t end, void* workspace) {
-    Col2imConv<T, A> conv(job, shape, static_cast<A*>(workspace));
-    for (int64_t i = begin; i < end; ++i) conv.run(i);
-  }
   static void finish_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) finish_correlation_filter<T, A>(job, i);
   }
@@ -105,7 +101,7 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
             .run_wgrad = &Packed::run_wgrad,
             .finish_wgrad = &finish_wgrad,
             .run_banded = &Packed::run_banded,
-            .run_col2im = &run_col2im,
+            .run_col2im = &Packed::run_col2im,
             .run_depthwise = &run_depthwise,
             .run_depthwise_wgrad = &run_depthwise_wgrad,
             .run_correlation_wgrad = &run_correlation_wgrad,

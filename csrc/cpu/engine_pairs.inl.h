@@ -18,6 +18,7 @@ namespace {
 #include "packed_wgrad.h"
 #include "band_stage.h"
 #include "banded.h"
+#include "col2im.h"
 #include "packed_kernels.h"
 // clang-format on
 

@@ -70,8 +70,8 @@ struct WeightPacker {
     const int64_t channel_step = r.reduction.channel_step(block), tap_step = r.reduction.tap_step(block);
     if constexpr (Product::kTerms == 2) {
       const int64_t channels = job.depth - 2 * block.channel;
-      return pack_weight_pairs<T, A>({from, job.weight_row, job.weight_depth, channels, rows, width}, block, offset,
-                                     channel_step, tap_step, to);
+      return pack_weight_pairs<T, A, Product>({from, job.weight_row, job.weight_depth, channels, rows, width}, block,
+                                              offset, channel_step, tap_step, to);
     }
     if constexpr (std::is_same_v<T, A>) {
       if (contiguous && rows == width) {  // fprop's contiguous weight: each row is one run of the block

@@ -25,6 +25,10 @@ struct PackedKernels {
     BandedConv<T, A, Product> conv(job, offsets, reinterpret_cast<A*>(offsets + kReductionBlock));
     for (int64_t i = begin; i < end; ++i) conv.run(i);
   }
+  static void run_col2im(const ConvJob& job, const Col2imShape& shape, int64_t begin, int64_t end, void* workspace) {
+    Col2imConv<T, A, Product> conv(job, shape, static_cast<A*>(workspace));
+    for (int64_t i = begin; i < end; ++i) conv.run(i);
+  }
   static double run_full_tile(int64_t times) {
     alignas(64) A a[kReductionBlock * kTileRows] = {}, b[kReductionBlock * kTileColumns<A>] = {};
     alignas(64) A c[kTileRows * kTileColumns<A>];

@@ -140,6 +140,47 @@ void channel_pair_rows(const ImageReader<T>& image, const Block& block, int64_t 
               : reinterpret_cast<const A*>(image.data + 2 * block.channel + pieces[i].offset + j * step);
 }
 
+// fprop's contiguous weight: row (pair, tap) of a channel's taps, which stand [channel][tap]. Few taps are short runs,
+// copied one by one at some twenty cycles each; the vectors of a row are picked from two vectors of the weight instead,
+// wherever their elements are, and that is the same for all result channels.
+//
+//   taps = 3:   a0 a1 a2 b0 b1 b2 | c0 c1 c2 d0 d1 d2 | ..    ->    (a0 b0) (a1 b1) (a2 b2) (c0 d0) (c1 d1) ..
+template <class A, class Product>
+class PairedTaps {
+  static constexpr int W = kLanes<A>;
+
+ public:
+  // Taps up to which all elements of a vector are within reach of its first one.
+  static constexpr int64_t kMostTaps = W;
+
+  // The vectors of so many taps repeat after as many of them.
+  explicit PairedTaps(int64_t taps) : taps_(taps) {
+    int64_t tap = 0, even = 0;
+    for (int64_t v = 0; v < taps; ++v) {
+      first_[v] = even;
+      for (int64_t i = 0; i < W; ++i) {
+        index_[v][2 * i] = static_cast<uint16_t>(even - first_[v]);
+        index_[v][2 * i + 1] = static_cast<uint16_t>(even - first_[v] + taps);
+        ++even;
+        if (++tap == taps) tap = 0, even += taps;
+      }
+    }
+  }
+
+  // Copies a row of `length` pairs; reads and writes up to a vector more.
+  template <class T>
+  void copy(A* to, const T* from, int64_t length) const {
+    for (int64_t done = 0; done < length; from += 2 * W * taps_)
+      for (int64_t v = 0; v < taps_ && done < length; ++v, done += W)
+        store(to + done, Product::pick(from + first_[v], index_[v]));
+  }
+
+ private:
+  int64_t taps_;
+  int64_t first_[kMostTaps];
+  Vector<uint16_t> index_[kMostTaps];
+};
+
 // A panel of the weight: `from` is the first result channel's first source channel, pair 0 of the block; rows of
 // `width` result channels, the last of them zeros; offset[t] is the distance to tap t. Pair p under tap t is row
 // p * pair_step + t * tap_step.
@@ -150,7 +191,7 @@ struct WeightPairs {
   int64_t channels;  // from the first one of the block on
   int64_t rows, width;
 };
-template <class T, class A>
+template <class T, class A, class Product>
 void pack_weight_pairs(const WeightPairs<T>& weight, const Block& block, const int64_t* offset, int64_t pair_step,
                        int64_t tap_step, A* to) {
   const auto [from, row_distance, channel_distance, channels, rows, width] = weight;
@@ -183,13 +224,20 @@ void pack_weight_pairs(const WeightPairs<T>& weight, const Block& block, const i
     return;
   }
   // fprop's contiguous weight: a row's taps of each pair are one run, and so are its pairs in the panel.
-  if (whole && rows == width && ascending && channel_distance >= block.taps && tap_step == 1) {
-    A run[kTileColumns<A> * kReductionBlock];
+  if (whole && ascending && channel_distance >= block.taps && tap_step == 1) {
+    A run[(kTileColumns<A> * kReductionBlock) + kLanes<A>];
     const A* row[kTileColumns<A>];
-    for (int64_t i = 0; i < rows; ++i) {
+    const bool dense = channel_distance == block.taps && block.taps <= PairedTaps<A, Product>::kMostTaps;
+    const PairedTaps<A, Product> taps(dense ? block.taps : 0);
+    for (int64_t i = 0; i < width; ++i) {
       A* pairs = run + i * block.length();
-      row[i] = pairs;
+      row[i] = i < rows ? pairs : kZeros<A>;
+      if (i >= rows) continue;
       const T* even = from + i * row_distance + offset[0];
+      if (dense && i + 1 < rows && row_distance >= Product::kReach) {  // what is read beyond belongs to the next row
+        taps.copy(pairs, even, block.length());
+        continue;
+      }
       for (int64_t p = 0; p < block.channels; ++p, even += 2 * channel_distance, pairs += block.taps)
         interleave_row(pairs, even, even + channel_distance, block.taps);
     }

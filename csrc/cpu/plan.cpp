@@ -60,6 +60,14 @@ std::string too_many_regions(const PlanRequest& r) {
          std::to_string(kMostRegions);
 }
 
+// Whether pixels as rows of pairs, fuller vectors, repay what it costs to turn a tile of sums and narrow it by lines as
+// long as the tile is high: 800 cycles, against 200 where pixels are columns. The product takes a cycle a row and pair.
+bool rows_repay_turning(const PlanRequest& r, double as_rows, double as_columns) {
+  constexpr double kTurned = 800, kStored = 200;
+  const double product = static_cast<double>(r.tile.rows * panel_depth(r) * kernel_taps(r.problem));
+  return (product + kTurned) * as_columns < (product + kStored) * as_rows;
+}
+
 UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   const int64_t rows = gather_rows(r), pixels = largest_region(r), groups = r.problem.groups;
   const double as_columns = fill(pixels, r.tile.columns), as_rows = fill(rows, r.tile.columns);
@@ -67,6 +75,8 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   // A result whose channels are contiguous is written in place only with channels along the vector; otherwise that
   // orientation has to transpose its result, which must be paid for by fuller vectors.
   shape.pixels_are_rows = r.result_channels_last ? as_rows >= 0.6 * as_columns : as_rows > 1.1 * as_columns;
+  if (panel_terms(r) > 1 && !r.result_channels_last)
+    shape.pixels_are_rows = shape.pixels_are_rows && rows_repay_turning(r, as_rows, as_columns);
   if (as_rows < 0.5) shape.pixels_are_rows = false;  // the packed weight would be mostly padding
   // Rows of terms as they lie need no transposition (pixel_rows.h), which repays even a vector that is half empty.
   if (panel_terms(r) == 1 && r.result_channels_last && (r.source_channels_last || gather_depth(r) == 1))
@@ -128,7 +138,8 @@ void plan_banded(const PlanRequest& r, ConvPlan& plan) {
   // Enough bands for the threads, but not so short that they stage mostly what their neighbours staged.
   int64_t total = 0;
   for (const Region& region : regions) total += r.problem.batch * groups * region.axis[0].count * region.axis[1].count;
-  plan.band_rows = std::clamp<int64_t>(divide_up(total, 4 * threads), 8, 64);
+  const int64_t fewest = std::clamp<int64_t>(divide_up(total, threads), 2, 8);
+  plan.band_rows = std::clamp<int64_t>(divide_up(total, 4 * threads), fewest, 64);
   int64_t elements = 0;
   for (const Region& region : regions) {
     const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, plan.band_rows);

@@ -116,11 +116,17 @@ inline void transpose_square(Vector<A> (&v)[kLanes<A>]) {
   }
 }
 
-// A vector of elements, widened to the type they are summed in.
+// A vector of elements, widened to the type they are summed in. bfloat16 is spelled out, as in store_narrowed.
 template <class A, class T>
 inline Vector<A> load_widened(const T* from) {
   if constexpr (std::is_same_v<T, A>) {
     return load(from);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+    typedef uint16_t Elements __attribute__((vector_size(kVectorBytes / 2)));
+    Elements elements;
+    std::memcpy(&elements, from, sizeof elements);
+    return reinterpret_cast<Vector<A>>(__builtin_convertvector(elements, Bits) << 16);
   } else {
     A wide[kLanes<A>];
     for (int i = 0; i < kLanes<A>; ++i) wide[i] = widen(from[i]);
