@@ -67,6 +67,37 @@ GatherAxis phase_axis(const ConvAxis& a, int64_t first, int64_t last) {
   return g;
 }
 
+// The first position whose tap reads source coordinate x or beyond.
+int64_t first_reading(const GatherAxis& g, int64_t tap, int64_t x) {
+  const int64_t off = g.off0 + tap * g.off_step;
+  return std::clamp<int64_t>(off >= x ? 0 : (x - off + g.step - 1) / g.step, 0, g.count);
+}
+
+std::vector<GatherAxis> zone_axes(const GatherAxis& g) {
+  std::vector<int64_t> cuts{0, g.count};
+  for (int64_t t = 0; t < g.taps; ++t)
+    for (const int64_t x : {int64_t{0}, g.extent}) cuts.push_back(first_reading(g, t, x));
+  std::sort(cuts.begin(), cuts.end());
+  cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
+  std::vector<GatherAxis> zones;
+  for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
+    const auto reads = [&](int64_t t) {
+      return first_reading(g, t, 0) <= cuts[i] && cuts[i] < first_reading(g, t, g.extent);
+    };
+    int64_t first = 0, last = g.taps;
+    while (first < last && !reads(first)) ++first;
+    while (first < last && !reads(last - 1)) --last;
+    GatherAxis zone = g;
+    zone.count = cuts[i + 1] - cuts[i];
+    zone.out0 += cuts[i] * g.out_step;
+    zone.taps = last - first;
+    zone.tap0 += first * g.tap_step;
+    zone.off0 += cuts[i] * g.step + first * g.off_step;
+    zones.push_back(zone);
+  }
+  return zones;
+}
+
 GatherAxis border_axis(const ConvAxis& a, int64_t first, int64_t last) {
   GatherAxis g;
   g.count = last - first;
@@ -112,6 +143,36 @@ std::vector<Region> dgrad_regions(const ConvProblem& p) {
     for (const GatherAxis& h : axes[1])
       for (const GatherAxis& w : axes[2]) regions.push_back({{d, h, w}});
   return regions;
+}
+
+std::vector<Region> zones_of(const Region& region) {
+  std::vector<Region> zones;
+  const std::vector<GatherAxis> axes[kSpatialAxes] = {zone_axes(region.axis[0]), zone_axes(region.axis[1]),
+                                                      zone_axes(region.axis[2])};
+  for (const GatherAxis& d : axes[0])
+    for (const GatherAxis& h : axes[1])
+      for (const GatherAxis& w : axes[2]) zones.push_back({{d, h, w}});
+  return zones;
+}
+
+std::vector<TapBox> tap_boxes(const ConvProblem& p) {
+  const Region region = fprop_region(p);
+  std::vector<TapBox> boxes(static_cast<std::size_t>(region.taps()));
+  int64_t inner = 1;  // taps of the axes after
+  for (int i = kSpatialAxes; i-- > 0; inner *= p.axis[i].kernel)
+    for (std::size_t t = 0; t < boxes.size(); ++t) {
+      const GatherAxis& g = region.axis[i];
+      const int64_t tap = static_cast<int64_t>(t) / inner % g.taps, begin = first_reading(g, tap, 0);
+      GatherAxis &source = boxes[t].source.axis[i], &grad = boxes[t].grad.axis[i];
+      source = g;
+      source.count = first_reading(g, tap, g.extent) - begin;
+      source.taps = 1, source.tap0 = tap;
+      source.off0 = begin * g.step + g.off0 + tap * g.off_step;
+      grad.count = source.count;
+      grad.off0 = begin;
+      grad.extent = g.count;
+    }
+  return boxes;
 }
 
 int64_t count_dgrad_regions(const ConvProblem& p) {

@@ -65,9 +65,31 @@ def other_kernels() -> Iterator[ConvCase]:
     yield ConvCase((6, 12, 12), 3, (32, 32), padding=1, padding_mode="circular")
 
 
+def dilated() -> Iterator[ConvCase]:
+    """Interleaved tiles: whole and unequal phases, groups of tiles, runs, blocks and slices of them."""
+    yield ConvCase((28, 28), 3, (64, 64), padding=4, dilation=4)
+    yield ConvCase((28, 27), 3, (33, 47), batch=3, padding=((3, 1), (4, 2)), dilation=2)
+    yield ConvCase((21, 40), 3, (40, 32), padding=((2, 4), (1, 3)), dilation=(1, 3))
+    yield ConvCase((32, 19), 3, (32, 40), padding=((40, 3), (2, 2)), dilation=(2, 1))  # more padding than image
+    yield ConvCase((33, 66), 3, (32, 32), padding=((3, 3), (8, 8)), dilation=(3, 8), bias=False)  # runs of one group
+    yield ConvCase((40, 41), 3, (24, 32), batch=1, padding=10, dilation=10)
+    yield ConvCase((27, 70), 3, (32, 32), padding=((0, 3), (-1, 6)), dilation=5)
+    yield ConvCase((30, 24), 3, (272, 200), batch=1, padding=2, dilation=2)  # deep
+    yield ConvCase((28, 28), 3, (288, 160), batch=2, groups=2, padding=4, dilation=4)
+    yield ConvCase((29, 31), 5, (32, 48), padding=4, dilation=2)
+    yield ConvCase((24, 36), 5, (32, 32), padding=((3, 2), (12, 12)), dilation=(1, 6))
+    yield ConvCase((6, 16, 16), (1, 3, 3), (32, 32), padding=(0, 2, 2), dilation=(1, 2, 2))
+    yield ConvCase((7, 16, 24), 3, (24, 32), padding=(1, 2, 3), dilation=(1, 2, 3))
+    for layout in LAYOUTS[1:]:
+        yield ConvCase((24, 23), 3, (64, 40), padding=3, dilation=3, layout=layout)
+    for mode in MODES[1:]:
+        yield ConvCase((17, 33), 3, (32, 48), padding=((1, 3), (2, 1)), padding_mode=mode, dilation=2)
+
+
 CASES = list(cases())
-OTHERS = list(other_kernels())
+OTHERS = [*other_kernels(), *dilated()]
 LARGE = ConvCase((56, 56), 3, (64, 64), batch=2, padding=1)
+DEEP_DILATED = ConvCase((28, 28), 3, (512, 256), batch=1, padding=4, dilation=4)
 DEEP = ConvCase((28, 28), 3, (512, 256), batch=1, padding=1)
 
 
@@ -157,7 +179,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
-@pytest.mark.parametrize("case", [*CASES[:12], *OTHERS[::3], LARGE, DEEP], ids=lambda c: c.id)
+@pytest.mark.parametrize("case", [*CASES[:12], *OTHERS[::3], LARGE, DEEP, DEEP_DILATED], ids=lambda c: c.id)
 def test_bits_do_not_depend_on_threads(case: ConvCase, dtype: torch.dtype, threads: None, isa: str) -> None:
     for operator in OPERATORS:
         if operator == "dgrad" and case.padding_mode != "zeros":
@@ -335,7 +357,8 @@ def test_the_switch_reaches_compiled_and_exported_graphs(switch: None) -> None:
         ({"kernel": 7, "padding": 3}, "the kernel is 7 x 7 in the plane, neither 3 x 3 nor 5 x 5"),
         ({"kernel": (3, 5), "padding": 2}, "the kernel is 3 x 5 in the plane, neither 3 x 3 nor 5 x 5"),
         ({"stride": 2}, "stride"),
-        ({"dilation": 2, "padding": 2}, "dilation"),
+        ({"dilation": 11, "padding": 11}, "tiles of pixels 11 apart do not fit a stage, which takes 10"),
+        ({"dilation": 9, "padding": 9}, "32 x 32 pixels leave too much of their tiles empty"),
         ({"channels": (8, 64)}, "channels"),
         ({"channels": (64, 8)}, "channels"),
         ({"groups": 32}, "channels"),
@@ -354,9 +377,12 @@ def test_declines_in_words(operator: str, changes: dict[str, Any], reason: str) 
 def test_declines_other_types_and_strides_of_a_depth() -> None:
     for dtype in (torch.complex64, torch.int32):
         assert plan_of("fprop", LARGE, dtype).algorithm != "winograd"
-    for changes in ({"stride": (2, 1, 1)}, {"dilation": (2, 1, 1)}):
+    for changes, reason in (
+        ({"stride": (2, 1, 1)}, "the stride is not one"),
+        ({"dilation": (2, 1, 1)}, "the depth is dilated"),
+    ):
         volume = dataclasses.replace(ConvCase((8, 16, 16), 3, (64, 64), padding=1), **changes)
-        assert dict(plan_of("fprop", volume).declined)["winograd"] == "stride or dilation is not one"
+        assert dict(plan_of("fprop", volume).declined)["winograd"] == reason
     few = ConvCase((2, 4, 4), 3, (64, 64), padding=1)
     assert dict(plan_of("fprop", few).declined)["winograd"].startswith("2 x 4 x 4 pixels of a result are few")
     folded = dataclasses.replace(LARGE, padding_mode="reflect")

@@ -13,6 +13,7 @@ namespace {
 #include "gather.h"
 #include "gather_vectors.h"
 #include "pairs.h"
+#include "tap_packer.h"
 #include "packed_conv.h"
 #include "row_product.h"
 #include "pixel_rows.h"

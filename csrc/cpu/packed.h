@@ -58,6 +58,12 @@ struct Reduction {
       channel_chunk = balanced(depth, std::max<int64_t>(1, kReductionBlock / tap_chunk));
     }
   }
+  // Blocks of some channels under a single tap.
+  static Reduction by_tap(int64_t taps, int64_t depth) {
+    Reduction reduction(taps, depth, true);
+    reduction.tap_chunk = 1;
+    return reduction;
+  }
   // An empty reduction still has one block, of length zero, which writes the bias.
   int64_t blocks() const {
     return taps * depth == 0 ? 1 : divide_up(taps, tap_chunk) * divide_up(depth, channel_chunk);
@@ -132,6 +138,8 @@ struct ConvJob {
   // Shared workspace: the bias widened and padded to whole tiles, and the packed weight of the current wave.
   void* packed_bias = nullptr;
   void* packed_weight = nullptr;
+  // The regions are zones of one, whose blocks are of one tap: they share its weight, packed in the order of its taps.
+  bool zones = false;
   // A wave is as many regions as one packed copy of the weight has room for.
   std::vector<RegionJob> wave;
   int64_t pack_count = 0, unit_count = 0;
@@ -146,7 +154,7 @@ struct ConvJob {
 struct ConvWorkspace {
   int64_t image, partial, widened, weight;
   ConvWorkspace(const UnitShape& shape, const Tile& tile)
-      : image(kReductionBlock * (shape.pixels_are_rows ? shape.pixels : tile.columns)),
+      : image(kReductionBlock * round_up(shape.pixels, tile.columns)),
         partial(round_up(shape.pixels, tile.columns) * shape.panels *
                 (shape.pixels_are_rows ? tile.columns : tile.rows)),
         widened(kReductionBlock * tile.columns),
@@ -178,17 +186,30 @@ struct WgradJob {
   bool finishes_units = false;    // the same of a narrower type: units add up in their workspace
   bool channel_major = false;     // columns are numbered (channel, tap)
   WgradShape shape;
+  // Where taps read padding at many pixels, each is a product of its own, over the box of pixels where it does not. A
+  // product's columns are then channels.
+  std::vector<TapBox> boxes;
 
-  int64_t pixels() const { return problem->batch * source_region.positions(); }
-  int64_t columns() const { return source_region.taps() * problem->in_channels; }
+  int64_t products() const { return boxes.empty() ? 1 : static_cast<int64_t>(boxes.size()); }
+  const Region& grad_of(int64_t product) const {
+    return boxes.empty() ? grad_region : boxes[static_cast<std::size_t>(product)].grad;
+  }
+  const Region& source_of(int64_t product) const {
+    return boxes.empty() ? source_region : boxes[static_cast<std::size_t>(product)].source;
+  }
+  int64_t pixels(int64_t product) const { return problem->batch * source_of(product).positions(); }
+  int64_t columns() const { return source_of(0).taps() * problem->in_channels; }
   int64_t row_panels() const { return divide_up(problem->out_channels, tile.rows); }
   int64_t column_tiles() const { return divide_up(columns(), tile.columns); }
   int64_t row_blocks() const { return divide_up(row_panels(), panels); }
   int64_t column_blocks() const { return divide_up(column_tiles(), tiles); }
-  int64_t partial_columns() const { return round_up(columns(), tile.columns); }
+  int64_t product_columns() const { return round_up(columns(), tile.columns); }
+  int64_t partial_columns() const { return products() * product_columns(); }
+  int64_t tap_distance() const { return boxes.empty() ? problem->in_channels : product_columns(); }
   int64_t partial_elements() const { return problem->out_channels * partial_columns(); }
-  int64_t slice_start(int64_t slice) const {
-    return std::min(pixels(), slice * round_up(divide_up(pixels(), slices), kReductionBlock));
+  int64_t slice_start(int64_t product, int64_t slice) const {
+    const int64_t all = pixels(product);
+    return std::min(all, slice * round_up(divide_up(all, slices), kReductionBlock));
   }
   // Distance of a tap from the first one in the result.
   int64_t result_offset(int64_t tap) const {
@@ -204,7 +225,7 @@ struct WgradJob {
       if (g[i].taps > 1 && result_strides.axis[i] != distance) return false;
     return true;
   }
-  int64_t unit_count() const { return slices * problem->groups * row_blocks() * column_blocks(); }
+  int64_t unit_count() const { return slices * products() * problem->groups * row_blocks() * column_blocks(); }
   Panels filter_blocks() const { return Panels(problem->out_channels, shape.filters); }
   Panels channel_blocks() const { return Panels(problem->in_channels, shape.channels); }
   int64_t block_units() const { return slices * problem->groups * filter_blocks().count * channel_blocks().count; }

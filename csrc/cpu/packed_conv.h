@@ -19,6 +19,7 @@ struct WeightPacker {
 
   // Packs panel `index` of the wave, counted over (region, group, reduction block, panel).
   void pack(int64_t index) const {
+    if (job.zones) return TapPacker<T, A>(job).pack(index);
     const RegionJob* r = job.wave.data();
     while (r + 1 < job.wave.data() + job.wave.size() && (r + 1)->first_pack <= index) ++r;
     const int64_t panels = job.weight_panels(), local = index - r->first_pack;
@@ -34,6 +35,7 @@ struct WeightPacker {
   // Where the panel that starts at result channel `start` stands.
   A* panel_at(const RegionJob& r, const Block& block, int64_t group, int64_t start) const {
     const int64_t channels = packed_channels(job.shape, job.tile, job.rows);
+    if (job.zones) return TapPacker<T, A>(job).panel_at(*r.region, block, group, start);
     return static_cast<A*>(job.packed_weight) + r.packed_offset +
            channels * (group * r.reduction.length() + r.reduction.before(block)) + start * block.length();
   }
@@ -150,25 +152,55 @@ class ConvUnit {
 
  private:
   static constexpr int64_t kColumns = kTileColumns<A>;
+  static constexpr int64_t kMostHeldWeight = 256 << 10;
 
-  // C[channel, pixel]: the weight gives the rows, the image the columns.
+  // C[channel, pixel]: the weight gives the rows, the image the columns. A block of the weight that L2 does not hold
+  // beside the sums is read once, panel by panel, for all of the unit's pixels.
   void pixels_as_columns() {
     const Panels rows(job_.rows, job_.tile.rows);
     const int64_t first_row = rows.start(first_panel_);
     const int64_t unit_rows = rows.start(first_panel_ + panels_) - first_row;
-    PixelRun runs[kColumns];
-    for (int64_t pixel = 0; pixel < pixels_; pixel += kColumns) {
-      const int64_t count = std::min(kColumns, pixels_ - pixel);
-      const int run_count = make_runs(*region_->region, first_pixel_ + pixel, count, runs);
-      gather(runs, run_count, kColumns, panel_);
-      T* direct = contiguous_columns(runs, run_count, count);
-      for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p) {
-        const int64_t row = rows.start(p);
-        A* partial = partial_of(pixel * unit_rows + (row - first_row) * kColumns);
-        multiply_and_store({rows.rows(p), row, kColumns, weight_panel(row), panel_, direct, job_.result_strides.channel,
-                            partial, runs, run_count});
+    const int64_t tiles = divide_up(pixels_, kColumns), last_panel = first_panel_ + panels_;
+    const bool at_once = unit_rows * block_.length() * static_cast<int64_t>(sizeof(A)) > kMostHeldWeight;
+    PixelRun runs[kMostUnitPixels];
+    int first_run[kMostUnitPixels + 1] = {0};
+    const auto panel_of = [&](int64_t i) { return panel_ + (at_once ? i * kColumns * block_.length() : 0); };
+    const auto gather_tile = [&](int64_t i) {
+      PixelRun* own = runs + first_run[i];
+      const int64_t count = std::min(kColumns, pixels_ - i * kColumns);
+      const int run_count = make_runs(*region_->region, first_pixel_ + i * kColumns, count, own);
+      first_run[i + 1] = first_run[i] + run_count;
+      gather(own, run_count, kColumns, panel_of(i));
+    };
+    const auto run_tile = [&](int64_t i, int64_t p) {
+      const PixelRun* own = runs + first_run[i];
+      const int run_count = first_run[i + 1] - first_run[i];
+      const int64_t row = rows.start(p);
+      T* direct = contiguous_columns(own, run_count, std::min(kColumns, pixels_ - i * kColumns));
+      A* partial = partial_of(i * kColumns * unit_rows + (row - first_row) * kColumns);
+      multiply_and_store({rows.rows(p), row, kColumns, weight_panel(row), panel_of(i), direct,
+                          job_.result_strides.channel, partial, own, run_count});
+    };
+    if (!at_once) {
+      for (int64_t i = 0; i < tiles; ++i) {
+        gather_tile(i);
+        for (int64_t p = first_panel_; p < last_panel; ++p) run_tile(i, p);
       }
+      return;
     }
+    for (int64_t i = 0; i < tiles; ++i) gather_tile(i);
+    for (int64_t p = first_panel_; p < last_panel; ++p)
+      for (int64_t i = 0; i < tiles; ++i) {
+        if (p + 1 < last_panel) prefetch_part(weight_panel(rows.start(p + 1)), rows.rows(p + 1), i, tiles);
+        run_tile(i, p);
+      }
+  }
+
+  // Part i of n of a weight panel, on its way to the cache while another is multiplied.
+  void prefetch_part(const A* panel, int64_t rows, int64_t i, int64_t n) const {
+    const int64_t elements = rows * block_.length();
+    for (int64_t k = i * elements / n; k < (i + 1) * elements / n; k += 64 / static_cast<int64_t>(sizeof(A)))
+      __builtin_prefetch(panel + k);
   }
 
   // C[pixel, channel]: the image gives the rows, the weight the columns.
@@ -265,7 +297,8 @@ class ConvUnit {
     if (block_.length() == 0) return;
     if constexpr (Product::kTerms == 2) return gather_pairs(runs, run_count, width, {to, channel_step, tap_step});
     if constexpr (std::is_same_v<T, A>) {
-      if (!reduction.channels_inner) return gather_vectors<A>(image_, block_, runs, run_count, width, to);
+      if (!reduction.channels_inner || job_.zones)
+        return gather_vectors<A>(image_, block_, runs, run_count, width, to);
     }
     if (!reduction.channels_inner || job_.source_strides.channel != 1 || job_.depth < kLanes<A> / 2 ||
         region_->region->folded())

@@ -26,16 +26,18 @@ class WgradUnit {
     const int64_t row_block = index % job.row_blocks();
     index /= job.row_blocks();
     group_ = index % job.problem->groups;
-    slice_ = index / job.problem->groups;
+    index /= job.problem->groups;
+    product_ = index % job.products();
+    slice_ = index / job.products();
     first_panel_ = row_block * job.panels;
     panels_ = std::min(job.panels, job.row_panels() - first_panel_);
     first_tile_ = column_block * job.tiles;
     tiles_ = std::min(job.tiles, job.column_tiles() - first_tile_);
     const ConvProblem& p = *job.problem;
     grad_ = {static_cast<const Element*>(job.grad) + group_ * p.out_channels * job.grad_strides.channel,
-             job.grad_strides, &job.grad_region, PaddingMode::kZeros, &p};
+             job.grad_strides, &job.grad_of(product_), PaddingMode::kZeros, &p};
     source_ = {static_cast<const Element*>(job.source) + group_ * p.in_channels * job.source_strides.channel,
-               job.source_strides, &job.source_region, p.mode, &p};
+               job.source_strides, &job.source_of(product_), p.mode, &p};
     a_panels_ = workspace;
     b_tile_ = a_panels_ + kReductionBlock * job.panels * job.tile.rows;
     rows_ = b_tile_ + kReductionBlock * kColumns;
@@ -46,10 +48,10 @@ class WgradUnit {
   void run() {
     const Panels panels(job_.problem->out_channels, job_.tile.rows);
     const int64_t first_row = panels.start(first_panel_), last_row = panels.start(first_panel_ + panels_);
-    const int64_t begin = job_.slice_start(slice_), end = job_.slice_start(slice_ + 1);
+    const int64_t begin = job_.slice_start(product_, slice_), end = job_.slice_start(product_, slice_ + 1);
     for (int64_t pixel = begin; pixel < end; pixel += kChunk) {
       const int64_t length = std::min(kChunk, end - pixel), depth = divide_up(length, Product::kTerms);
-      run_count_ = make_runs(job_.source_region, pixel, length, runs_);
+      run_count_ = make_runs(*source_.region, pixel, length, runs_);
       for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p)
         pack(grad_, panels.start(p), panels.rows(p), panels.rows(p), length,
              a_panels_ + (panels.start(p) - first_row) * depth);
@@ -94,7 +96,7 @@ class WgradUnit {
     }
     const int64_t slice = slice_ * job_.problem->groups + group_;
     return {static_cast<A*>(job_.partial) + slice * job_.partial_elements() + row * job_.partial_columns() +
-                tile * kColumns,
+                product_ * job_.product_columns() + tile * kColumns,
             job_.partial_columns()};
   }
   int64_t unit_columns() const { return job_.tiles * kColumns; }
@@ -189,7 +191,7 @@ class WgradUnit {
   }
 
   const WgradJob& job_;
-  int64_t group_, slice_, first_panel_, panels_, first_tile_, tiles_;
+  int64_t group_, product_, slice_, first_panel_, panels_, first_tile_, tiles_;
   ImageReader<Element> grad_, source_;
   A* a_panels_;
   A* b_tile_;
@@ -230,7 +232,7 @@ void finish_wgrad_row(const WgradJob& job, int64_t index) {
       const int64_t n = std::min<int64_t>(kChannels, p.in_channels - c);
       const A* rows[kTaps];
       for (int64_t t = 0; t < count; ++t) {
-        const A* from = partial + (first + t) * p.in_channels + c;
+        const A* from = partial + (first + t) * job.tap_distance() + c;
         rows[t] = from;
         if (job.slices > 1) {
           A* sum = sums + t * kChannels;

@@ -19,6 +19,12 @@ constexpr int64_t kOwnWeightBytes = 512 << 10;
 constexpr int64_t kFewPixels = 128;
 // Weights from this size on cross memory once, however many the pixels (8 MiB, 256 pixels: 4.5 against 10 ms).
 constexpr int64_t kHugeWeightBytes = int64_t{4} << 20;
+// Zones are cut where they leave this share of the products, a zone's last tile counted as so many pixels more; and from
+// so many channels, whose products under one tap are a block.
+constexpr double kMostZoneWork = 0.8;
+constexpr int64_t kZoneEdge = 8, kLeastZoneDepth = 64, kMostZoneTaps = 256;
+// Most pixels and panels of a unit of a zone: with a block of 256 channels and their sums, 400 KiB.
+constexpr int64_t kMostZonePixels = 168, kMostZonePanels = 8;
 // Pixels times tiles of a unit that packs its own weight: 512 KiB of float sums.
 constexpr int64_t kOwnWeightSums = 4096;
 // Result channels of a group up to which reading the stage in place beats packing it.
@@ -55,6 +61,19 @@ int64_t largest_region(const PlanRequest& r) {
 
 int64_t region_count(const PlanRequest& r) { return r.op == ConvOperator::kDgrad ? count_dgrad_regions(r.problem) : 1; }
 
+// Whether most taps of many positions read padding: large dilations on small images.
+bool repays_zones(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (p.mode != PaddingMode::kZeros || panel_terms(r) > 1 || r.source_channels_last || r.result_channels_last)
+    return false;
+  if (gather_depth(r) < kLeastZoneDepth || 2 * gather_rows(r) < r.tile.columns || region_count(r) != 1) return false;
+  const Region region = regions_of(r).front();
+  if (region.taps() == 1 || region.taps() > kMostZoneTaps) return false;
+  int64_t work = 0;
+  for (const Region& zone : zones_of(region)) work += (zone.positions() + kZoneEdge) * zone.taps();
+  return static_cast<double>(work) < kMostZoneWork * static_cast<double>(region.positions() * region.taps());
+}
+
 std::string too_many_regions(const PlanRequest& r) {
   return "the stride makes " + std::to_string(region_count(r)) + " output phases, more than " +
          std::to_string(kMostRegions);
@@ -66,6 +85,19 @@ bool rows_repay_turning(const PlanRequest& r, double as_rows, double as_columns)
   constexpr double kTurned = 800, kStored = 200;
   const double product = static_cast<double>(r.tile.rows * panel_depth(r) * kernel_taps(r.problem));
   return (product + kTurned) * as_columns < (product + kStored) * as_rows;
+}
+
+// How units of zones are cut: pixels are rows, of which tiles have no more than there are, and a unit is a zone.
+UnitShape zone_shape(const PlanRequest& r, int64_t threads) {
+  int64_t pixels = 1;
+  for (const Region& zone : zones_of(regions_of(r).front()))
+    pixels = std::max(pixels, r.problem.batch * zone.positions());
+  UnitShape shape;
+  shape.pixels_are_rows = true;
+  shape.pixels = balanced(pixels, kMostZonePixels);
+  const int64_t panels = divide_up(gather_rows(r), r.tile.columns);
+  shape.panels = divide_up(panels, std::min(panels, divide_up(panels, kMostZonePanels) * threads));
+  return shape;
 }
 
 UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
@@ -123,7 +155,8 @@ void plan_depthwise_channels(const PlanRequest& r, ConvPlan& plan) {
 void plan_depthwise(const PlanRequest& r, ConvPlan& plan) { plan.thread_bytes = LanePlan(r).band.memory().bytes; }
 
 void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
-  plan.shape = unit_shape(r, plan.workers);
+  plan.zones = repays_zones(r);
+  plan.shape = plan.zones ? zone_shape(r, plan.workers) : unit_shape(r, plan.workers);
   plan.channels_inner = r.source_channels_last;
   const int64_t rows = gather_rows(r), groups = r.problem.groups;
   int64_t weight = groups * packed_channels(plan.shape, r.tile, rows) * panel_depth(r) * kernel_taps(r.problem);

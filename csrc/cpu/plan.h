@@ -52,6 +52,7 @@ struct ConvPlan {
   // Packed fprop and dgrad.
   UnitShape shape;
   bool channels_inner = false;
+  bool zones = false;  // of an only region are run apart
   WinogradShape winograd;
   WinogradWgradShape winograd_wgrad;
   Col2imShape col2im;
@@ -61,6 +62,7 @@ struct ConvPlan {
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;
   bool in_place = false, finishes_units = false, channel_major = false;
+  bool boxes = false;  // taps are products of their own
   // Correlation and outer products.
   WgradShape wgrad;
   // Bytes: shared_bytes once and thread_bytes for each of the workers.

@@ -56,6 +56,22 @@ bool append_region(ConvJob& job, const Region& region, bool channels_inner, int6
   return true;
 }
 
+// Zones of the only region share its weight, packed tap by tap.
+void append_zones(ConvJob& job, const std::vector<Region>& zones) {
+  const int64_t groups = job.problem->groups;
+  job.pack_count = groups * Reduction::by_tap(1, job.depth).blocks() * job.weight_panels();
+  for (const Region& zone : zones) {
+    RegionJob r;
+    r.region = &zone;
+    r.reduction = Reduction::by_tap(zone.taps(), job.depth);
+    r.pixels = job.problem->batch * zone.positions();
+    r.pixel_blocks = divide_up(r.pixels, job.shape.pixels);
+    r.first_unit = job.unit_count;
+    job.unit_count += groups * r.pixel_blocks * job.channel_blocks();
+    job.wave.push_back(r);
+  }
+}
+
 void run_wave(const ConvJob& job, const Kernels& kernels, const ConvPlan& plan, const Workspace& workspace) {
   for_each_worker(plan.workers, job.pack_count,
                   [&](int64_t, int64_t begin, int64_t end) { kernels.pack_weight(job, begin, end); });
@@ -74,6 +90,12 @@ void run_packed_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   job.packed_weight = workspace.shared() + bias_bytes;
   const int64_t capacity = (plan.shared_bytes - bias_bytes) / request.sum_bytes;
   if (job.epilogue.bias) kernels.pack_bias(job);
+  if (plan.zones) {
+    const std::vector<Region> zones = zones_of(regions.front());
+    job.zones = true;
+    append_zones(job, zones);
+    return run_wave(job, kernels, plan, workspace);
+  }
   for (auto region = regions.begin(); region != regions.end();) {
     job.wave.clear();
     job.pack_count = job.unit_count = 0;

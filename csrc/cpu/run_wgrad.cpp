@@ -35,6 +35,7 @@ WgradJob make_wgrad_job(const PlanRequest& request, const ConvPlan& plan, const 
 void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                       const ConvOperands& operands) {
   WgradJob job = make_wgrad_job(request, plan, operands);
+  if (plan.boxes) job.boxes = tap_boxes(request.problem);
   const Workspace workspace(plan);
   job.partial = workspace.shared();
   for_each_worker(plan.workers, job.unit_count(), [&](int64_t worker, int64_t begin, int64_t end) {

@@ -20,6 +20,31 @@ constexpr int64_t kFewestCorrelatedStrided = 512;
 // Outer products pass over the result once a chunk: of few pixels and results beyond L2, panels were faster (7 x 7
 // pixels of 512 x 512 channels under 3 x 3 taps: 0.99 against 1.28 ms).
 constexpr int64_t kFewestOuterPixels = 64, kMostOuterResult = int64_t{4} << 20;
+// Share of the products from which on taps are multiplied apart, each without the pixels at which it reads padding; and
+// the fewest channels of a group on either side, as each gathers the image's and the gradient's anew, and the fewest
+// pixels, as the taps' sums are collected in memory.
+constexpr double kMostBoxWork = 0.8;
+constexpr int64_t kFewestBoxed = 64, kFewestBoxPixels = 256;
+
+bool repays_boxes(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (p.mode != PaddingMode::kZeros || std::min(p.in_channels, p.out_channels) < kFewestBoxed) return false;
+  if (output_pixels(p) < kFewestBoxPixels) return false;
+  double share = 1;  // the box of a tap is a product over the axes, and so is the sum over all
+  for (const ConvAxis& a : p.axis) {
+    if (a.kernel > kReductionBlock || a.output == 0) return false;
+    int64_t read = 0;
+    for (int64_t t = 0; t < a.kernel; ++t) {
+      const int64_t off = t * a.dilation - a.lo;
+      const int64_t first = off >= 0 ? 0 : divide_up(-off, a.stride);
+      const int64_t last = off >= a.input ? 0 : divide_up(a.input - off, a.stride);
+      read += std::max<int64_t>(0, std::min(last, a.output) - first);
+    }
+    share *= static_cast<double>(read) / static_cast<double>(a.kernel * a.output);
+  }
+  return share < kMostBoxWork;
+}
+
 CorrelationBands correlation_bands(const PlanRequest& r) {
   return CorrelationBands(fprop_region(r.problem), r.problem.batch, r.sum_bytes);
 }
@@ -123,8 +148,23 @@ void plan_outer_product(const PlanRequest& r, ConvPlan& plan) {
   plan.thread_bytes = lines.workspace_elements(p.in_channels) * r.sum_bytes;
 }
 
+// A tap's box at a time: units of all filters if their packed pixels stay in half of L2, as the image is packed for each
+// block of them.
+void plan_boxes(const PlanRequest& r, ConvPlan& plan) {
+  const ConvProblem& p = r.problem;
+  constexpr int64_t kMostRows = 512;
+  const int64_t panels = divide_up(p.out_channels, r.tile.rows), tiles = divide_up(p.in_channels, r.tile.columns);
+  plan.boxes = true;
+  plan.panels = balanced(panels, divide_up(kMostRows, r.tile.rows));
+  plan.tiles = divide_up(tiles, std::min(tiles, 2 * plan.workers));
+  plan.shared_bytes =
+      p.groups * p.out_channels * kernel_taps(p) * round_up(p.in_channels, r.tile.columns) * r.sum_bytes;
+  plan.thread_bytes = wgrad_workspace(r.tile, plan.panels, 0) * r.sum_bytes;
+}
+
 void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   const ConvProblem& p = r.problem;
+  if (repays_boxes(r)) return plan_boxes(r, plan);
   const int64_t pixels = p.batch * output_pixels(p), columns = p.in_channels * kernel_taps(p);
   const int64_t result_bytes =
       std::max<int64_t>(1, p.groups * p.out_channels * round_up(columns, r.tile.columns) * r.sum_bytes);

@@ -132,26 +132,30 @@ class WinogradConv {
   void write_result(int64_t group, const TileBox& box, int64_t pass, Finish finish) {
     const int64_t begin = pass * job_.shape.panels * kColumns, end = std::min(last_panel(pass) * kColumns, conv_.rows);
     const Strides& s = conv_.result_strides;
+    Strides step = s;  // between the pixels of a stage
+    step.axis[1] *= job_.grid.dy;
     for (int64_t k = begin; k < end; k += W) {
       Vector<A> bias = {};
       if (conv_.epilogue.bias)
         bias = load(static_cast<const A*>(conv_.packed_bias) + group * conv_.bias_channels() + k);
       for_each_run(job_.grid, box, [&](const TileRun& run) {
-        const int64_t pitch = run.count * kTile;
-        for (int64_t t = 0; t < run.count; ++t) {
-          const A* from = product_ + (run.first + t) * sizes_.product.row + k - begin;
-          A* tile = stage_ + t * kTile * W;
-          transform_plane<kEdge, kTile, Vector<A>>(
-              [](const auto& m, auto& y) { Transforms::result(m, y); },
-              [&](int i, int j) { return load(from + (i * kEdge + j) * sizes_.product.plane); },
-              [&](int i, int j, Vector<A> y) { store(tile + (i * pitch + j) * W, y + bias); });
-        }
-        const int64_t y = run.row * kTile, x = run.column * kTile;
+        const int64_t pitch = run.count * kTile, dx = job_.grid.dx, dy = job_.grid.dy;
+        const A* from = product_ + run.first * sizes_.product.row + k - begin;
+        for (int64_t g = 0; g < run.count; g += dx)
+          for (int64_t t = 0; t < dx; ++t, from += sizes_.product.row) {
+            A* tile = stage_ + (g * kTile + t) * W;
+            transform_plane<kEdge, kTile, Vector<A>>(
+                [](const auto& m, auto& y) { Transforms::result(m, y); },
+                [&](int i, int j) { return load(from + (i * kEdge + j) * sizes_.product.plane); },
+                [&](int i, int j, Vector<A> y) { store(tile + (i * pitch + j * dx) * W, y + bias); });
+          }
+        const int64_t y = job_.grid.top(run.row), x = job_.grid.left(run.column);
         const int64_t image = run.image / job_.grid.image_slices;
         const int64_t slice = run.image % job_.grid.image_slices + run.slice;
         T* to = static_cast<T*>(conv_.result) + image * s.outer + (group * conv_.rows + k) * s.channel +
                 slice * s.axis[0] + y * s.axis[1] + x * s.axis[2];
-        store_stage(to, s, std::min<int64_t>(W, end - k), std::min<int64_t>(kTile, job_.grid.height - y),
+        store_stage(to, step, std::min<int64_t>(W, end - k),
+                    std::min<int64_t>(kTile, divide_up(job_.grid.height - y, dy)),
                     std::min(pitch, job_.grid.width - x), pitch, stage_, finish);
       });
     }

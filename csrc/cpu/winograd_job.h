@@ -11,9 +11,9 @@ namespace convext {
 
 // F(4 x 4, 3 x 3) and F(2 x 2, 5 x 5): tiles of results from 6 x 6 inputs, through the products at 36 points.
 inline constexpr int kWinogradEdge = 6, kWinogradPoints = 36;
-// Columns of results of one row of tiles that are staged at a time: with the inputs beyond them, 60 columns of 6 rows
-// and 64 bytes are 22 KiB, half of L1.
-inline constexpr int64_t kWinogradRunColumns = 56, kWinogradStageColumns = 60;
+// Columns of inputs of one row of tiles that are staged at a time: 60 columns of 6 rows and 64 bytes are 22 KiB, half
+// of L1.
+inline constexpr int64_t kWinogradStageColumns = 60;
 
 constexpr int winograd_tile(int64_t kernel) { return static_cast<int>(kWinogradEdge + 1 - kernel); }
 
@@ -27,14 +27,27 @@ inline int64_t odd_lines(int64_t n) {
 
 // The result planes of every image in tiles, numbered over (image, row, column); the last ones overhang. Where the
 // kernel has no depth, the slices of a volume are images.
+//
+// A dilated convolution is dy * dx undilated ones, of the pixels that lie dy and dx apart: a tile is made of such. Tiles
+// that interleave are neighbours, so that dx of them cover pixels that are contiguous in memory:
+//
+//   dilation 2:   | a b a b a b a b | c d c d c d c d |     columns of four tiles of 4 x 4, in the order a, b, c, d
 struct TileGrid {
   int64_t tile = 1;  // edge
   int64_t height = 0, width = 0;
   int64_t images = 0;
   int64_t slices = 1;        // of an image,
   int64_t image_slices = 1;  // and images of a sample: one of the two is one
-  int64_t rows() const { return divide_up(height, tile); }
-  int64_t columns() const { return divide_up(width, tile); }
+  int64_t dy = 1, dx = 1;    // dilation
+  // The interleaved tiles of a row are all there, so that runs of tiles are whole groups of dx; rows that would begin
+  // below the image are not.
+  int64_t rows() const { return height / (tile * dy) * dy + std::min(dy, height % (tile * dy)); }
+  int64_t columns() const { return divide_up(width, tile * dx) * dx; }
+  // First pixel row of a row of tiles, and first pixel column of a group of dx tiles.
+  int64_t top(int64_t row) const { return row / dy * tile * dy + row % dy; }
+  int64_t left(int64_t column) const { return column * tile; }
+  // Most tiles of a run: with the inputs beyond them they fill a stage.
+  int64_t most_in_run() const { return (kWinogradStageColumns / dx - (kWinogradEdge - tile)) / tile * dx; }
   int64_t per_image() const { return rows() * columns(); }
   int64_t tiles() const { return images * per_image(); }
 };
@@ -53,7 +66,7 @@ struct TileRun {
 // Calls visit(run) for the runs that make up a box of a grid, slice by slice.
 template <class Visit>
 inline void for_each_run(const TileGrid& grid, const TileBox& box, Visit visit) {
-  const int64_t rows = grid.rows(), columns = grid.columns(), most = kWinogradRunColumns / grid.tile;
+  const int64_t rows = grid.rows(), columns = grid.columns(), most = grid.most_in_run();
   for (int64_t slice = 0; slice < box.slices; ++slice) {
     TileRun run{slice * box.tiles,          box.first / (rows * columns), box.first_slice + slice,
                 box.first / columns % rows, box.first % columns,          0};

@@ -15,6 +15,9 @@ constexpr int64_t kLeastChannels = 24, kLeastChannelsWithDepth = 16, kMoreChanne
 constexpr int64_t kLeastPixels = 49, kLeastWgradTiles = 16;
 constexpr double kMostWork = 0.45;
 
+// Columns of interleaved tiles are staged side by side.
+constexpr int64_t kMostDilation = kWinogradStageColumns / kWinogradEdge;
+
 // A thread's block of transformed tiles with its products stays in this much of L2.
 constexpr int64_t kBlockBytes = 800 << 10;
 constexpr int64_t kShallowPanels = 2;
@@ -47,6 +50,9 @@ int64_t transformed_bytes(const PlanRequest& r) {
   return kWinogradPoints * r.problem.axis[0].kernel * gather_depth(r) * panels_of(r) * r.tile.columns * r.sum_bytes;
 }
 
+// At most n tiles, in whole groups of interleaved ones.
+int64_t whole_groups(int64_t n, const TileGrid& grid) { return n / grid.dx * grid.dx; }
+
 WinogradShape deep_shape(const PlanRequest& r, int64_t threads) {
   const TileGrid grid = winograd_grid(r);
   WinogradShape shape;
@@ -58,7 +64,7 @@ WinogradShape deep_shape(const PlanRequest& r, int64_t threads) {
   const int64_t room = threads * (kWorkerBytes - own) / tile;
   shape.slices = balanced(grid.slices, kDeepSlices);
   const int64_t read = shape.slices + r.problem.axis[0].kernel - 1;
-  shape.tiles = std::min(kDeepTiles / shape.slices, room / read);
+  shape.tiles = whole_groups(std::min(kDeepTiles / shape.slices, room / read), grid);
   return shape;
 }
 
@@ -84,10 +90,12 @@ WinogradShape shape_of(const PlanRequest& r, int64_t threads) {
       kWinogradPoints * r.sum_bytes * (depth * read + shape.panels * r.tile.columns * shape.slices);
   // Whole tiles of the micro-kernel, from all slices together.
   const int64_t step = divide_up(r.tile.rows, shape.slices);
-  const int64_t most = std::clamp<int64_t>(kBlockBytes / tile_bytes / step, 1, 4) * step;
+  const int64_t fitting = std::clamp<int64_t>(kBlockBytes / tile_bytes / step, 1, 4) * step;
+  const int64_t most = std::max(grid.dx, whole_groups(fitting, grid));
   const int64_t columns = divide_up(grid.slices, shape.slices) * groups;
   const int64_t units = round_up(divide_up(total * columns, most), threads);
-  shape.tiles = std::clamp<int64_t>(divide_up(total * columns, std::max<int64_t>(units, 1)), 1, most);
+  const int64_t even = round_up(divide_up(total * columns, std::max<int64_t>(units, 1)), grid.dx);
+  shape.tiles = std::clamp<int64_t>(even, grid.dx, most);
   return shape;
 }
 
@@ -96,7 +104,8 @@ WinogradWgradShape wgrad_shape_of(const PlanRequest& r) {
   WinogradWgradShape shape;
   shape.rows = round_up(balanced(p.out_channels, kWgradBytes / r.sum_bytes), r.lanes);
   shape.columns = round_up(balanced(p.in_channels, kWgradBytes / r.sum_bytes), r.tile.columns);
-  const int64_t total = winograd_grid(r).tiles();
+  const TileGrid grid = winograd_grid(r);
+  const int64_t total = grid.tiles();
   const int64_t units =
       p.groups * p.axis[0].kernel * divide_up(p.out_channels, shape.rows) * divide_up(p.in_channels, shape.columns);
   const int64_t result_bytes = weight_elements(p) * r.sum_bytes;
@@ -104,7 +113,8 @@ WinogradWgradShape wgrad_shape_of(const PlanRequest& r) {
          2 * shape.slices * result_bytes <= kSliceBytes)
     shape.slices *= 2;
   if (units * shape.slices == 1 && shape.rows >= 2 * kLeastWgradRows) shape.rows = round_up(shape.rows / 2, r.lanes);
-  shape.tiles = std::clamp<int64_t>(divide_up(total, shape.slices), 1, kWgradTiles);
+  const int64_t even = round_up(divide_up(total, shape.slices), grid.dx);
+  shape.tiles = std::clamp<int64_t>(even, grid.dx, whole_groups(kWgradTiles, grid));
   return shape;
 }
 
@@ -119,6 +129,7 @@ TileGrid winograd_grid(const PlanRequest& r) {
     return r.op == ConvOperator::kDgrad ? axis.input : axis.output;
   };
   TileGrid grid{winograd_tile(r.problem.axis[1].kernel), size(1), size(2), r.problem.batch};
+  grid.dy = r.problem.axis[1].dilation, grid.dx = r.problem.axis[2].dilation;
   const bool apart = r.op == ConvOperator::kWgrad || r.problem.axis[0].kernel == 1;
   (apart ? grid.image_slices : grid.slices) = size(0);
   grid.images *= grid.image_slices;
@@ -133,7 +144,11 @@ std::string winograd_refusal(const PlanRequest& r) {
   if (y.kernel != x.kernel || (x.kernel != 3 && x.kernel != 5))
     return "the kernel is " + by(y.kernel, x.kernel) + " in the plane, neither 3 x 3 nor 5 x 5";
   for (const ConvAxis& axis : p.axis)
-    if (axis.stride != 1 || (axis.dilation != 1 && axis.kernel != 1)) return "stride or dilation is not one";
+    if (axis.stride != 1) return "the stride is not one";
+  if (z.dilation != 1 && z.kernel != 1) return "the depth is dilated";
+  if (x.dilation > kMostDilation)
+    return "tiles of pixels " + std::to_string(x.dilation) + " apart do not fit a stage, which takes " +
+           std::to_string(kMostDilation);
   if (!r.winograd) return "convext.backends.winograd.enabled is False";
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";

@@ -15,12 +15,13 @@
 // One plane axis of a tiled source: which coordinate of the source a coordinate of the stage reads.
 struct StageAxis {
   int64_t begin;   // coordinate in the padded source that stage coordinate 0 reads
+  int64_t step;    // between what stage coordinates read
   int64_t reach;   // first stage coordinate that no result needs
   int64_t extent;  // of the source
   PaddingMode mode;
   // -1 for a zero.
-  int64_t source(int64_t i) const { return i < reach ? padded_source(mode, begin + i, extent) : -1; }
-  // First stage coordinate from `count` or fewer whose source coordinate is at least x.
+  int64_t source(int64_t i) const { return i < reach ? padded_source(mode, begin + i * step, extent) : -1; }
+  // First stage coordinate from `count` or fewer whose source coordinate is at least x, of an axis of step one.
   int64_t at(int64_t x, int64_t count) const { return std::clamp<int64_t>(x - begin, 0, count); }
 };
 
@@ -141,20 +142,22 @@ inline void transform_box(const TiledImage& image, const TileGrid& grid, const T
         for (int64_t t = 0; t < run.count; ++t) store(v + point * block.plane + t * block.row, Vector<A>{});
       return;
     }
-    const auto axis = [&](int i, int64_t tile, int64_t size) {
-      return StageAxis{image.origin[i] + tile * kStep, size + beyond - tile * kStep, image.extent[i], image.mode};
-    };
-    const int64_t columns = run.count * kStep + beyond;
+    // Rows are staged dy apart; columns as they lie, those of dx interleaved tiles side by side.
+    const int64_t top = grid.top(run.row), left = grid.left(run.column), dx = grid.dx;
+    const StageAxis y{image.origin[1] + top, grid.dy, divide_up(grid.height - top, grid.dy) + beyond, image.extent[1],
+                      image.mode};
+    const StageAxis x{image.origin[2] + left, 1, grid.width - left + beyond * dx, image.extent[2], image.mode};
+    const int64_t columns = run.count * kStep + beyond * dx;
     const T* from = static_cast<const T*>(image.data) + run.image / grid.image_slices * image.strides.outer +
                     slice * image.strides.axis[0] + channel * image.strides.channel;
-    load_stage<T, A>(from, image.strides, std::clamp<int64_t>(channels, 0, W), axis(1, run.row, grid.height),
-                     axis(2, run.column, grid.width), kIn, columns, stage);
-    for (int64_t t = 0; t < run.count; ++t, v += block.row) {
-      const A* tile = stage + t * kStep * W;
-      transform_plane<kIn, kEdge, Vector<A>>(
-          transform, [&](int i, int j) { return load(tile + (i * columns + j) * W); },
-          [&](int i, int j, Vector<A> p) { store(v + (i * kEdge + j) * block.plane, p); });
-    }
+    load_stage<T, A>(from, image.strides, std::clamp<int64_t>(channels, 0, W), y, x, kIn, columns, stage);
+    for (int64_t group = 0; group < run.count; group += dx)
+      for (int64_t t = 0; t < dx; ++t, v += block.row) {
+        const A* tile = stage + (group * kStep + t) * W;
+        transform_plane<kIn, kEdge, Vector<A>>(
+            transform, [&](int i, int j) { return load(tile + (i * columns + j * dx) * W); },
+            [&](int i, int j, Vector<A> p) { store(v + (i * kEdge + j) * block.plane, p); });
+      }
   });
 }
 
