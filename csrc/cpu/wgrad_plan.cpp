@@ -20,8 +20,12 @@ constexpr int64_t kFewestCorrelatedStrided = 512;
 // Outer products pass over the result once a chunk: of few pixels and results beyond L2, panels were faster (7 x 7
 // pixels of 512 x 512 channels under 3 x 3 taps: 0.99 against 1.28 ms).
 constexpr int64_t kFewestOuterPixels = 64, kMostOuterResult = int64_t{4} << 20;
+
+StagedElement staged_element(const PlanRequest& r) {
+  return {panel_terms(r) > 1 ? r.element_bytes : r.sum_bytes, panel_terms(r)};
+}
 CorrelationBands correlation_bands(const PlanRequest& r) {
-  return CorrelationBands(fprop_region(r.problem), r.problem.batch, r.sum_bytes);
+  return CorrelationBands(fprop_region(r.problem), r.problem.batch, staged_element(r));
 }
 
 }  // namespace
@@ -32,10 +36,10 @@ std::string correlation_refusal(const PlanRequest& r) {
   if (r.op != ConvOperator::kWgrad) return "it serves the gradient to the weight";
   if (p.in_channels == 0 || p.out_channels == 0) return "there is nothing to multiply";
   const CorrelationBands bands = correlation_bands(r);
-  if (CorrelationWorkspace(bands, {}, kernel_taps(p), r.sum_bytes).bytes(r.sum_bytes) > kMostStageBytes)
+  const StagedElement staged = staged_element(r);
+  if (CorrelationWorkspace(bands, {}, kernel_taps(p), staged).bytes(staged) > kMostStageBytes)
     return "a band of the image with its taps needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
   if (p.out_channels <= kMostCorrelated && p.in_channels <= kMostCorrelatedInputs) return "";
-  if (panel_terms(r) > 1) return "products of pairs run at twice its rate";
   if (r.source_channels_last || r.grad_channels_last) return "the images are channels_last";
   const bool strided = std::any_of(p.axis, p.axis + kSpatialAxes, [](const ConvAxis& a) { return a.stride > 1; });
   const int64_t fewest = strided ? kFewestCorrelatedStrided : kFewestCorrelated;
@@ -69,10 +73,11 @@ void plan_correlation(const PlanRequest& r, ConvPlan& plan) {
   const ConvProblem& p = r.problem;
   const CorrelationBands bands = correlation_bands(r);
   const int64_t taps = kernel_taps(p);
+  const StagedElement staged = staged_element(r);
   WgradShape& shape = plan.wgrad;
-  const int64_t fitting = kCorrelationStageBytes / r.sum_bytes / (bands.in_chunk * bands.channel_size);
+  const int64_t fitting = kCorrelationStageBytes / staged.bytes / (bands.in_chunk * bands.channel_size);
   // short chunks leave room for more filters, for which the image is staged once
-  shape.filters = std::min(p.out_channels, kCorrelationFilters * kChunkPositions / (bands.in_chunk * bands.length));
+  shape.filters = std::min(p.out_channels, kCorrelationFilters * staged.chunk() / (bands.in_chunk * bands.length));
   shape.channels = std::clamp<int64_t>(fitting, 1, std::min(p.in_channels, kCorrelationChannels));
   const auto blocks = [&] {
     return p.groups * divide_up(p.out_channels, shape.filters) * divide_up(p.in_channels, shape.channels);
@@ -95,7 +100,7 @@ void plan_correlation(const PlanRequest& r, ConvPlan& plan) {
   }
   plan.in_place = plan.slices == 1 && r.element_bytes == r.sum_bytes && (taps == 1 || !r.result_channels_last);
   plan.shared_bytes = plan.in_place ? 0 : plan.slices * result_bytes;
-  plan.thread_bytes = CorrelationWorkspace(bands, shape, taps, r.sum_bytes).bytes(r.sum_bytes);
+  plan.thread_bytes = CorrelationWorkspace(bands, shape, taps, staged).bytes(staged);
 }
 
 void plan_outer_product(const PlanRequest& r, ConvPlan& plan) {
