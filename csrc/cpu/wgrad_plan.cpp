@@ -17,6 +17,13 @@ constexpr int64_t kMostCorrelated = 16, kMostCorrelatedInputs = 8;
 constexpr int64_t kFewestCorrelated = 128;
 // The same under a stride, where staging costs more.
 constexpr int64_t kFewestCorrelatedStrided = 512;
+// Of pairs, which panels multiply as fast once they are packed: filters of a group up to which their rows are not worth
+// packing, whatever else; up to which they are not if an image has fewer than so many positions; and under several
+// taps.
+constexpr int64_t kFewPairedFilters = 16, kMostFiltersOfFewPairs = 64, kFewPairedPositions = 512;
+constexpr int64_t kMostPairedFilters = 256;
+// The same under a stride; there staging is repaid by taps that read what others have read.
+constexpr int64_t kMostStridedFilters = 128, kFewestStridedPositions = 768, kFewestStridedReads = 3;
 // Outer products pass over the result once a chunk: of few pixels and results beyond L2, panels were faster (7 x 7
 // pixels of 512 x 512 channels under 3 x 3 taps: 0.99 against 1.28 ms).
 constexpr int64_t kFewestOuterPixels = 64, kMostOuterResult = int64_t{4} << 20;
@@ -26,6 +33,22 @@ StagedElement staged_element(const PlanRequest& r) {
 }
 CorrelationBands correlation_bands(const PlanRequest& r) {
   return CorrelationBands(fprop_region(r.problem), r.problem.batch, staged_element(r));
+}
+
+// Why pairs are better packed than correlated; empty if they are not.
+std::string packed_pairs_reason(const ConvProblem& p) {
+  const int64_t strides = p.axis[0].stride * p.axis[1].stride * p.axis[2].stride;
+  const int64_t taps = kernel_taps(p), filters = p.out_channels, positions = output_pixels(p);
+  if (filters <= kFewPairedFilters) return "";
+  if (strides > 1 && taps < kFewestStridedReads * strides)
+    return std::to_string(taps) + " taps under a stride do not repay a stage of pairs";
+  if (strides > 1 && positions < kFewestStridedPositions)
+    return std::to_string(positions) + " pixels under a stride do not repay a stage of pairs";
+  int64_t most = taps > 1 ? kMostPairedFilters : filters;
+  if (strides > 1) most = kMostStridedFilters;
+  if (positions < kFewPairedPositions) most = kMostFiltersOfFewPairs;
+  if (filters <= most) return "";
+  return std::to_string(filters) + " filters repay packed pairs, more than " + std::to_string(most);
 }
 
 }  // namespace
@@ -42,12 +65,13 @@ std::string correlation_refusal(const PlanRequest& r) {
   if (p.out_channels <= kMostCorrelated && p.in_channels <= kMostCorrelatedInputs) return "";
   if (r.source_channels_last || r.grad_channels_last) return "the images are channels_last";
   const bool strided = std::any_of(p.axis, p.axis + kSpatialAxes, [](const ConvAxis& a) { return a.stride > 1; });
-  const int64_t fewest = strided ? kFewestCorrelatedStrided : kFewestCorrelated;
+  const bool pairs = panel_terms(r) > 1;
+  const int64_t fewest = strided && !pairs ? kFewestCorrelatedStrided : kFewestCorrelated;
   if (output_pixels(p) < fewest)
     return std::to_string(output_pixels(p)) + " pixels do not repay the sums over lanes, fewer than " +
            std::to_string(fewest);
   if (bands.band.columns * 5 < bands.band.pitch * 3) return "padding would fill two fifths of the columns";
-  return "";
+  return pairs ? packed_pairs_reason(p) : "";
 }
 
 std::string outer_product_refusal(const PlanRequest& r) {
