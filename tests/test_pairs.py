@@ -123,3 +123,90 @@ def test_channels_that_are_one_in_memory(channels: int, dtype: torch.dtype, isa:
     exact = leaf.detach().double().requires_grad_()
     (expected,) = torch.autograd.grad(F.conv2d(exact, w.double(), padding=1).sum(), exact)
     torch.testing.assert_close(grad.double(), expected.to(dtype).double())
+
+
+def shifted(t: Tensor) -> Tensor:
+    """The same numbers, of which none stands next to the one it did before."""
+    return torch.stack((t, t + 1), dim=-1)[..., 0]
+
+
+@pytest.mark.parametrize("taps", (2, 3, 4, 7, 9, 15, 16, 17, 25))
+@pytest.mark.parametrize("channels", (6, 35, 64))
+def test_weights_of_any_number_of_taps_are_paired_exactly(channels: int, taps: int, isa: str) -> None:
+    """Few taps are picked out of whole vectors of the weight, but for its last filter; rows that are views are not."""
+    x = numbers(1, channels, 61, dtype=torch.bfloat16)
+    for filters in (1, 16, 33, 300):
+        weight = numbers(filters, channels, taps, dtype=torch.bfloat16)
+        for stride, w in itertools.product((1, 2), (weight, shifted(weight))):
+            y = convext.functional.conv1d(x, w, stride=stride)
+            assert torch.equal(y, F.conv1d(x.double(), w.double(), stride=stride).bfloat16()), (filters, stride)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride"), [((45,), 3, 2), ((40,), 16, 8), ((9, 8), 5, 2), ((4, 5, 6), 2, 2)]
+)
+@pytest.mark.parametrize("channels", (1, 7, 34))
+def test_strided_gradients_are_exact(
+    channels: int, size: tuple[int, ...], kernel: int, stride: int, dtype: torch.dtype, isa: str
+) -> None:
+    """The product and its fold: an odd channel, images that no vector divides, weights and images that are views."""
+    rank = len(size)
+    x = numbers(2, channels, *size, dtype=dtype)
+    ours, theirs = (getattr(f, f"conv_transpose{rank}d") for f in (convext.functional, F))
+    for results in (1, 20):
+        weight = numbers(channels, results, *(kernel,) * rank, dtype=dtype)
+        b = numbers(results, dtype=dtype)
+        want = theirs(x.double(), weight.double(), b.double(), stride=stride, padding=1).to(dtype)
+        for image, w in itertools.product((x, shifted(x)), (weight, shifted(weight))):
+            assert torch.equal(ours(image, w, b, stride=stride, padding=1), want), results
+
+
+def test_few_terms_do_not_repay_rows_of_pixels(isa: str) -> None:
+    """Rows fill the tile better, but a product of 16 pairs is over before its sums are turned."""
+    few, many = (
+        convext.conv_plan("dgrad", (1, 528, 14, 14), (terms, 528, 1, 1), dtype=torch.bfloat16).pixels_are_rows
+        for terms in (32, 2048)
+    )
+    if isa.startswith("avx512"):  # whose vectors 196 pixels leave emptier than 528 channels
+        assert many and few == (isa != "avx512_bf16")
+
+
+def test_rows_are_correlated_where_packing_them_is_not_repaid(isa: str) -> None:
+    """Few filters, many pixels, taps that overlap."""
+
+    def plan(image: tuple[int, ...], weight: tuple[int, ...], **settings: int) -> convext.Plan:
+        return convext.conv_plan("wgrad", image, weight, dtype=torch.bfloat16, **settings)
+
+    if isa != "avx512_bf16":
+        return
+    for image, weight, settings in (
+        ((1, 512, 14, 14), (512, 16, 3, 3), {"padding": 1, "groups": 32}),
+        ((1, 256, 28, 28), (128, 256, 1, 1), {}),
+        ((1, 3, 224, 224), (64, 3, 7, 7), {"stride": 2, "padding": 3}),
+        ((1, 256, 28, 28), (256, 256, 3, 3), {"padding": 2, "dilation": 2}),
+    ):
+        assert plan(image, weight, **settings).algorithm == "correlation", image
+    for image, weight, settings, reason in (
+        ((1, 256, 14, 14), (1024, 256, 1, 1), {}, "1024 filters repay packed pairs, more than 64"),
+        ((1, 64, 16, 16, 16), (128, 64, 2, 2, 2), {"stride": 2}, "8 taps under a stride do not repay"),
+        ((1, 64, 28, 28), (128, 64, 5, 5), {"stride": 2, "padding": 2}, "196 pixels under a stride do not repay"),
+    ):
+        chosen = plan(image, weight, **settings)
+        assert chosen.algorithm == "packed" and reason in dict(chosen.declined)["correlation"], chosen
+
+
+@pytest.mark.parametrize("kernel", (1, 3, 5))
+@pytest.mark.parametrize("stride", (1, 2, 3))
+@pytest.mark.parametrize("groups", (1, 3))
+def test_correlated_weight_gradients_are_exact(groups: int, stride: int, kernel: int, isa: str) -> None:
+    """An odd number of pixels in rows that end anywhere in a pair."""
+    for filters, channels, size in itertools.product((1, 9), (1, 6), ((33, 35), (40, 64))):
+        x = numbers(2, groups * channels, *size, dtype=torch.bfloat16)
+        w = torch.zeros(groups * filters, channels, kernel, kernel, dtype=torch.bfloat16, requires_grad=True)
+        wide = w.detach().double().requires_grad_()
+        conv = {"stride": stride, "padding": kernel // 2, "groups": groups}
+        y, ref = convext.functional.conv2d(x, w, **conv), F.conv2d(x.double(), wide, **conv)
+        g = numbers(*y.shape, dtype=torch.bfloat16)
+        (got,), (want,) = torch.autograd.grad(y, w, g), torch.autograd.grad(ref, wide, g.double())
+        assert torch.equal(got, want.bfloat16()), (filters, channels, size)

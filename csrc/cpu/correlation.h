@@ -11,7 +11,8 @@
 //   grad[k+1][f..]  sum     sum           sum       AVX-512 (32 registers): 4 x 6, so that the loads (half of them
 //   ..   MR rows    sum     sum           sum       across a cache line) take eight cycles and the FMAs twelve.
 //
-// f runs over a chunk of bands (of one image, or of several) before the lanes are added up, pairwise, and join the
+// A lane multiplies a position, or two neighbours where the level has dot products: rows of bfloat16 are pairs as they
+// lie. f runs over a chunk of bands (of one image, or of several) before the lanes are added up, pairwise, and join the
 // result. A 1x1 layer of stride one needs no stage: images whose pixels are dense are read where they lie, but for the
 // ends of bands that fill no vector. Bands and chunks follow from the shape alone, and neither the tile nor the block
 // enters the arithmetic, so that threads do not change a bit.
@@ -22,19 +23,19 @@ inline constexpr int kCorrelationSums = kVectorBytes == 64 ? 24 : 8;
 inline constexpr int kCorrelationRows = kVectorBytes == 64 ? 4 : 2;
 constexpr int correlation_columns(int rows) { return std::min(kMostInFlight, kCorrelationSums / rows); }
 
-// A stretch of positions, in whole vectors, at constant distances: a band, or the part of one.
-template <class A>
+// A stretch of positions, in whole vectors, at constant distances: a band, or the part of one. S: a staged element.
+template <class S>
 struct CorrelationSegment {
-  const A* grad;
+  const S* grad;
   int64_t grad_distance;  // between filters
-  const A* source;
+  const S* source;
   const int64_t* offset;  // of each (channel, tap) of the block
   int64_t length;
 };
 
-template <class A>
+template <class A, class S>
 struct CorrelationTile {
-  const CorrelationSegment<A>* segments;
+  const CorrelationSegment<S>* segments;
   int64_t segment_count;
   int64_t row, column;  // first filter and (channel, tap) of the block
   A* to;
@@ -52,25 +53,31 @@ inline Vector<A> sum_of_lanes(Vector<A> (&v)[kLanes<A>]) {
   return v[0];
 }
 
-template <class A, int MR, int NR>
-void correlate_tile(const CorrelationTile<A>& tile) {
+// A vector of staged elements, as the product takes it: a lane each, or pairs of neighbours.
+template <class A, class S>
+inline Vector<A> load_staged(const S* from) {
+  return load(reinterpret_cast<const A*>(from));
+}
+
+template <class A, class S, class Product, int MR, int NR>
+void correlate_tile(const CorrelationTile<A, S>& tile) {
   constexpr int W = kLanes<A>, kVectorsOfSums = (MR * NR + W - 1) / W;
   Vector<A> sum[kVectorsOfSums * W] = {};  // filter i and tap j at i * NR + j
   for (int64_t s = 0; s < tile.segment_count; ++s) {
-    const CorrelationSegment<A> segment = tile.segments[s];
-    const A* grad = segment.grad + tile.row * segment.grad_distance;
-    const A* from[NR];
+    const CorrelationSegment<S> segment = tile.segments[s];
+    const S* grad = segment.grad + tile.row * segment.grad_distance;
+    const S* from[NR];
 #pragma GCC unroll 8
     for (int j = 0; j < NR; ++j) from[j] = segment.source + segment.offset[tile.column + j];
-    for (int64_t f = 0; f < segment.length; f += W) {
+    for (int64_t f = 0; f < segment.length; f += kLanes<S>) {
       Vector<A> g[MR];
 #pragma GCC unroll 4
-      for (int i = 0; i < MR; ++i) g[i] = load(grad + i * segment.grad_distance + f);
+      for (int i = 0; i < MR; ++i) g[i] = load_staged<A>(grad + i * segment.grad_distance + f);
 #pragma GCC unroll 8
       for (int j = 0; j < NR; ++j) {
-        const Vector<A> x = load(from[j] + f);
+        const Vector<A> x = load_staged<A>(from[j] + f);
 #pragma GCC unroll 4
-        for (int i = 0; i < MR; ++i) sum[i * NR + j] += g[i] * x;
+        for (int i = 0; i < MR; ++i) sum[i * NR + j] = Product::add(sum[i * NR + j], g[i], x);
       }
     }
   }
@@ -88,39 +95,44 @@ void correlate_tile(const CorrelationTile<A>& tile) {
   }
 }
 
-template <class A>
-using CorrelationFunction = void (*)(const CorrelationTile<A>&);
+template <class A, class S>
+using CorrelationFunction = void (*)(const CorrelationTile<A, S>&);
 
-template <class A, int MR, std::size_t... J>
-constexpr std::array<CorrelationFunction<A>, kMostInFlight> correlation_row(std::index_sequence<J...>) {
-  return {&correlate_tile<A, MR, static_cast<int>(J) + 1>...};
+template <class A, class S, class Product, int MR, std::size_t... J>
+constexpr std::array<CorrelationFunction<A, S>, kMostInFlight> correlation_row(std::index_sequence<J...>) {
+  return {&correlate_tile<A, S, Product, MR, static_cast<int>(J) + 1>...};
 }
-template <class A, std::size_t... I>
+template <class A, class S, class Product, std::size_t... I>
 constexpr auto correlation_functions(std::index_sequence<I...>) {
-  return std::array{correlation_row<A, static_cast<int>(I) + 1>(
+  return std::array{correlation_row<A, S, Product, static_cast<int>(I) + 1>(
       std::make_index_sequence<static_cast<std::size_t>(correlation_columns(static_cast<int>(I) + 1))>{})...};
 }
-// kCorrelate<A>[filters - 1][taps - 1]
-template <class A>
-inline constexpr auto kCorrelate = correlation_functions<A>(std::make_index_sequence<kCorrelationRows>{});
+// kCorrelate<A, S, Product>[filters - 1][taps - 1]
+template <class A, class S, class Product>
+inline constexpr auto kCorrelate = correlation_functions<A, S, Product>(std::make_index_sequence<kCorrelationRows>{});
 
 // One unit: a block of filters and channels of a group, over one slice of the chunks.
-template <class T, class A>
+template <class T, class A, class Product>
 class CorrelationWgrad {
-  static constexpr int W = kLanes<A>;
+  static constexpr bool kPairs = Product::kTerms == 2;
+  // Pairs are neighbours in memory, so they are staged as the bits they are.
+  using Element = std::conditional_t<kPairs, uint16_t, T>;
+  using Staged = std::conditional_t<kPairs, uint16_t, A>;
+  static constexpr int W = kLanes<Staged>;
+  static constexpr StagedElement kStaged{sizeof(Staged), Product::kTerms};
 
  public:
   CorrelationWgrad(const WgradJob& job, std::byte* workspace)
       : job_(job),
         p_(*job.problem),
         region_(job.source_region),
-        bands_(region_, p_.batch, sizeof(A)),
+        bands_(region_, p_.batch, kStaged),
         taps_(region_.taps()),
         in_place_(reads_in_place()) {
-    const CorrelationWorkspace sizes(bands_, job.shape, taps_, sizeof(A));
+    const CorrelationWorkspace sizes(bands_, job.shape, taps_, kStaged);
     offset_ = reinterpret_cast<int64_t*>(workspace);
     tail_offset_ = offset_ + job.shape.channels * taps_;
-    stage_ = reinterpret_cast<A*>(workspace + sizes.offset_bytes());
+    stage_ = reinterpret_cast<Staged*>(workspace + sizes.offset_bytes());
     grad_ = stage_ + sizes.stage;
     for (int64_t c = 0; c < job.shape.channels; ++c)
       for (int64_t t = 0; t < taps_; ++t) {
@@ -165,7 +177,7 @@ class CorrelationWgrad {
  private:
   // Whether a band's positions follow each other in both images, under the only tap.
   bool reads_in_place() const {
-    if (!std::is_same_v<T, A> || taps_ != 1) return false;
+    if (!std::is_same_v<Element, Staged> || taps_ != 1) return false;
     const Strides *g = &job_.grad_strides, *s = &job_.source_strides;
     int64_t distance = 1;
     for (int i = kSpatialAxes; i-- > 0; distance *= region_.axis[i].count) {
@@ -188,49 +200,50 @@ class CorrelationWgrad {
     const int64_t qd = index % g[0].count, n = index / g[0].count;
     const int64_t rows = std::min(band.rows, g[1].count - qh), columns = std::min(band.columns, g[2].count - qw);
     const Strides &gs = job_.grad_strides, &ss = job_.source_strides;
-    const T* grad = static_cast<const T*>(job_.grad) + (group_ * p_.out_channels + first_filter_) * gs.channel +
-                    n * gs.outer + qd * gs.axis[0] + qh * gs.axis[1] + qw * gs.axis[2];
-    const T* source =
-        static_cast<const T*>(job_.source) + (group_ * p_.in_channels + first_channel_) * ss.channel + n * ss.outer;
-    if constexpr (std::is_same_v<T, A>) {
+    const Element* grad = static_cast<const Element*>(job_.grad) +
+                          (group_ * p_.out_channels + first_filter_) * gs.channel + n * gs.outer + qd * gs.axis[0] +
+                          qh * gs.axis[1] + qw * gs.axis[2];
+    const Element* source = static_cast<const Element*>(job_.source) +
+                            (group_ * p_.in_channels + first_channel_) * ss.channel + n * ss.outer;
+    if constexpr (std::is_same_v<Element, Staged>) {
       if (in_place_) {
         source += qd * ss.axis[0] + qh * ss.axis[1] + qw * ss.axis[2];
         return read_in_place(grad, source, rows * columns, place);
       }
     }
-    A* grad_to = grad_ + place * filters_ * bands_.length;
+    Staged* grad_to = grad_ + place * filters_ * bands_.length;
     const int64_t length = round_up(band.length(rows, columns), W);
     for (int64_t k = 0; k < filters_; ++k)
       stage_grad(grad + k * gs.channel, rows, columns, length, grad_to + k * bands_.length);
-    A* stage = stage_ + place * channels_ * bands_.channel_size;
+    Staged* stage = stage_ + place * channels_ * bands_.channel_size;
     for (int64_t c = 0; c < channels_; ++c) {
-      A* to = stage + c * bands_.channel_size;
-      const ImageReader<T> image{source + c * ss.channel - n * ss.outer, ss, &region_, p_.mode, &p_};
-      BandStager<T, A>(image, band, 1).fill(n, 1, qd, qh, qw, to);
-      std::fill(to + band.channel_size, to + bands_.channel_size, A{0});
+      Staged* to = stage + c * bands_.channel_size;
+      const ImageReader<Element> image{source + c * ss.channel - n * ss.outer, ss, &region_, p_.mode, &p_};
+      BandStager<Element, Staged>(image, band, 1).fill(n, 1, qd, qh, qw, to);
+      std::fill(to + band.channel_size, to + bands_.channel_size, Staged{0});
     }
     segments_[segment_count_++] = {grad_to, bands_.length, stage, offset_, length};
   }
 
   // A filter's rows of a band in the layout of the flat result, with zeros where a row ends.
-  void stage_grad(const T* from, int64_t rows, int64_t columns, int64_t length, A* to) const {
+  void stage_grad(const Element* from, int64_t rows, int64_t columns, int64_t length, Staged* to) const {
     const int64_t pitch = bands_.band.pitch, step = job_.grad_strides.axis[2];
     if (pitch != columns || length != rows * pitch)
-      for (int64_t f = 0; f < length; f += W) store(to + f, Vector<A>{});
+      for (int64_t f = 0; f < length; f += W) store(to + f, Vector<Staged>{});
     for (int64_t i = 0; i < rows; ++i)
       copy_strided(to + i * pitch, from + i * job_.grad_strides.axis[1], step, columns);
   }
 
   // Whole vectors where they lie; of the rest a copy that ends with zeros.
-  void read_in_place(const A* grad, const A* source, int64_t positions, int64_t place) {
+  void read_in_place(const Staged* grad, const Staged* source, int64_t positions, int64_t place) {
     const int64_t whole = positions / W * W, rest = positions - whole;
     const int64_t gs = job_.grad_strides.channel, ss = job_.source_strides.channel;
     if (whole > 0) segments_[segment_count_++] = {grad, gs, source, offset_, whole};
     if (rest == 0) return;
-    A* grad_to = grad_ + place * filters_ * W;
-    A* stage = stage_ + place * channels_ * W;
-    const auto copy_tail = [&](const A* from, A* to) {
-      store(to, Vector<A>{});
+    Staged* grad_to = grad_ + place * filters_ * W;
+    Staged* stage = stage_ + place * channels_ * W;
+    const auto copy_tail = [&](const Staged* from, Staged* to) {
+      store(to, Vector<Staged>{});
       copy_fewer<W>(to, from + whole, rest);
     };
     for (int64_t k = 0; k < filters_; ++k) copy_tail(grad + k * gs, grad_to + k * W);
@@ -246,7 +259,7 @@ class CorrelationWgrad {
     const Panels columns(channels_ * taps_, most);
     const auto multiply = [&](int64_t i, int64_t j) {
       const int64_t row = rows.start(i), column = columns.start(j);
-      kCorrelate<A>[rows.rows(i) - 1][columns.rows(j) - 1](
+      kCorrelate<A, Staged, Product>[rows.rows(i) - 1][columns.rows(j) - 1](
           {segments_, segment_count_, row, column, to_ + row * distance_ + column, distance_, add});
     };
     if (taps_ > 1) {
@@ -266,12 +279,12 @@ class CorrelationWgrad {
   const bool in_place_;
   int64_t* offset_;
   int64_t* tail_offset_;
-  A* stage_;
-  A* grad_;
+  Staged* stage_;
+  Staged* grad_;
   int64_t group_ = 0, first_filter_ = 0, filters_ = 0, first_channel_ = 0, channels_ = 0;
   A* to_ = nullptr;
   int64_t distance_ = 0;
-  CorrelationSegment<A> segments_[2 * kChunkPositions / kMostCorrelationLanes];
+  CorrelationSegment<Staged> segments_[2 * kChunkPositions / kMostCorrelationLanes];
   int64_t segment_count_ = 0;
 };
 

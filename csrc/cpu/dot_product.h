@@ -5,8 +5,9 @@
 // It takes subnormal numbers for zero and rounds in its own way (to nearest even, whatever the thread's mode).
 struct DotProduct {
   static constexpr int kTerms = 2;
-  static Vector<float> add(Vector<float> sum, Vector<float> b, float a) {
-    return _mm512_dpbf16_ps(sum, (__m512bh)b, (__m512bh)(Vector<float>{} + a));
+  static Vector<float> add(Vector<float> sum, Vector<float> b, float a) { return add(sum, b, Vector<float>{} + a); }
+  static Vector<float> add(Vector<float> sum, Vector<float> a, Vector<float> b) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
   }
   // Lane i: the two elements at from[index[2 * i]] and from[index[2 * i + 1]], of the kReach that are read.
   static constexpr int kReach = 64;

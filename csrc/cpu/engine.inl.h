@@ -58,10 +58,6 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
     DepthwiseWgrad<T, A> wgrad(job, band, static_cast<std::byte*>(workspace));
     for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
-  static void run_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
-    CorrelationWgrad<T, A> wgrad(job, static_cast<std::byte*>(workspace));
-    for (int64_t i = begin; i < end; ++i) wgrad.run(i);
-  }
   static void finish_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) finish_correlation_filter<T, A>(job, i);
   }
@@ -105,7 +101,7 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
             .run_col2im = &Packed::run_col2im,
             .run_depthwise = &run_depthwise,
             .run_depthwise_wgrad = &run_depthwise_wgrad,
-            .run_correlation_wgrad = &run_correlation_wgrad,
+            .run_correlation_wgrad = &Packed::run_correlation_wgrad,
             .finish_correlation_wgrad = &finish_correlation_wgrad,
             .run_outer_wgrad = &run_outer_wgrad,
             .finish_outer_wgrad = &finish_outer_wgrad,

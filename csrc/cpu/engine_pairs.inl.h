@@ -18,6 +18,7 @@ namespace {
 #include "pixel_rows.h"
 #include "packed_wgrad.h"
 #include "band_stage.h"
+#include "correlation.h"
 #include "banded.h"
 #include "col2im.h"
 #include "packed_kernels.h"

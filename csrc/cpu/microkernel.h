@@ -38,6 +38,7 @@ template <class A>
 struct MultiplyAdd {
   static constexpr int kTerms = 1;  // of the reduction, in an element of a panel
   static Vector<A> add(Vector<A> sum, Vector<A> b, A a) { return sum + b * a; }
+  static Vector<A> add(Vector<A> sum, Vector<A> a, Vector<A> b) { return sum + a * b; }
 };
 
 inline constexpr int kVectors = 2;

@@ -29,6 +29,10 @@ struct PackedKernels {
     Col2imConv<T, A, Product> conv(job, shape, static_cast<A*>(workspace));
     for (int64_t i = begin; i < end; ++i) conv.run(i);
   }
+  static void run_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
+    CorrelationWgrad<T, A, Product> wgrad(job, static_cast<std::byte*>(workspace));
+    for (int64_t i = begin; i < end; ++i) wgrad.run(i);
+  }
   static double run_full_tile(int64_t times) {
     alignas(64) A a[kReductionBlock * kTileRows] = {}, b[kReductionBlock * kTileColumns<A>] = {};
     alignas(64) A c[kTileRows * kTileColumns<A>];

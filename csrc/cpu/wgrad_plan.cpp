@@ -17,6 +17,13 @@ constexpr int64_t kMostCorrelated = 16, kMostCorrelatedInputs = 8;
 constexpr int64_t kFewestCorrelated = 128;
 // The same under a stride, where staging costs more.
 constexpr int64_t kFewestCorrelatedStrided = 512;
+// Of pairs, which panels multiply as fast once they are packed: filters of a group up to which their rows are not worth
+// packing, whatever else; up to which they are not if an image has fewer than so many positions; and under several
+// taps.
+constexpr int64_t kFewPairedFilters = 16, kMostFiltersOfFewPairs = 64, kFewPairedPositions = 512;
+constexpr int64_t kMostPairedFilters = 256;
+// The same under a stride; there staging is repaid by taps that read what others have read.
+constexpr int64_t kMostStridedFilters = 128, kFewestStridedPositions = 768, kFewestStridedReads = 3;
 // Outer products pass over the result once a chunk: of few pixels and results beyond L2, panels were faster (7 x 7
 // pixels of 512 x 512 channels under 3 x 3 taps: 0.99 against 1.28 ms).
 constexpr int64_t kFewestOuterPixels = 64, kMostOuterResult = int64_t{4} << 20;
@@ -45,8 +52,28 @@ bool repays_boxes(const PlanRequest& r) {
   return share < kMostBoxWork;
 }
 
+StagedElement staged_element(const PlanRequest& r) {
+  return {panel_terms(r) > 1 ? r.element_bytes : r.sum_bytes, panel_terms(r)};
+}
+
 CorrelationBands correlation_bands(const PlanRequest& r) {
-  return CorrelationBands(fprop_region(r.problem), r.problem.batch, r.sum_bytes);
+  return CorrelationBands(fprop_region(r.problem), r.problem.batch, staged_element(r));
+}
+
+// Why pairs are better packed than correlated; empty if they are not.
+std::string packed_pairs_reason(const ConvProblem& p) {
+  const int64_t strides = p.axis[0].stride * p.axis[1].stride * p.axis[2].stride;
+  const int64_t taps = kernel_taps(p), filters = p.out_channels, positions = output_pixels(p);
+  if (filters <= kFewPairedFilters) return "";
+  if (strides > 1 && taps < kFewestStridedReads * strides)
+    return std::to_string(taps) + " taps under a stride do not repay a stage of pairs";
+  if (strides > 1 && positions < kFewestStridedPositions)
+    return std::to_string(positions) + " pixels under a stride do not repay a stage of pairs";
+  int64_t most = taps > 1 ? kMostPairedFilters : filters;
+  if (strides > 1) most = kMostStridedFilters;
+  if (positions < kFewPairedPositions) most = kMostFiltersOfFewPairs;
+  if (filters <= most) return "";
+  return std::to_string(filters) + " filters repay packed pairs, more than " + std::to_string(most);
 }
 
 }  // namespace
@@ -57,18 +84,19 @@ std::string correlation_refusal(const PlanRequest& r) {
   if (r.op != ConvOperator::kWgrad) return "it serves the gradient to the weight";
   if (p.in_channels == 0 || p.out_channels == 0) return "there is nothing to multiply";
   const CorrelationBands bands = correlation_bands(r);
-  if (CorrelationWorkspace(bands, {}, kernel_taps(p), r.sum_bytes).bytes(r.sum_bytes) > kMostStageBytes)
+  const StagedElement staged = staged_element(r);
+  if (CorrelationWorkspace(bands, {}, kernel_taps(p), staged).bytes(staged) > kMostStageBytes)
     return "a band of the image with its taps needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
   if (p.out_channels <= kMostCorrelated && p.in_channels <= kMostCorrelatedInputs) return "";
-  if (panel_terms(r) > 1) return "products of pairs run at twice its rate";
   if (r.source_channels_last || r.grad_channels_last) return "the images are channels_last";
   const bool strided = std::any_of(p.axis, p.axis + kSpatialAxes, [](const ConvAxis& a) { return a.stride > 1; });
-  const int64_t fewest = strided ? kFewestCorrelatedStrided : kFewestCorrelated;
+  const bool pairs = panel_terms(r) > 1;
+  const int64_t fewest = strided && !pairs ? kFewestCorrelatedStrided : kFewestCorrelated;
   if (output_pixels(p) < fewest)
     return std::to_string(output_pixels(p)) + " pixels do not repay the sums over lanes, fewer than " +
            std::to_string(fewest);
   if (bands.band.columns * 5 < bands.band.pitch * 3) return "padding would fill two fifths of the columns";
-  return "";
+  return pairs ? packed_pairs_reason(p) : "";
 }
 
 std::string outer_product_refusal(const PlanRequest& r) {
@@ -94,10 +122,11 @@ void plan_correlation(const PlanRequest& r, ConvPlan& plan) {
   const ConvProblem& p = r.problem;
   const CorrelationBands bands = correlation_bands(r);
   const int64_t taps = kernel_taps(p);
+  const StagedElement staged = staged_element(r);
   WgradShape& shape = plan.wgrad;
-  const int64_t fitting = kCorrelationStageBytes / r.sum_bytes / (bands.in_chunk * bands.channel_size);
+  const int64_t fitting = kCorrelationStageBytes / staged.bytes / (bands.in_chunk * bands.channel_size);
   // short chunks leave room for more filters, for which the image is staged once
-  shape.filters = std::min(p.out_channels, kCorrelationFilters * kChunkPositions / (bands.in_chunk * bands.length));
+  shape.filters = std::min(p.out_channels, kCorrelationFilters * staged.chunk() / (bands.in_chunk * bands.length));
   shape.channels = std::clamp<int64_t>(fitting, 1, std::min(p.in_channels, kCorrelationChannels));
   const auto blocks = [&] {
     return p.groups * divide_up(p.out_channels, shape.filters) * divide_up(p.in_channels, shape.channels);
@@ -120,7 +149,7 @@ void plan_correlation(const PlanRequest& r, ConvPlan& plan) {
   }
   plan.in_place = plan.slices == 1 && r.element_bytes == r.sum_bytes && (taps == 1 || !r.result_channels_last);
   plan.shared_bytes = plan.in_place ? 0 : plan.slices * result_bytes;
-  plan.thread_bytes = CorrelationWorkspace(bands, shape, taps, r.sum_bytes).bytes(r.sum_bytes);
+  plan.thread_bytes = CorrelationWorkspace(bands, shape, taps, staged).bytes(staged);
 }
 
 void plan_outer_product(const PlanRequest& r, ConvPlan& plan) {
