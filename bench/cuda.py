@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import convext
-from bench import cuda_report, measure, pool, store
+from bench import cuda_report, cuda_timing, measure, pool, store
 from bench.cuda_parts import PARTS, Part, Row, bytes_moved
 from bench.cuda_timing import Stopwatch, arithmetic_peak, copy_bandwidth, rotations
 from bench.layer import Layer
@@ -51,10 +51,10 @@ class Problem:
 
 def drawn(layer: Layer, dtype: torch.dtype) -> measure.Operands:
     """As `measure.operands`, on the GPU."""
-    generator = torch.Generator("cuda").manual_seed(0)
+    generator = torch.Generator(cuda_timing.DEVICE).manual_seed(0)
 
     def draw(shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, generator=generator, device="cuda").to(dtype)
+        return torch.randn(shape, generator=generator, device=cuda_timing.DEVICE).to(dtype)
 
     weight = draw(layer.weight_shape) / float(torch.Size(layer.weight_shape[1:]).numel()) ** 0.5
     bias = draw(layer.output_shape[1:2]) if layer.bias else None
@@ -92,7 +92,9 @@ def pooling(part: Part, case: pool.Case, x: Tensor, grad: Tensor, work: str) -> 
 def measured(problem: Problem, work: str, stopwatch: Stopwatch, budget: float) -> Row:
     copies = rotations(problem.operand_bytes, stopwatch.l2_bytes, stopwatch.memory_bytes)
     sides = [[problem.runners(f) for _ in range(copies)] for f in (convext.functional, torch.nn.functional)]
+    let_cudnn_search(False)  # of the reference there is one call
     wanted = problem.reference()
+    let_cudnn_search(True)
     errors = [measure.relative_error(side[0](), wanted) for side in sides]
     del wanted
     ours, theirs = stopwatch.in_turn(sides, budget)
@@ -125,10 +127,20 @@ def problems(part: Part, there: set[tuple[Any, ...]]) -> Any:
     for case in part.pools():
         works = [work for work in part.works if ("pool", case.name, work) not in there]
         if works:
-            x = torch.randn(case.shape, device="cuda").to(dtype)
-            grad = torch.randn(case.call(torch.nn.functional, x).shape, device="cuda").to(dtype)
+            x = torch.randn(case.shape, device=cuda_timing.DEVICE).to(dtype)
+            grad = torch.randn(case.call(torch.nn.functional, x).shape, device=cuda_timing.DEVICE).to(dtype)
             for work in works:
                 yield work, pooling(part, case, x, grad, work)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """For torch's convolutions and products, and for convext's kernels, which ask torch."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def let_cudnn_search(wanted: bool) -> None:
+    """Whether torch's side tries its algorithms at the first call of a shape, and keeps the fastest."""
+    torch.backends.cudnn.benchmark = wanted
 
 
 def identity() -> dict[str, str]:
@@ -142,21 +154,19 @@ def identity() -> dict[str, str]:
 
 def run(part: Part, options: argparse.Namespace, stopwatch: Stopwatch, seconds: float) -> store.Results:
     """Measures what is not there yet, saving after each row, and stops after so many seconds."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = part.tf32
-    torch.backends.cudnn.benchmark = True  # torch's side tries its algorithms and keeps the fastest
+    allow_tf32(part.tf32)
     deadline = store.Deadline(seconds)
 
     def facts() -> dict[str, Any]:
         return {
             "TF32": "allowed" if part.tf32 else "off",
-            "arithmetic_peak": arithmetic_peak(stopwatch, part.dtype, part.tf32),
+            "arithmetic_peak": arithmetic_peak(stopwatch, part.dtype),
             "bandwidth_peak": copy_bandwidth(stopwatch),
         }
 
     planned = (len(part.layers()) + len(part.pools())) * len(part.works)
     path = options.into / f"{part.name}.json"
     results = store.resume(path, planned, {**identity(), "seconds a side": options.budget}, facts, options.again)
-    torch.backends.cuda.matmul.allow_tf32 = part.tf32
     for work, problem in problems(part, results.measured(KEY)):
         if deadline.passed:
             break

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+# What is measured on; tests, which have none, go through the same code on another.
+DEVICE = "cuda"
 # A GPU waits this many times as long as a call takes to be launched, so that its kernels stand in the queue by then.
 HEAD_STARTS = 2.5
 # What counts as one cycle of torch.cuda._sleep; a clock that is faster makes the wait shorter, hence the margin above.
@@ -44,7 +46,7 @@ class Stopwatch:
         properties = torch.cuda.get_device_properties()
         self.l2_bytes = int(properties.L2_cache_size)
         self.memory_bytes = int(properties.total_memory)
-        self._over = torch.empty(2 * self.l2_bytes, dtype=torch.uint8, device="cuda")
+        self._over = torch.empty(2 * self.l2_bytes, dtype=torch.uint8, device=DEVICE)
 
     def launch_seconds(self, function: Callable[[], object]) -> float:
         """How long the host takes to launch a call, while the GPU is busy with something else."""
@@ -92,18 +94,17 @@ def product_flops(size: int) -> int:
     return 2 * size**3
 
 
-def arithmetic_peak(stopwatch: Stopwatch, dtype: str, tf32: bool) -> float:
-    """GFLOP/s of torch's own matrix product in this type: the highest of a second's calls."""
-    torch.backends.cuda.matmul.allow_tf32 = tf32
+def arithmetic_peak(stopwatch: Stopwatch, dtype: str) -> float:
+    """GFLOP/s of torch's own matrix product in this type, in TF32 where that is allowed: the highest of a second."""
     size = PRODUCT_SIZE.get(dtype, USUAL_PRODUCT_SIZE)
-    a, b = (torch.randn(size, size, device="cuda").to(getattr(torch, dtype)) for _ in range(2))
+    a, b = (torch.randn(size, size, device=DEVICE).to(getattr(torch, dtype)) for _ in range(2))
     (samples,) = stopwatch.in_turn([[lambda: torch.mm(a, b)]], 1.0)
     return product_flops(size) / min(samples) * 1e-9
 
 
 def copy_bandwidth(stopwatch: Stopwatch) -> float:
     """GB/s, read and written, of copying 2 GiB on the GPU: the highest of half a second's calls."""
-    source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda").zero_()
+    source = torch.empty(1 << 31, dtype=torch.uint8, device=DEVICE).zero_()
     target = torch.empty_like(source)
     (samples,) = stopwatch.in_turn([[lambda: target.copy_(source)]], 0.5)
     return 2 * source.nbytes / min(samples) * 1e-9

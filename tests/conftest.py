@@ -37,9 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--device {device}: {refusal}")
     devices.set_up(device)
     if device != "cpu":
-        # the kernels under test are the same at every instruction set of the CPU: one of them is enough
-        levels = convext.backends.cpu.isa_levels()[-1:]
+        # the kernels under test are the same at every instruction set of the CPU: the one without peculiarities
+        levels = convext.backends.cpu.isa_levels()[:1]
         convext.backends.cpu.isa_levels = lambda: levels
+        # and none of them is Winograd's, for which references ask for less
+        convext.backends.winograd.enabled = False
     config.addinivalue_line("markers", "slow: large or long-running; not part of the default run")
     config.addinivalue_line("markers", "cpu_only(reason): of the CPU's kernels, or of nothing that a device changes")
     # torch's compiler logs thousands of lines that would drown the failure they are shown with
@@ -88,6 +90,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Where a test may lay tensors that the device's kernels are to meet without being carried to them."""
     return torch.device("cuda" if device_of(request.config) == "cuda" else "cpu")
+
+
+@pytest.fixture
+def on_cpu(request: pytest.FixtureRequest) -> bool:
+    """Whether the CPU's own kernels run, and not others in their place."""
+    return device_of(request.config) == "cpu"
 
 
 @pytest.fixture(autouse=True)

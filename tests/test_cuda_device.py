@@ -106,12 +106,8 @@ def test_converted_and_overridden_models(device: torch.device) -> None:
         torch.nn.ConvTranspose2d(8, 2, 2, 2),
     ).to(device)
     x = torch.randn(2, 3, 10, 12, device=device)
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         wanted = model(x)
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
     with convext.override():
         overridden = model(x)
     convext.convert(model)

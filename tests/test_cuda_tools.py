@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import subprocess
 import sys
+import types
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -113,6 +116,100 @@ def test_the_page_of_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_time_is_shared_among_the_parts() -> None:
     assert cuda.shares(480, 10) == 48
     assert cuda.shares(100, 1) == cuda.shares(100, 0) == 100
+
+
+class FakeEvent:
+    """Passes when it is recorded; the clock goes on with every call that `FakeGpu` counts."""
+
+    clock = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.time = FakeEvent.clock
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: FakeEvent) -> float:
+        return (end.time - self.time) * 1e3
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that the benchmark asks of a GPU, on the CPU: to run its code, not to measure."""
+    properties = types.SimpleNamespace(L2_cache_size=1 << 10, total_memory=1 << 30)
+    for name, value in {
+        "get_device_properties": lambda: properties,
+        "get_device_name": lambda: "a fake",
+        "synchronize": lambda: None,
+        "empty_cache": lambda: None,
+        "_sleep": lambda cycles: None,
+        "Event": FakeEvent,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(cuda_timing, "DEVICE", "cpu")
+    monkeypatch.setattr(cuda, "arithmetic_peak", lambda *_: 1e6)
+    monkeypatch.setattr(cuda, "copy_bandwidth", lambda *_: 1e3)
+    monkeypatch.setattr(cuda._cuda, "LIBRARY", Path(str(convext._C.__file__)))
+    for name in ("allow_tf32", "let_cudnn_search"):
+        monkeypatch.setattr(cuda, name, lambda _: None)
+
+
+def test_samples_are_the_calls_alone_and_in_turn(fake_gpu: None) -> None:
+    order: list[str] = []
+
+    def taking(name: str, seconds: float) -> Callable[[], None]:
+        def call() -> None:
+            FakeEvent.clock += seconds
+            order.append(name)
+
+        return call
+
+    stopwatch = cuda_timing.Stopwatch()
+    stopwatch._over = torch.empty(8, dtype=torch.uint8)
+    ours, theirs = stopwatch.in_turn([[taking("a1", 0.01), taking("a2", 0.01)], [taking("b", 0.02)]], budget=0.2)
+    assert ours == pytest.approx([0.01] * 5) and theirs == pytest.approx([0.02] * 5)
+    assert order[-10:] == ["a1", "b", "b", "a2", "a1", "b", "b", "a2", "a1", "b"]  # the copies of a side in rotation
+
+
+@pytest.mark.parametrize("name", ("cuda_float32", "cuda_bfloat16_channels_last", "cuda_pool_float32"))
+def test_a_part_from_its_cases_to_its_page(
+    name: str, fake_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On tiny layers, in two sittings: the second goes on where the first stopped."""
+    part = PARTS[name]
+    small = [dataclasses.replace(layer, batch=2).small() for layer in part.layers()[::12]]
+    few = [dataclasses.replace(c, shape=(1, 2, *c.shape[2:])) for c in part.pools() if "unfold" in c.name]
+    monkeypatch.setattr(cuda_parts.Part, "layers", lambda self: small)
+    monkeypatch.setattr(cuda_parts.Part, "pools", lambda self: few)
+
+    def tick(side: Sequence[Callable[[], object]]) -> list[Callable[[], object]]:
+        def call(function: Callable[[], object]) -> Callable[[], object]:
+            def ticking() -> object:
+                FakeEvent.clock += 0.05
+                return function()
+
+            return ticking
+
+        return [call(function) for function in side]
+
+    stopwatch = cuda_timing.Stopwatch()
+    in_turn = stopwatch.in_turn
+    monkeypatch.setattr(stopwatch, "in_turn", lambda sides, budget: in_turn([tick(s) for s in sides], budget))
+    options = argparse.Namespace(into=tmp_path, budget=0.01, again=False)
+    first = cuda.run(part, options, stopwatch, seconds=-1)
+    assert first.rows == []
+    results = cuda.run(part, options, stopwatch, seconds=600)
+    assert results.complete and len(results.rows) == 2 * (len(small) + len(few)) > 0
+    assert [r["our_seconds"] for r in results.rows] == pytest.approx([0.05] * len(results.rows))
+    largest = max(r["our_error"] for r in results.rows)
+    assert largest <= (1e-2 if part.dtype == "bfloat16" else 1e-5), largest
+    again = cuda.run(part, options, stopwatch, seconds=600)
+    assert again.rows == store.load(tmp_path / f"{name}.json").rows  # type: ignore[union-attr]
+    page = cuda.write_page(part, tmp_path)
+    assert page is not None and "geometric mean 1.00" in page.read_text()
 
 
 # --- the sanitizer ----------------------------------------------------------------------------------------------------

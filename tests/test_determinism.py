@@ -41,6 +41,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(bits(a), bits(b))
 
 
+@pytest.mark.cpu_only("of the CPU's threads, or of batches, of which CUDA promises nothing")
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 def test_every_thread_count(case: ConvCase, isa: str, seed: int, threads: None) -> None:
     for dtype in FLOATS:
@@ -82,6 +83,7 @@ COMPANY: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.cpu_only("of the CPU's threads, or of batches, of which CUDA promises nothing")
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 def test_whatever_else_is_in_the_batch(case: ConvCase, isa: str, seed: int) -> None:
     for dtype in FLOATS:
@@ -101,6 +103,7 @@ def test_whatever_else_is_in_the_batch(case: ConvCase, isa: str, seed: int) -> N
                 assert same_bits(result[at], alone[0]), f"{operator} {dtype} at {at} of {size} among {company}"
 
 
+@pytest.mark.cpu_only("of the CPU's threads, or of batches, of which CUDA promises nothing")
 def test_threads_and_batch_together(isa: str, threads: None) -> None:
     """The whole layer, forward and backward to its input."""
     x = torch.randn(6, 12, 20, 21)
@@ -119,6 +122,7 @@ def test_threads_and_batch_together(isa: str, threads: None) -> None:
         assert same_bits(one[0], y[i]) and same_bits(back[0], g[i])
 
 
+@pytest.mark.cpu_only("of the CPU's threads, or of batches, of which CUDA promises nothing")
 @pytest.mark.parametrize("mode", MODES)
 def test_gradients_of_a_padding_mode(mode: str, threads: None) -> None:
     """The adjoint of a pad adds several pixels into one: gathered in a fixed order, never raced for."""
@@ -146,6 +150,7 @@ def test_inside_another_thread_pool_the_bits_stay() -> None:
             assert same_bits(result, alone)
 
 
+@pytest.mark.cpu_only("of the CPU's threads, or of batches, of which CUDA promises nothing")
 @pytest.mark.parametrize("pixels", (100, 181, 182, 400))
 def test_gradient_of_a_single_bias(pixels: int, threads: None) -> None:
     """Around 2^15 elements, from where on torch's own sum to one number is cut among the threads."""

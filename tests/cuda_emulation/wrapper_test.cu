@@ -161,8 +161,11 @@ void run(Kernel kernel, int blocks, const uint32_t* from, int from_length, uint3
   check(cudaMalloc(&target, taken));
   check(cudaMemcpy(source, from, given, cudaMemcpyHostToDevice));
   check(cudaMemset(target, 0xff, taken));
-  kernel<<<blocks, kThreads, kSharedBytes> > >(From(source, from_length), To(target, to_length));
-  check(cudaGetLastError());
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = kSharedBytes;
+  check(cudaLaunchKernelEx(&config, kernel, From(source, from_length), To(target, to_length)));
   check(cudaMemcpy(to, target, taken, cudaMemcpyDeviceToHost));  // which waits for the kernel
   check(cudaFree(source));
   check(cudaFree(target));
