@@ -148,6 +148,15 @@ def test_every_algorithm_is_reached_by_some_case() -> None:
     assert named == taken, f"never taken: {named - taken}"
 
 
+def test_only_algorithms_for_the_operator_decline() -> None:
+    elsewhere = {"fprop": {"correlation", "outer_product", "col2im"}, "dgrad": {"correlation", "outer_product"}}
+    elsewhere["wgrad"] = {"col2im", "banded"}
+    for operator in OPERATORS:
+        for case in CASES:
+            for algorithm, _ in plan_of(operator, problem(operator, case)).declined:
+                assert algorithm not in elsewhere[operator], (operator, case)
+
+
 @pytest.mark.parametrize("size", (1, 2, 4, 8))
 def test_groups_that_divide_a_vector_are_filtered_in_its_lanes(size: int) -> None:
     """On channels_last images, each operator, at every level whose vector holds a group."""

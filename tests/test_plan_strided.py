@@ -39,7 +39,6 @@ def test_a_strided_gradient_is_a_product_and_a_fold(
 @pytest.mark.parametrize(
     ("operator", "image", "weight", "settings", "reason"),
     [
-        ("fprop", (1, 64, 9, 9), (64, 64, 5, 5), {"stride": 2}, "it serves the gradient to the input"),
         ("dgrad", (1, 64, 9, 9), (64, 64, 7, 7), {}, "the stride is one"),
         ("dgrad", (1, 64, 9, 9), (64, 64, 3, 3), {"stride": 2, "channels_last": True}, "channels_last"),
         (

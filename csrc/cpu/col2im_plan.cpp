@@ -47,7 +47,6 @@ Col2imShape col2im_shape(const PlanRequest& r, int64_t threads) {
 std::string col2im_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
-  if (r.op != ConvOperator::kDgrad) return "it serves the gradient to the input, or a transposed convolution";
   if (p.axis[0].stride == 1 && p.axis[1].stride == 1 && p.axis[2].stride == 1) return "the stride is one";
   if (r.source_channels_last || r.result_channels_last) return "the images are channels_last";
   if (p.mode != PaddingMode::kZeros) return "the gradient of a padding mode folds border pixels";

@@ -227,7 +227,6 @@ std::string banded_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   const int64_t rows = gather_rows(r);
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
-  if (r.op == ConvOperator::kWgrad) return "wgrad reduces over pixels";
   if (r.source_channels_last || r.result_channels_last) return "the images are channels_last";
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";
@@ -247,6 +246,17 @@ std::string banded_refusal(const PlanRequest& r) {
     if (banded.stage_elements() * r.sum_bytes > kMostStageBytes) return "a row of the band is too long to stage";
   }
   return "";
+}
+
+// Whether an algorithm is one for this operator at all: if not, it is no candidate, and has nothing to decline.
+bool is_of_operator(Algorithm algorithm, ConvOperator op) {
+  switch (algorithm) {
+    case Algorithm::kCorrelation:
+    case Algorithm::kOuterProduct: return op == ConvOperator::kWgrad;
+    case Algorithm::kCol2im: return op == ConvOperator::kDgrad;
+    case Algorithm::kBanded: return op != ConvOperator::kWgrad;
+    default: return true;
+  }
 }
 
 // Why an algorithm cannot take the request; empty if it can.
@@ -303,6 +313,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
   for (const Algorithm candidate :
        {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kWinograd, Algorithm::kCorrelation,
         Algorithm::kOuterProduct, Algorithm::kCol2im, Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
+    if (!is_of_operator(candidate, request.op)) continue;
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
     if (reason.empty()) break;

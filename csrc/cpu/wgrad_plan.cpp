@@ -81,7 +81,6 @@ std::string packed_pairs_reason(const ConvProblem& p) {
 std::string correlation_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
-  if (r.op != ConvOperator::kWgrad) return "it serves the gradient to the weight";
   if (p.in_channels == 0 || p.out_channels == 0) return "there is nothing to multiply";
   const CorrelationBands bands = correlation_bands(r);
   const StagedElement staged = staged_element(r);
@@ -102,7 +101,6 @@ std::string correlation_refusal(const PlanRequest& r) {
 std::string outer_product_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
-  if (r.op != ConvOperator::kWgrad) return "it serves the gradient to the weight";
   if (p.in_channels == 0 || p.out_channels == 0) return "there is nothing to multiply";
   if (r.element_bytes != r.sum_bytes) return "its operands would have to be widened first";
   const bool one_channel = p.groups * p.in_channels == 1;  // which has no layout
