@@ -47,6 +47,7 @@ TEST_FILES = (
     "test_norm.py",
     "test_norm_layers.py",
     "test_cuda_operators.py",
+    "test_cuda_tensor_cores.py",
 )
 
 # What the kernels share with the CPU's: plain C++ that is part of both libraries.
