@@ -177,11 +177,12 @@ def plan(
     wide_offsets: bool = False,
     element_bytes: int = 4,
     tf32: bool = False,
-    runs: tuple[int, int] = (0, 0),
+    runs: tuple[int, ...] = (0, 0),
+    planes: bool = False,
 ) -> str:
     """The plan of a padded 2-D convolution, in words; channels are those of one group.
 
-    `runs` of image and weight: CHANNELS and PIXELS, added.
+    `runs` of image, weight and result: CHANNELS and PIXELS, added. `planes`: rows are contiguous.
     """
     library = cuda_emulation.load().library
     library.convext_cuda_plan.restype = ctypes.c_char_p
@@ -191,7 +192,7 @@ def plan(
     numbers = [ctypes.c_int64(n) for n in (batch, groups, *channels)]
     array = (ctypes.c_int64 * 18)(*axes)
     flags = (OPERATORS.index(operator), int(floating), int(wide_offsets))
-    copies = (element_bytes, int(tf32), (ctypes.c_int * 2)(*runs))
+    copies = (element_bytes, int(tf32), (ctypes.c_int * 3)(*runs), int(planes))
     return str(library.convext_cuda_plan(*flags, *numbers, 0, array, *copies).decode())
 
 
@@ -225,7 +226,7 @@ def test_plan_of_arithmetic() -> None:
         assert words in plan("fprop", (56, 56), 3, (64, 64), element_bytes=element_bytes, tf32=tf32)
 
 
-def test_runs_of_16_bytes() -> None:
+def test_plan_of_runs_of_16_bytes() -> None:
     channels_last, planes = (2048, 1, 2048, 256, 16), (2048, 128, 128, 16, 1)
     sizes = (2, 16, 1, 8, 16)
     assert runs_of(sizes, channels_last, 2) == runs_of(sizes, channels_last, 4) == CHANNELS
@@ -262,6 +263,23 @@ def test_plan_of_copies(operator: str, kernel: int, runs: tuple[int, int], words
         assert re.match(f"gemm {words}", plan(operator, size, kernel, channels, runs=runs, **types))  # type: ignore[arg-type]
     for others in ({"element_bytes": 8}, {"element_bytes": 4}, {"element_bytes": 2, "wide_offsets": True}):
         assert "a elements, b elements" in plan(operator, size, kernel, channels, runs=runs, **others)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_plan_of_depthwise(operator: str) -> None:
+    one = functools.partial(plan, operator, (56, 56), channels=(1, 1), groups=64)
+    image = operator != "wgrad"
+    assert one(3, runs=(CHANNELS, 0, CHANNELS)).startswith("depthwise along channels" if image else "depthwise by el")
+    assert one(3, planes=True).startswith("depthwise by planes" if image else "depthwise by elements")
+    for others in (
+        {"kernel": 3, "runs": (CHANNELS, 0, 0)},
+        {"kernel": 3, "runs": (CHANNELS, 0, CHANNELS), "wide_offsets": True},
+        {"kernel": 9, "runs": (CHANNELS, 0, CHANNELS)},  # 81 taps
+        {"kernel": 7, "planes": True, "stride": 8},  # a tile of 127 x 255
+        {"kernel": 3, "planes": True, "channels": (1, 2), "groups": 4},
+    ):
+        settings = {"channels": (1, 1), "groups": 64, **others}
+        assert plan(operator, (56, 56), **settings).startswith("depthwise by elements")  # type: ignore[arg-type]
 
 
 def test_plan_of_square_tiles() -> None:

@@ -61,15 +61,16 @@ bool is_floating(ScalarType type) {
          type == ScalarType::Half;
 }
 
-// Where the two tensors that are read can be copied 16 bytes at a time.
+// Where tensors can be read, and written, 16 bytes at a time.
 void find_runs(const ConvOperands& operands, const ConvStrides& strides, ConvRequest& request) {
   const ConvProblem& p = request.problem;
+  const bool depthwise = is_depthwise(p);  // then neighbouring channels are of other groups
   const auto address = [](const Tensor& t) { return reinterpret_cast<uint64_t>(t.const_data_ptr()); };
   const auto image_sizes = [&](int64_t channels, int64_t ConvAxis::*size, int64_t(&to)[5]) {
-    to[0] = p.batch, to[1] = channels;
+    to[0] = p.batch, to[1] = depthwise ? p.groups : channels;
     for (int i = 0; i < kSpatialAxes; ++i) to[2 + i] = p.axis[i].*size;
   };
-  int64_t image[5], weight[5];
+  int64_t image[5], weight[5], result[5];
   const bool dgrad = request.op == ConvOperator::kDgrad;
   image_sizes(dgrad ? p.out_channels : p.in_channels, dgrad ? &ConvAxis::output : &ConvAxis::input, image);
   image_sizes(p.out_channels, &ConvAxis::output, weight);  // wgrad's is an image, grad_output
@@ -77,6 +78,9 @@ void find_runs(const ConvOperands& operands, const ConvStrides& strides, ConvReq
     weight[0] = p.groups * p.out_channels, weight[1] = p.in_channels;
     for (int i = 0; i < kSpatialAxes; ++i) weight[2 + i] = p.axis[i].kernel;
   }
+  image_sizes(dgrad ? p.in_channels : p.out_channels, dgrad ? &ConvAxis::input : &ConvAxis::output, result);
+  if (request.op != ConvOperator::kWgrad)
+    request.result = runs_of(address(operands.result), request.element_bytes, strides.result, result);
   request.image = runs_of(address(operands.image), request.element_bytes, strides.image, image);
   request.weight = runs_of(address(operands.weight), request.element_bytes, strides.weight, weight);
 }
@@ -97,9 +101,10 @@ void run(const DeviceScope& device, ConvOperator op, const ConvProblem& p, const
   ConvRequest merged = request;
   if (!merge_pixels(op, merged.problem, strides)) merged = request, strides = whole;
   find_runs(operands, strides, merged);
+  merged.planes = strides.image.axis[2] == 1 && strides.result.axis[2] == 1;
   const ConvPlan plan = plan_conv(merged);
   switch (plan.algorithm) {
-    case ConvAlgorithm::kDepthwise: return run_depthwise(device, request, operands);
+    case ConvAlgorithm::kDepthwise: return run_depthwise(device, request, plan, operands);
     case ConvAlgorithm::kGemm: return run_gemm(device, merged, plan, strides, operands);
     case ConvAlgorithm::kDirect: return run_direct(device, op, p, operands);
   }

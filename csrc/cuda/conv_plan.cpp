@@ -52,6 +52,19 @@ int64_t count_tiles(const ConvRequest& r, const GemmShape& shape, GemmTile tile)
 // Whether the pixels of the image that neighbouring pixels of the result meet are neighbours too, and all inside.
 bool same_pixels(const ConvAxis& a) { return a.kernel == 1 && a.stride == 1 && a.lo == 0 && a.hi == 0; }
 
+DepthwiseKernel choose_depthwise(const ConvRequest& r) {
+  constexpr int64_t kMostTaps = 64;  // in one chain of additions, and with the weights in shared memory
+  const ConvProblem& p = r.problem;
+  if (!is_depthwise(p) || r.op == ConvOperator::kWgrad || r.wide_offsets || kernel_taps(p) > kMostTaps)
+    return DepthwiseKernel::kElements;
+  if (r.image.channels && r.result.channels) return DepthwiseKernel::kChannels;
+  int64_t bytes = r.sum_bytes;
+  for (int i = 1; i < kSpatialAxes; ++i) bytes *= (kPlaneTile[i - 1] - 1) * p.axis[i].stride + kernel_extent(p.axis[i]);
+  const ConvAxis& depth = p.axis[0];
+  const bool plane = depth.input == 1 && depth.output == 1 && depth.kernel == 1 && depth.lo == 0;
+  return r.planes && plane && bytes <= kPlaneBytes ? DepthwiseKernel::kPlanes : DepthwiseKernel::kElements;
+}
+
 // Both factors by runs, or neither: as a matrix A has the rows and B the columns that gemm_job.h lists.
 void plan_copies(const ConvRequest& r, ConvPlan& plan) {
   if (plan.arithmetic != Arithmetic::kTensorCores || r.element_bytes > 4 || r.wide_offsets) return;
@@ -155,6 +168,7 @@ ConvPlan plan_conv(const ConvRequest& r) {
   };
   if (!declines(ConvAlgorithm::kDepthwise, why_not_depthwise(r))) {
     plan.algorithm = ConvAlgorithm::kDepthwise;
+    plan.depthwise = choose_depthwise(r);
     return plan;
   }
   if (declines(ConvAlgorithm::kGemm, why_direct(r))) return plan;

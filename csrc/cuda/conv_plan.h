@@ -18,6 +18,15 @@ const char* algorithm_name(ConvAlgorithm algorithm);
 enum class GemmTile { kSquare, kLarge, kSmall };
 inline constexpr int kSquareTile[2] = {128, 128}, kLargeTile[2] = {64, 128}, kSmallTile[2] = {32, 64};
 
+// What computes a depthwise convolution: a thread for each result; threads that take 16 bytes along the channels;
+// blocks that take a tile of a plane.
+enum class DepthwiseKernel { kElements, kChannels, kPlanes };
+// The tile, of results: height, width. And the shared memory that its source may take.
+inline constexpr int kPlaneTile[2] = {16, 32}, kPlaneBytes = 32 << 10;
+
+// Whether a group has one channel on both sides.
+inline bool is_depthwise(const ConvProblem& p) { return p.in_channels == 1 && p.out_channels == 1; }
+
 // What multiplies tiles: multiply-adds, or tensor cores, which round float32 to TF32.
 enum class Arithmetic { kMultiplyAdd, kTensorCores };
 
@@ -47,9 +56,10 @@ struct ConvRequest {
   bool floating = true;       // float32, float64, bfloat16 or float16
   bool wide_offsets = false;  // some tensor, or its padding, needs 64-bit offsets
   int element_bytes = 4;
-  int sum_bytes = 4;   // of the type that sums are kept in
-  bool tf32 = false;   // float32 may be rounded to it
-  Runs image, weight;  // of the tensors of ConvOperands
+  int sum_bytes = 4;           // of the type that sums are kept in
+  bool tf32 = false;           // float32 may be rounded to it
+  Runs image, weight, result;  // of the tensors of ConvOperands; of wgrad's result nothing is known
+  bool planes = false;         // image and result have neighbouring pixels of a row side by side
 };
 
 struct Declined {
@@ -62,6 +72,7 @@ struct ConvPlan {
 
   ConvAlgorithm algorithm = ConvAlgorithm::kDirect;
   std::vector<Declined> declined;
+  DepthwiseKernel depthwise = DepthwiseKernel::kElements;
   GemmTile tile = GemmTile::kLarge;
   Arithmetic arithmetic = Arithmetic::kMultiplyAdd;
   Copies a = Copies::kElements, b = Copies::kElements;  // of the two factors; both by runs, or neither

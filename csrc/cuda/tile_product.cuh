@@ -4,6 +4,8 @@
 // each_sum visits a thread's part of it.
 #pragma once
 
+#include <type_traits>
+
 #include "ptx.cuh"
 #include "shared_tile.cuh"
 
@@ -40,12 +42,20 @@ struct alignas(16) Quad {
   T value[kCount];
 };
 template <class T>
-__device__ Quad<T> load_quad(const Buffer<T>& from, int i) {
+__device__ Quad<std::remove_const_t<T>> load_quad(const Buffer<T>& from, int i) {
   const T* address = from.at(i, Quad<T>::kCount);
 #if defined(CONVEXT_EMULATED)
   emulator::check_aligned(address, 16);
 #endif
-  return *reinterpret_cast<const Quad<T>*>(address);
+  return *reinterpret_cast<const Quad<std::remove_const_t<T>>*>(address);
+}
+template <class T>
+__device__ void store_quad(const Buffer<T>& to, int i, const Quad<T>& quad) {
+  T* address = to.at(i, Quad<T>::kCount);
+#if defined(CONVEXT_EMULATED)
+  emulator::check_aligned(address, 16);
+#endif
+  *reinterpret_cast<Quad<T>*>(address) = quad;
 }
 
 // One thread computes RowsOfThread x ColumnsOfThread elements of C by multiply-adds: strict float32.

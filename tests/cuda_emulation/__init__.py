@@ -48,6 +48,7 @@ TEST_FILES = (
     "test_norm_layers.py",
     "test_cuda_operators.py",
     "test_cuda_tensor_cores.py",
+    "test_cuda_memory_bound.py",
 )
 
 # What the kernels share with the CPU's: plain C++ that is part of both libraries.

@@ -23,10 +23,11 @@ extern "C" __attribute__((visibility("default"))) int convext_cuda_runs(int64_t 
   return runs.channels + 2 * runs.pixels;
 }
 
-// `axes`: for each of the three, input, kernel, stride, dilation, lo, hi. `runs`: of image and weight, as above.
+// `axes`: for each of the three, input, kernel, stride, dilation, lo, hi. `runs`: of image, weight and result, as
+// above. `planes`: their rows are contiguous.
 extern "C" __attribute__((visibility("default"))) const char* convext_cuda_plan(
     int op, int floating, int wide_offsets, int64_t batch, int64_t groups, int64_t in_channels, int64_t out_channels,
-    int mode, const int64_t* axes, int element_bytes, int tf32, const int* runs) {
+    int mode, const int64_t* axes, int element_bytes, int tf32, const int* runs, int planes) {
   using namespace convext;
   cuda::ConvRequest request;
   request.op = static_cast<ConvOperator>(op);
@@ -37,6 +38,8 @@ extern "C" __attribute__((visibility("default"))) const char* convext_cuda_plan(
   request.tf32 = tf32 != 0;
   request.image = {(runs[0] & 1) != 0, (runs[0] & 2) != 0};
   request.weight = {(runs[1] & 1) != 0, (runs[1] & 2) != 0};
+  request.result = {(runs[2] & 1) != 0, (runs[2] & 2) != 0};
+  request.planes = planes != 0;
   ConvProblem& p = request.problem;
   p.batch = batch, p.groups = groups, p.in_channels = in_channels, p.out_channels = out_channels;
   p.mode = static_cast<PaddingMode>(mode);
@@ -47,6 +50,8 @@ extern "C" __attribute__((visibility("default"))) const char* convext_cuda_plan(
   const cuda::ConvPlan plan = cuda::plan_conv(request);
   static std::string text;
   text = cuda::algorithm_name(plan.algorithm);
+  constexpr const char* kDepthwise[] = {" by elements", " along channels", " by planes"};
+  if (plan.algorithm == cuda::ConvAlgorithm::kDepthwise) text += kDepthwise[static_cast<int>(plan.depthwise)];
   constexpr const char* kTiles[] = {" square", " large", " small"};
   if (plan.algorithm == cuda::ConvAlgorithm::kGemm) text += kTiles[static_cast<int>(plan.tile)];
   text += " slices " + std::to_string(plan.slices) + " of " + std::to_string(plan.slice_depth) + " workspace " +
