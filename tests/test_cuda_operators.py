@@ -216,6 +216,16 @@ def test_plan_of_tiles(operator: str) -> None:
     assert direct.startswith("direct") and "integers and complex numbers" in direct
 
 
+def test_plan_of_stores() -> None:
+    half = functools.partial(plan, size=(56, 56), channels=(128, 128), element_bytes=2)
+    for operator in ("fprop", "dgrad"):
+        assert "c along rows" in half(operator, kernel=3, runs=(CHANNELS, CHANNELS, CHANNELS))
+        assert "c along columns" in half(operator, kernel=1, runs=(PIXELS, CHANNELS, PIXELS))
+        assert "c elements" in half(operator, kernel=3, runs=(CHANNELS, CHANNELS, PIXELS))
+        assert "c elements" in half(operator, kernel=3, runs=(PIXELS, CHANNELS, CHANNELS))
+    assert "c elements" in half("wgrad", kernel=3, runs=(CHANNELS, CHANNELS, CHANNELS))
+
+
 def test_plan_of_arithmetic() -> None:
     for element_bytes, tf32, words in (
         (4, False, "by multiply-adds"),

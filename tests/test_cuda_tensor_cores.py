@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import convext.functional as CF
@@ -145,6 +146,20 @@ def test_64_bit_offsets_of_tf32(operator: str, seed: int, tf32: None, emulated: 
     narrow = call(operator, case, tensors)
     with emulated.wide_offsets():
         assert error(call(operator, case, tensors), narrow.double()) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("layout", ("channels_last", "contiguous"))
+def test_epilogue_by_runs(layout: str, tf32: None) -> None:
+    """Bias, residual and activation, where the result is written 16 bytes at a time."""
+    memory_format = getattr(torch, f"{layout}_format", torch.channels_last)
+    for dtype in (torch.bfloat16, torch.float32):
+        x, w, b = torch.randn(2, 16, 8, 8), torch.randn(24, 16, 1, 1), torch.randn(24)
+        residual = torch.randn(2, 24, 8, 8)
+        x, w, b, residual = (t.to(dtype) for t in (x, w, b, residual))
+        x = x.contiguous(memory_format=memory_format)
+        got = CF.fused_conv2d(x, w, b, residual=residual, activation="silu")
+        want = F.silu(F.conv2d(x.double(), w.double(), b.double()) + residual)
+        assert error(got, want) < TOLERANCE[torch.bfloat16]
 
 
 def test_square_tiles(seed: int, emulated: cuda_emulation.Emulator) -> None:

@@ -81,7 +81,11 @@ void plan_copies(const ConvRequest& r, ConvPlan& plan) {
       if (r.weight.channels && r.image.channels) a = b = Copies::kAlongRows;
       if (r.weight.pixels && r.image.pixels && pixels) a = b = Copies::kAlongDepth;
   }
-  if (a != Copies::kElements && b != Copies::kElements) plan.a = a, plan.b = b;
+  if (a == Copies::kElements || b == Copies::kElements) return;
+  plan.a = a, plan.b = b;
+  if (r.op == ConvOperator::kWgrad) return;  // mostly in slices, and the smallest of the three
+  if (r.result.pixels && pixels) plan.c = Stores::kAlongColumns;
+  if (r.result.channels) plan.c = Stores::kAlongRows;
 }
 
 GemmTile choose_tile(const ConvRequest& r, const GemmShape& shape, const ConvPlan& plan) {

@@ -34,6 +34,9 @@ enum class Arithmetic { kMultiplyAdd, kTensorCores };
 // or along its rows (of B: its columns).
 enum class Copies { kElements, kAlongDepth, kAlongRows };
 
+// What is written to the result at once: an element, or a run of 16 bytes along the product's rows or columns.
+enum class Stores { kElements, kAlongRows, kAlongColumns };
+
 // Whether a tensor is made of aligned runs of 16 bytes along its channels, or along its innermost pixels, none of which
 // crosses from one group, row or sample into another.
 struct Runs {
@@ -76,6 +79,7 @@ struct ConvPlan {
   GemmTile tile = GemmTile::kLarge;
   Arithmetic arithmetic = Arithmetic::kMultiplyAdd;
   Copies a = Copies::kElements, b = Copies::kElements;  // of the two factors; both by runs, or neither
+  Stores c = Stores::kElements;
   // wgrad: pieces of the sum over pixels, which a second kernel adds up in order.
   int64_t slices = 1, slice_depth = 0;
   int64_t workspace_bytes = 0;

@@ -17,6 +17,8 @@
 // before the product, stored after.
 #pragma once
 
+#include <algorithm>
+
 #include "conv_plan.h"
 #include "epilogue.cuh"
 #include "gemm_job.h"
@@ -47,8 +49,11 @@ class GemmBlock {
   static constexpr int kRows = Product::kRows, kColumns = Product::kColumns, kDepth = Product::kDepth;
   static constexpr int kA = TileA::kElements, kB = TileB::kElements;
 
-  // Shared memory: the tiles, then the tables.
-  static constexpr int kTileBytes = kStages * (kA + kB) * static_cast<int>(sizeof(T));
+  // Shared memory: the tiles, of which C takes the place at the end, then the tables.
+  static constexpr int kRowsPitch = kRows + 4, kColumnsPitch = kColumns + 4;
+  static constexpr int kSums = ByRuns ? std::max(kRows * kColumnsPitch, kColumns* kRowsPitch) : 0;
+  static constexpr int kTileBytes =
+      std::max(kStages * (kA + kB) * static_cast<int>(sizeof(T)), kSums* static_cast<int>(sizeof(Sum_t<T>)));
   static constexpr int kNBytes = kColumns * static_cast<int>(sizeof(Place<Offset>));
   static constexpr int kKBytes = 2 * kDepth * static_cast<int>(sizeof(Place<Offset>));
   static constexpr int kABytes = 2 * kDepth * static_cast<int>(sizeof(Offset));
@@ -101,6 +106,8 @@ class GemmBlock {
       store(next, fetched);
     }
     wait_for_copies<0>();
+    if constexpr (ByRuns)
+      if (job_.c_by_runs) return write_runs(product);
     write(product);
   }
 
@@ -253,6 +260,37 @@ class GemmBlock {
       const Offset to = group_ * job_.c_group + m * job_.c_row + c_n_[column];
       buffers_.c[to] = buffers_.epilogue.finish(sum, to);
     });
+  }
+
+  // A thread's sums are neighbours neither along m nor along n: they change hands in shared memory. A warp puts 8 rows
+  // x 4 columns there, two apart, at a time: 4 numbers between columns send them to all banks, between rows to half.
+  __device__ void write_runs(Product& product) {
+    constexpr int kAtOnce = kRun<T>, kInQuad = Quad<Sum_t<T>>::kCount;
+    const bool along_rows = job_.c_along_rows;
+    const int row_step = along_rows ? 1 : kColumnsPitch, column_step = along_rows ? kRowsPitch : 1;
+    const Buffer<Sum_t<T>> sums = shared_buffer<Sum_t<T>>(0, kSums);
+    sync_threads();  // the last tiles have been multiplied
+    product.each_sum([&](int row, int column, Sum_t<T> sum) { sums[row * row_step + column * column_step] = sum; });
+    sync_threads();
+    for (int i = static_cast<int>(threadIdx.x); i < kRows * kColumns / kAtOnce; i += kGemmThreads) {
+      const int row = along_rows ? i % (kRows / kAtOnce) * kAtOnce : i / (kColumns / kAtOnce);
+      const int column = along_rows ? i / (kRows / kAtOnce) : i % (kColumns / kAtOnce) * kAtOnce;
+      const Offset m = row0_ + row;
+      if (m >= job_.rows || column0_ + column >= job_.columns) continue;
+      const Offset to = group_ * job_.c_group + m * job_.c_row + c_n_[column];
+      Quad<T> finished;
+#pragma unroll
+      for (int part = 0; part < kAtOnce; part += kInQuad) {
+        const Quad<Sum_t<T>> quad = load_quad(sums, row * row_step + column * column_step + part);
+#pragma unroll
+        for (int j = 0; j < kInQuad; ++j) {
+          Sum_t<T> sum = quad.value[j];
+          if (buffers_.bias) sum += widen_from(buffers_.bias[group_ * job_.rows + m + (along_rows ? part + j : 0)]);
+          finished.value[part + j] = buffers_.epilogue.finish(sum, to + part + j);
+        }
+      }
+      store_quad(buffers_.c, static_cast<int>(to), finished);
+    }
   }
 
   const GemmJob<Offset>& job_;

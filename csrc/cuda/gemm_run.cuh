@@ -90,6 +90,8 @@ void launch_gemm(const DeviceScope& device, GemmJob<Offset> job, const ConvPlan&
   job.row_tiles = tiles(job.rows, Product::kRows);
   job.column_tiles = tiles(job.columns, Product::kColumns);
   job.slices = static_cast<Offset>(plan.slices);
+  job.c_by_runs = plan.c != Stores::kElements;
+  job.c_along_rows = plan.c == Stores::kAlongRows;
   job.slice_depth = plan.slices == 1 ? job.depth : static_cast<Offset>(plan.slice_depth);
   GemmBuffers<T, Offset> buffers;
   buffers.a = reading<T>(operands.weight);

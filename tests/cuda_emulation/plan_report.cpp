@@ -59,7 +59,10 @@ extern "C" __attribute__((visibility("default"))) const char* convext_cuda_plan(
   if (plan.algorithm == cuda::ConvAlgorithm::kGemm)
     text += std::string("; by ") +
             (plan.arithmetic == cuda::Arithmetic::kMultiplyAdd ? "multiply-adds" : "tensor cores") + "; a " +
-            words_of(plan.a) + ", b " + words_of(plan.b);
+            words_of(plan.a) + ", b " + words_of(plan.b) +
+            (plan.c == cuda::Stores::kElements    ? ", c elements"
+             : plan.c == cuda::Stores::kAlongRows ? ", c along rows"
+                                                  : ", c along columns");
   for (const cuda::Declined& d : plan.declined)
     text += std::string("; not ") + cuda::algorithm_name(d.algorithm) + ": " + d.reason;
   return text.c_str();
