@@ -13,7 +13,7 @@ from torch import Tensor
 import convext.functional as CF
 from tests import cuda_emulation
 from tests.cases import ConvCase
-from tests.reference import FLOATS, TOLERANCE, call, check, operands
+from tests.reference import FLOATS, OPERATORS, TOLERANCE, call, check, operands
 from tests.test_cuda_operators import in_every_schedule
 from tests.test_determinism import same_bits
 
@@ -46,10 +46,12 @@ DEPTHWISE = (
     ConvCase((40,), 4, stride=3, batch=3, **depthwise(3)),
     ConvCase((5, 5), 5, **depthwise(40)),  # one result for each plane
     ConvCase((5, 5), 2, stride=4, **depthwise(4)),  # dgrad: phases without a tap
+    ConvCase((70, 65), 5, padding=2, batch=1, **depthwise(2)),  # wgrad in slices, of planes
+    ConvCase((50, 51), 3, padding=1, layout="channels_last", **depthwise(8)),  # and along channels
 )
 
 
-@pytest.mark.parametrize("operator", ("fprop", "dgrad"))
+@pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("case", DEPTHWISE, ids=lambda c: c.id)
 def test_depthwise(operator: str, case: ConvCase, seed: int) -> None:
     for dtype in FLOATS:
@@ -57,8 +59,8 @@ def test_depthwise(operator: str, case: ConvCase, seed: int) -> None:
             assert check(operator, case, dtype, draw, seed=seed) is None
 
 
-@pytest.mark.parametrize("operator", ("fprop", "dgrad"))
-@pytest.mark.parametrize("case", (DEPTHWISE[1], DEPTHWISE[7]), ids=lambda c: c.id)
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("case", (DEPTHWISE[1], DEPTHWISE[7], DEPTHWISE[-1]), ids=lambda c: c.id)
 def test_every_schedule_of_depthwise(
     operator: str, case: ConvCase, seed: int, emulated: cuda_emulation.Emulator
 ) -> None:

@@ -278,14 +278,16 @@ def test_plan_of_copies(operator: str, kernel: int, runs: tuple[int, int], words
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_plan_of_depthwise(operator: str) -> None:
     one = functools.partial(plan, operator, (56, 56), channels=(1, 1), groups=64)
-    image = operator != "wgrad"
-    assert one(3, runs=(CHANNELS, 0, CHANNELS)).startswith("depthwise along channels" if image else "depthwise by el")
-    assert one(3, planes=True).startswith("depthwise by planes" if image else "depthwise by elements")
+    assert one(3, runs=(CHANNELS, CHANNELS, CHANNELS)).startswith("depthwise along channels")
+    assert one(3, planes=True).startswith("depthwise by planes")
+    assert one(3).startswith("depthwise by elements")
+    sliced = " slices 1 " not in one(3, planes=True)
+    assert sliced == (operator == "wgrad")
     for others in (
         {"kernel": 3, "runs": (CHANNELS, 0, 0)},
         {"kernel": 3, "runs": (CHANNELS, 0, CHANNELS), "wide_offsets": True},
         {"kernel": 9, "runs": (CHANNELS, 0, CHANNELS)},  # 81 taps
-        {"kernel": 7, "planes": True, "stride": 8},  # a tile of 127 x 255
+        {"kernel": 7, "planes": True, "stride": 8},  # a tile of 127 x 255; 49 taps
         {"kernel": 3, "planes": True, "channels": (1, 2), "groups": 4},
     ):
         settings = {"channels": (1, 1), "groups": 64, **others}

@@ -101,7 +101,8 @@ void run(const DeviceScope& device, ConvOperator op, const ConvProblem& p, const
   ConvRequest merged = request;
   if (!merge_pixels(op, merged.problem, strides)) merged = request, strides = whole;
   find_runs(operands, strides, merged);
-  merged.planes = strides.image.axis[2] == 1 && strides.result.axis[2] == 1;
+  merged.planes =
+      strides.image.axis[2] == 1 && (op == ConvOperator::kWgrad ? strides.weight : strides.result).axis[2] == 1;
   const ConvPlan plan = plan_conv(merged);
   switch (plan.algorithm) {
     case ConvAlgorithm::kDepthwise: return run_depthwise(device, request, plan, operands);

@@ -108,7 +108,8 @@ void run_image(const DeviceScope& device, const ConvRequest& request, const Conv
 }
 
 template <class T, class Offset>
-void run_weight(const DeviceScope& device, const ConvProblem& p, const ConvOperands& operands) {
+void run_weight(const DeviceScope& device, const ConvProblem& p, [[maybe_unused]] const ConvPlan& plan,
+                const ConvOperands& operands) {
   const Strides grad = strides_of(operands.weight), result = strides_of(operands.result);
   DepthwiseJob<T, Offset> job = tensors_of_job<T, Offset>(p, operands);
   job.of_group = Divisor<Offset>(p.out_channels);
@@ -128,6 +129,9 @@ void run_weight(const DeviceScope& device, const ConvProblem& p, const ConvOpera
     a.tap = static_cast<Offset>(grad.axis[i]);
     a.result = static_cast<Offset>(result.axis[i]);
   }
+  if constexpr (sizeof(Offset) == 4)
+    if (plan.depthwise != DepthwiseKernel::kElements)
+      return run_depthwise_weight<T>(device, job, plan, operands.result);
   constexpr int kSharedBytes = kThreads / 32 * static_cast<int>(sizeof(Sum_t<T>));
   device.launch(reduce<T, Offset>, {weight_elements(p), kThreads, kSharedBytes}, job);
 }
@@ -147,7 +151,7 @@ void run_with(const DeviceScope& device, const ConvRequest& request, const ConvP
         }
       }
       return;
-    case ConvOperator::kWgrad: return run_weight<T, Offset>(device, p, operands);
+    case ConvOperator::kWgrad: return run_weight<T, Offset>(device, p, plan, operands);
   }
 }
 

@@ -1,5 +1,6 @@
-// What the kernels of depthwise convolution are given: those that take any (conv_depthwise.cu), and two for groups of
-// one channel, along the channels (conv_depthwise_channels.cu) and by tiles of planes (conv_depthwise_planes.cu).
+// What the kernels of depthwise convolution are given: those that take any (conv_depthwise.cu), and those for groups of
+// one channel, along the channels (conv_depthwise_channels.cu), by tiles of planes (conv_depthwise_planes.cu), and of
+// wgrad (conv_depthwise_weight.cu).
 #pragma once
 
 #include "conv.h"
@@ -108,5 +109,11 @@ template <class T>
 void run_depthwise_channels(const DeviceScope& device, const DepthwiseJob<T, int32_t>& job);
 template <class T>
 void run_depthwise_planes(const DeviceScope& device, const DepthwiseJob<T, int32_t>& job, int64_t planes);
+
+// wgrad, whose `weight` is grad_output, with its strides in tap_group (samples), tap_source (channels) and axis[].tap
+// (pixels); the partial sums of the plan's slices go through `result`'s allocator.
+template <class T>
+void run_depthwise_weight(const DeviceScope& device, const DepthwiseJob<T, int32_t>& job, const ConvPlan& plan,
+                          const Tensor& result);
 
 }  // namespace convext::cuda

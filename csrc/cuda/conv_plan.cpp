@@ -53,10 +53,15 @@ int64_t count_tiles(const ConvRequest& r, const GemmShape& shape, GemmTile tile)
 bool same_pixels(const ConvAxis& a) { return a.kernel == 1 && a.stride == 1 && a.lo == 0 && a.hi == 0; }
 
 DepthwiseKernel choose_depthwise(const ConvRequest& r) {
-  constexpr int64_t kMostTaps = 64;  // in one chain of additions, and with the weights in shared memory
+  constexpr int64_t kMostTaps = 64;        // in one chain of additions, and with the weights in shared memory
+  constexpr int64_t kMostWeightTaps = 25;  // whose sums a thread has in registers
   const ConvProblem& p = r.problem;
-  if (!is_depthwise(p) || r.op == ConvOperator::kWgrad || r.wide_offsets || kernel_taps(p) > kMostTaps)
-    return DepthwiseKernel::kElements;
+  if (!is_depthwise(p) || r.wide_offsets || kernel_taps(p) > kMostTaps) return DepthwiseKernel::kElements;
+  if (r.op == ConvOperator::kWgrad) {
+    if (kernel_taps(p) > kMostWeightTaps) return DepthwiseKernel::kElements;
+    if (r.image.channels && r.weight.channels) return DepthwiseKernel::kChannels;
+    return r.planes ? DepthwiseKernel::kPlanes : DepthwiseKernel::kElements;
+  }
   if (r.image.channels && r.result.channels) return DepthwiseKernel::kChannels;
   int64_t bytes = r.sum_bytes;
   for (int i = 1; i < kSpatialAxes; ++i) bytes *= (kPlaneTile[i - 1] - 1) * p.axis[i].stride + kernel_extent(p.axis[i]);
@@ -98,6 +103,22 @@ GemmTile choose_tile(const ConvRequest& r, const GemmShape& shape, const ConvPla
   const bool small =
       r.wide_offsets || r.sum_bytes == 8 || shape.rows <= kSmallTile[0] || shape.columns <= kSmallTile[1];
   return small ? GemmTile::kSmall : GemmTile::kLarge;
+}
+
+// Pieces of the pixels for a block each, as the slices of a product are.
+void plan_depthwise_slices(const ConvRequest& r, ConvPlan& plan) {
+  constexpr int64_t kChannelsOfBlock = 32, kManyBlocks = 4 * kEnoughBlocks, kLeastPixels = 2048;
+  const ConvProblem& p = r.problem;
+  const int64_t pixels = std::max<int64_t>(p.batch * output_pixels(p), 1);
+  plan.slice_depth = pixels;
+  if (r.op != ConvOperator::kWgrad || plan.depthwise == DepthwiseKernel::kElements) return;
+  const int64_t blocks =
+      plan.depthwise == DepthwiseKernel::kChannels ? divide_up(p.groups, kChannelsOfBlock) : p.groups;
+  const int64_t wanted = std::min(kManyBlocks / blocks, pixels / kLeastPixels);
+  if (wanted <= 1) return;
+  plan.slice_depth = divide_up(pixels, wanted);
+  plan.slices = divide_up(pixels, plan.slice_depth);
+  if (plan.slices > 1) plan.workspace_bytes = plan.slices * weight_elements(p) * r.sum_bytes;
 }
 
 // wgrad sums over all pixels of a batch, which few blocks would take long for.
@@ -173,6 +194,7 @@ ConvPlan plan_conv(const ConvRequest& r) {
   if (!declines(ConvAlgorithm::kDepthwise, why_not_depthwise(r))) {
     plan.algorithm = ConvAlgorithm::kDepthwise;
     plan.depthwise = choose_depthwise(r);
+    plan_depthwise_slices(r, plan);
     return plan;
   }
   if (declines(ConvAlgorithm::kGemm, why_direct(r))) return plan;

@@ -62,7 +62,8 @@ struct ConvRequest {
   int sum_bytes = 4;           // of the type that sums are kept in
   bool tf32 = false;           // float32 may be rounded to it
   Runs image, weight, result;  // of the tensors of ConvOperands; of wgrad's result nothing is known
-  bool planes = false;         // image and result have neighbouring pixels of a row side by side
+  bool planes =
+      false;  // neighbouring pixels of a row lie side by side, of the image and of result (wgrad: grad_output)
 };
 
 struct Declined {

@@ -118,8 +118,8 @@ class GemmBlock {
   static constexpr int kBOfThread = kColumns * kDepth / kAtOnce / kGemmThreads;
 
   // What goes through registers is in flight all at once. Unrolled as far, cp.async takes the large tile of float32 all
-  // 255 registers for its addresses.
-  static constexpr int kFetchUnroll = kThroughRegisters ? kBOfThread : 4;
+  // 255 registers for its addresses, and half as far the small one of TF32 more than the 64 that ptxas aims at.
+  static constexpr int kFetchUnroll = kThroughRegisters ? kBOfThread : kRows <= kSmallTile[0] ? 2 : 4;
 
   // Elements of two bytes on their way; nothing of larger ones.
   struct Fetched {
