@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +16,22 @@ def load() -> None:
     """Registers the operators that _C_cuda.so has; it could not be loaded under a torch without CUDA."""
     if torch.version.cuda is not None and LIBRARY.exists():
         torch.ops.load_library(LIBRARY)  # type: ignore[no-untyped-call]
+        read_tf32_switch(ctypes.CDLL(str(LIBRARY)))
+
+
+@ctypes.CFUNCTYPE(ctypes.c_int)  # type: ignore[untyped-decorator]
+def _tf32_allowed() -> int:
+    # what cudnn's convolutions follow; it inherits from torch.backends.cudnn and torch.backends, and allow_tf32 sets it
+    return int(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
+
+
+def read_tf32_switch(library: ctypes.CDLL) -> None:
+    """Lets the convolutions of a library of CUDA operators ask whether torch allows TF32, at every call.
+
+    The stable ABI cannot. Asking when an operator runs, and not in the Python layer above it, makes the switch hold in
+    compiled and exported graphs and in backward passes too. It costs 2 microseconds and takes the GIL.
+    """
+    library.convext_cuda_read_tf32_by(_tf32_allowed)
 
 
 def loaded() -> bool:

@@ -55,6 +55,7 @@ def test_a_missing_barrier_shows_in_every_schedule_and_they_disagree() -> None:
         ("leaves_its_part_of_shared_memory", "out of bounds of a buffer of 32 elements"),
         ("asks_for_more_shared_memory_than_it_has", r"shared memory of 1024 bytes, asked for \[0, 1028\)"),
         ("copies_misaligned", "misaligned access of 16 bytes"),
+        ("matrices_misaligned", "misaligned access of 16 bytes"),
         ("never_waits", "ends before it waited for its cp.async"),
     ),
 )
@@ -95,6 +96,16 @@ def test_shuffles_and_ballots(schedule: str) -> None:
     assert not message
     warps = x.view(2, 32)
     assert torch.equal(y.view(2, 32), (warps.sum(1) + 1000 * (warps > 0).sum(1)).view(2, 1).expand(2, 32))
+
+
+@each_schedule
+@pytest.mark.parametrize("transposed", (False, True))
+def test_matrices_from_shared_memory(transposed: bool, schedule: str) -> None:
+    """Lane 4 g + t gets elements 2t and 2t + 1 of line g of each matrix; transposed, of column g."""
+    x = torch.randint(-99, 100, (4, 8, 8)).float()
+    message, y = run("matrices_transposed" if transposed else "matrices", x.flatten(), 256, schedule)
+    assert not message
+    assert torch.equal(y.view(4, 8, 8), x.mT if transposed else x)
 
 
 @each_schedule

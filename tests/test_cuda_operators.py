@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -165,8 +166,15 @@ def plan(
     stride: int = 1,
     floating: bool = True,
     wide_offsets: bool = False,
+    element_bytes: int = 4,
+    tf32: bool = False,
+    runs: tuple[int, ...] = (0, 0),
+    planes: bool = False,
 ) -> str:
-    """The plan of a padded 2-D convolution, in words; channels are those of one group."""
+    """The plan of a padded 2-D convolution, in words; channels are those of one group.
+
+    `runs` of image, weight and result: CHANNELS and PIXELS, added. `planes`: rows are contiguous.
+    """
     library = cuda_emulation.load().library
     library.convext_cuda_plan.restype = ctypes.c_char_p
     axes = [1, 1, 1, 1, 0, 0]
@@ -175,7 +183,18 @@ def plan(
     numbers = [ctypes.c_int64(n) for n in (batch, groups, *channels)]
     array = (ctypes.c_int64 * 18)(*axes)
     flags = (OPERATORS.index(operator), int(floating), int(wide_offsets))
-    return str(library.convext_cuda_plan(*flags, *numbers, 0, array).decode())
+    copies = (element_bytes, int(tf32), (ctypes.c_int * 3)(*runs), int(planes))
+    return str(library.convext_cuda_plan(*flags, *numbers, 0, array, *copies).decode())
+
+
+CHANNELS, PIXELS = 1, 2
+
+
+def runs_of(sizes: tuple[int, ...], strides: tuple[int, ...], element_bytes: int, address: int = 0) -> int:
+    """CHANNELS and PIXELS, added, of a tensor of (outer, channels, depth, height, width)."""
+    library = cuda_emulation.load().library
+    arrays = [(ctypes.c_int64 * 5)(*numbers) for numbers in (sizes, strides)]
+    return int(library.convext_cuda_runs(ctypes.c_int64(address), element_bytes, *arrays))
 
 
 def algorithm_of(operator: str, case: ConvCase) -> str:
@@ -189,7 +208,8 @@ def algorithm_of(operator: str, case: ConvCase) -> str:
     numbers = [ctypes.c_int64(n) for n in (case.batch, case.groups, *channels)]
     flags = (OPERATORS.index(operator), 1, 0)
     array = (ctypes.c_int64 * 18)(*axes)
-    words = library.convext_cuda_plan(*flags, *numbers, MODES.index(case.padding_mode), array).decode()
+    copies = (4, 0, (ctypes.c_int * 3)(), 0)  # float32, whose elements lie nowhere next to each other
+    words = library.convext_cuda_plan(*flags, *numbers, MODES.index(case.padding_mode), array, *copies).decode()
     return str(words.split(" slices ")[0])
 
 
@@ -201,6 +221,91 @@ def test_plan_of_tiles(operator: str) -> None:
     assert plan(operator, (56, 56), 3, (1, 1), groups=64).startswith("depthwise")
     direct = plan(operator, (56, 56), 3, (64, 64), floating=False)
     assert direct.startswith("direct") and "integers and complex numbers" in direct
+
+
+def test_plan_of_stores() -> None:
+    half = functools.partial(plan, size=(56, 56), channels=(128, 128), element_bytes=2)
+    for operator in ("fprop", "dgrad"):
+        assert "c along rows" in half(operator, kernel=3, runs=(CHANNELS, CHANNELS, CHANNELS))
+        assert "c along columns" in half(operator, kernel=1, runs=(PIXELS, CHANNELS, PIXELS))
+        assert "c elements" in half(operator, kernel=3, runs=(CHANNELS, CHANNELS, PIXELS))
+        assert "c elements" in half(operator, kernel=3, runs=(PIXELS, CHANNELS, CHANNELS))
+    assert "c elements" in half("wgrad", kernel=3, runs=(CHANNELS, CHANNELS, CHANNELS))
+
+
+def test_plan_of_arithmetic() -> None:
+    for element_bytes, tf32, words in (
+        (4, False, "by multiply-adds"),
+        (4, True, "by tensor cores"),
+        (2, False, "by tensor cores"),
+        (8, True, "by tensor cores"),
+    ):
+        assert words in plan("fprop", (56, 56), 3, (64, 64), element_bytes=element_bytes, tf32=tf32)
+
+
+def test_plan_of_runs_of_16_bytes() -> None:
+    channels_last, planes = (2048, 1, 2048, 256, 16), (2048, 128, 128, 16, 1)
+    sizes = (2, 16, 1, 8, 16)
+    assert runs_of(sizes, channels_last, 2) == runs_of(sizes, channels_last, 4) == CHANNELS
+    assert runs_of(sizes, planes, 2) == PIXELS
+    assert runs_of(sizes, planes, 2, address=16) == PIXELS
+    assert runs_of(sizes, planes, 2, address=8) == 0  # as a slice begins
+    assert runs_of((2, 12, 1, 8, 16), channels_last, 2) == 0  # channels of a group that end amid a run
+    assert runs_of((2, 12, 1, 8, 16), channels_last, 4) == CHANNELS
+    assert runs_of((2, 16, 1, 8, 12), planes, 2) == 0
+    assert runs_of(sizes, (2060, 1, 2060, 256, 16), 2) == 0  # samples that begin amid a run
+    assert runs_of((1, 16, 1, 8, 16), (2060, 1, 2060, 256, 16), 2) == CHANNELS  # there is but one
+    assert runs_of((2, 1, 1, 8, 16), (2048, 4, 128, 16, 1), 2) == 0  # of other groups' channels
+    assert runs_of(sizes, (4096, 2, 4096, 512, 32), 2) == 0
+
+
+@pytest.mark.parametrize(
+    ("operator", "kernel", "runs", "words"),
+    (
+        ("fprop", 3, (CHANNELS, CHANNELS), "square slices 1 .*; a along depth, b along depth"),
+        ("dgrad", 3, (CHANNELS, CHANNELS), "square slices 1 .*; a along rows, b along depth"),
+        ("wgrad", 3, (CHANNELS, CHANNELS), "square .*; a along rows, b along rows"),
+        ("fprop", 1, (PIXELS, CHANNELS), "square slices 1 .*; a along depth, b along rows"),
+        ("dgrad", 1, (PIXELS, CHANNELS), "square slices 1 .*; a along rows, b along rows"),
+        ("wgrad", 1, (PIXELS, PIXELS), "square .*; a along depth, b along depth"),
+        ("fprop", 3, (PIXELS, CHANNELS), "large .*; a elements, b elements"),  # taps meet pixels at other offsets
+        ("wgrad", 3, (PIXELS, PIXELS), "large .*; a elements, b elements"),
+        ("wgrad", 3, (PIXELS, CHANNELS), "large .*; a elements, b elements"),
+        ("fprop", 3, (CHANNELS, 0), "large .*; a elements, b elements"),
+    ),
+)
+def test_plan_of_copies(operator: str, kernel: int, runs: tuple[int, int], words: str) -> None:
+    size, channels = (56, 56), (128, 256)
+    for types in ({"element_bytes": 2}, {"tf32": True}):
+        assert re.match(f"gemm {words}", plan(operator, size, kernel, channels, runs=runs, **types))  # type: ignore[arg-type]
+    for others in ({"element_bytes": 8}, {"element_bytes": 4}, {"element_bytes": 2, "wide_offsets": True}):
+        assert "a elements, b elements" in plan(operator, size, kernel, channels, runs=runs, **others)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_plan_of_depthwise(operator: str) -> None:
+    one = functools.partial(plan, operator, (56, 56), channels=(1, 1), groups=64)
+    assert one(3, runs=(CHANNELS, CHANNELS, CHANNELS)).startswith("depthwise along channels")
+    assert one(3, planes=True).startswith("depthwise by planes")
+    assert one(3).startswith("depthwise by elements")
+    sliced = " slices 1 " not in one(3, planes=True)
+    assert sliced == (operator == "wgrad")
+    for others in (
+        {"kernel": 3, "runs": (CHANNELS, 0, 0)},
+        {"kernel": 3, "runs": (CHANNELS, 0, CHANNELS), "wide_offsets": True},
+        {"kernel": 9, "runs": (CHANNELS, 0, CHANNELS)},  # 81 taps
+        {"kernel": 7, "planes": True, "stride": 8},  # a tile of 127 x 255; 49 taps
+        {"kernel": 3, "planes": True, "channels": (1, 2), "groups": 4},
+    ):
+        settings = {"channels": (1, 1), "groups": 64, **others}
+        assert plan(operator, (56, 56), **settings).startswith("depthwise by elements")  # type: ignore[arg-type]
+
+
+def test_plan_of_square_tiles() -> None:
+    """Not where they would leave much of a GPU, or of themselves, empty."""
+    half = {"element_bytes": 2, "runs": (CHANNELS, CHANNELS)}
+    assert plan("fprop", (56, 56), 3, (64, 64), **half).startswith("gemm large")  # type: ignore[arg-type]
+    assert plan("fprop", (14, 14), 3, (128, 128), batch=1, **half).startswith("gemm large")  # type: ignore[arg-type]
 
 
 def test_plan_of_many_phases() -> None:

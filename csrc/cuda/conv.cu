@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "launch.cuh"
+#include "tf32.h"
 
 namespace convext::cuda {
 namespace {
@@ -34,13 +35,24 @@ bool needs_wide_offsets(const ConvProblem& p, const ConvOperands& operands) {
   return largest >= narrow_offsets();
 }
 
-void run_gemm(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
+template <class T>
+void run_gemm_of(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
+                 const ConvStrides& strides, const ConvOperands& operands) {
+  if constexpr (sizeof(T) <= 4)
+    if (plan.by_runs()) return run_gemm_by_runs<T>(device, request, plan, strides, operands);
+  if constexpr (sizeof(T) == 4)
+    if (plan.arithmetic == Arithmetic::kMultiplyAdd)
+      return run_gemm_by_elements<T, Arithmetic::kMultiplyAdd>(device, request, plan, strides, operands);
+  run_gemm_by_elements<T, Arithmetic::kTensorCores>(device, request, plan, strides, operands);
+}
+
+void run_gemm(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan, const ConvStrides& strides,
               const ConvOperands& operands) {
   switch (operands.image.scalar_type()) {
-    case ScalarType::Float: return run_gemm_of<float>(device, request, plan, operands);
-    case ScalarType::Double: return run_gemm_of<double>(device, request, plan, operands);
-    case ScalarType::BFloat16: return run_gemm_of<BFloat16>(device, request, plan, operands);
-    default: return run_gemm_of<Half>(device, request, plan, operands);
+    case ScalarType::Float: return run_gemm_of<float>(device, request, plan, strides, operands);
+    case ScalarType::Double: return run_gemm_of<double>(device, request, plan, strides, operands);
+    case ScalarType::BFloat16: return run_gemm_of<BFloat16>(device, request, plan, strides, operands);
+    default: return run_gemm_of<Half>(device, request, plan, strides, operands);
   }
 }
 
@@ -49,18 +61,52 @@ bool is_floating(ScalarType type) {
          type == ScalarType::Half;
 }
 
+// Where tensors can be read, and written, 16 bytes at a time.
+void find_runs(const ConvOperands& operands, const ConvStrides& strides, ConvRequest& request) {
+  const ConvProblem& p = request.problem;
+  const bool depthwise = is_depthwise(p);  // then neighbouring channels are of other groups
+  const auto address = [](const Tensor& t) { return reinterpret_cast<uint64_t>(t.const_data_ptr()); };
+  const auto image_sizes = [&](int64_t channels, int64_t ConvAxis::*size, int64_t(&to)[5]) {
+    to[0] = p.batch, to[1] = depthwise ? p.groups : channels;
+    for (int i = 0; i < kSpatialAxes; ++i) to[2 + i] = p.axis[i].*size;
+  };
+  int64_t image[5], weight[5], result[5];
+  const bool dgrad = request.op == ConvOperator::kDgrad;
+  image_sizes(dgrad ? p.out_channels : p.in_channels, dgrad ? &ConvAxis::output : &ConvAxis::input, image);
+  image_sizes(p.out_channels, &ConvAxis::output, weight);  // wgrad's is an image, grad_output
+  if (request.op != ConvOperator::kWgrad) {
+    weight[0] = p.groups * p.out_channels, weight[1] = p.in_channels;
+    for (int i = 0; i < kSpatialAxes; ++i) weight[2 + i] = p.axis[i].kernel;
+  }
+  image_sizes(dgrad ? p.in_channels : p.out_channels, dgrad ? &ConvAxis::input : &ConvAxis::output, result);
+  if (request.op != ConvOperator::kWgrad)
+    request.result = runs_of(address(operands.result), request.element_bytes, strides.result, result);
+  request.image = runs_of(address(operands.image), request.element_bytes, strides.image, image);
+  request.weight = runs_of(address(operands.weight), request.element_bytes, strides.weight, weight);
+}
+
 void run(const DeviceScope& device, ConvOperator op, const ConvProblem& p, const ConvOperands& operands) {
   if (operands.result.numel() == 0) return;
+  const ScalarType type = operands.image.scalar_type();
   ConvRequest request;
   request.op = op;
   request.problem = p;
-  request.floating = is_floating(operands.image.scalar_type());
+  request.floating = is_floating(type);
   request.wide_offsets = needs_wide_offsets(p, operands);
-  request.sum_bytes = operands.image.scalar_type() == ScalarType::Double ? 8 : 4;
-  const ConvPlan plan = plan_conv(request);
+  request.element_bytes = static_cast<int>(operands.image.element_size());
+  request.sum_bytes = type == ScalarType::Double ? 8 : 4;
+  request.tf32 = type == ScalarType::Float && tf32_allowed();
+  const ConvStrides whole{strides_of(operands.image), strides_of(operands.weight), strides_of(operands.result)};
+  ConvStrides strides = whole;
+  ConvRequest merged = request;
+  if (!merge_pixels(op, merged.problem, strides)) merged = request, strides = whole;
+  find_runs(operands, strides, merged);
+  merged.planes =
+      strides.image.axis[2] == 1 && (op == ConvOperator::kWgrad ? strides.weight : strides.result).axis[2] == 1;
+  const ConvPlan plan = plan_conv(merged);
   switch (plan.algorithm) {
-    case ConvAlgorithm::kDepthwise: return run_depthwise(device, request, operands);
-    case ConvAlgorithm::kGemm: return run_gemm(device, request, plan, operands);
+    case ConvAlgorithm::kDepthwise: return run_depthwise(device, request, plan, operands);
+    case ConvAlgorithm::kGemm: return run_gemm(device, merged, plan, strides, operands);
     case ConvAlgorithm::kDirect: return run_direct(device, op, p, operands);
   }
 }

@@ -33,12 +33,17 @@ struct ConvOperands {
 void run_direct(const DeviceScope& device, ConvOperator op, const ConvProblem& problem, const ConvOperands& operands,
                 const Region* region = nullptr);
 
-// A thread for each result, for groups of few channels of the floating types.
-void run_depthwise(const DeviceScope& device, const ConvRequest& request, const ConvOperands& operands);
+// Groups of few channels of the floating types.
+void run_depthwise(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
+                   const ConvOperands& operands);
 
-// Implicit GEMM; T is float, double, BFloat16 or Half.
+// Implicit GEMM by the plan's arithmetic; T is float, double, BFloat16 or Half. For plans that copy by elements, and
+// for those that copy by runs, on tensor cores.
+template <class T, Arithmetic arithmetic>
+void run_gemm_by_elements(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
+                          const ConvStrides& strides, const ConvOperands& operands);
 template <class T>
-void run_gemm_of(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
-                 const ConvOperands& operands);
+void run_gemm_by_runs(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
+                      const ConvStrides& strides, const ConvOperands& operands);
 
 }  // namespace convext::cuda

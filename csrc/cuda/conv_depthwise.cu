@@ -5,54 +5,12 @@
 //                  of them read of the source comes from the L1 cache
 //   wgrad          a block sums one element of the weight over all pixels: each thread every 128th, then the threads'
 //                  sums in a fixed tree
-#include "conv.h"
-#include "divisor.h"
-#include "epilogue.cuh"
-#include "launch.cuh"
-#include "tile_product.cuh"
+#include "conv_depthwise.cuh"
 
 namespace convext::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-
-template <class Offset>
-struct DepthwiseAxis {
-  Divisor<Offset> count;               // fprop, dgrad: of result positions; wgrad: of outputs
-  Offset taps, step, start, tap_step;  // the source's coordinate is start + position * step + tap * tap_step
-  Offset extent, source, tap, result;  // size of the source; strides of source, weight and result
-};
-
-template <class T, class Offset>
-struct DepthwiseJob {
-  Buffer<const T> image, weight, bias;
-  Buffer<T> result;
-  EpilogueJob<T> epilogue;
-  DepthwiseAxis<Offset> axis[kSpatialAxes];
-  Divisor<Offset> channels, of_group;  // of the result, and of those of one group
-  Offset sources;                      // channels of one group of the source
-  Offset image_sample, image_channel, result_sample, result_channel;
-  Offset tap0, tap_group, tap_within, tap_source;  // the weight's offsets: of a group, a result and a source channel
-  Offset results, pixels;                          // pixels: that wgrad sums
-  PaddingMode mode;
-  bool channels_last;
-};
-
-// The coordinate in the source, or -1 for a zero.
-template <class Offset>
-__device__ Offset source_at(PaddingMode mode, const DepthwiseAxis<Offset>& a, Offset position, Offset tap) {
-  const Offset x = a.start + position * a.step + tap * a.tap_step;
-  if (x >= 0 && x < a.extent) return x;
-  return mode == PaddingMode::kZeros ? Offset{-1} : static_cast<Offset>(padded_source(mode, x, a.extent));
-}
-
-// Takes the last digit off a number.
-template <class Offset>
-__device__ Offset take(Offset& number, const Divisor<Offset>& size) {
-  const Offset rest = size.quotient(number), digit = number - rest * size.value();
-  number = rest;
-  return digit;
-}
 
 template <class T, class Offset>
 __global__ void __launch_bounds__(kThreads) gather(const __grid_constant__ DepthwiseJob<T, Offset> job) {
@@ -138,64 +96,22 @@ __global__ void __launch_bounds__(kThreads) reduce(const __grid_constant__ Depth
 }
 
 template <class T, class Offset>
-DepthwiseJob<T, Offset> empty_job(const ConvProblem& p, const ConvOperands& operands) {
-  DepthwiseJob<T, Offset> job{};
-  job.image = reading<T>(operands.image);
-  job.weight = reading<T>(operands.weight);
-  job.bias = reading<T>(operands.bias);
-  job.result = writing<T>(operands.result);
-  const Strides image = strides_of(operands.image), result = strides_of(operands.result);
-  job.image_sample = static_cast<Offset>(image.outer);
-  job.image_channel = static_cast<Offset>(image.channel);
-  job.result_sample = static_cast<Offset>(result.outer);
-  job.result_channel = static_cast<Offset>(result.channel);
-  for (int i = 0; i < kSpatialAxes; ++i) job.axis[i].source = static_cast<Offset>(image.axis[i]);
-  job.mode = p.mode;
-  job.channels_last = result.channel == 1 && result.axis[2] != 1;
-  return job;
-}
-
-template <class T, class Offset>
-void run_image(const DeviceScope& device, ConvOperator op, const ConvProblem& p, const Region& region,
+void run_image(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan, const Region& region,
                const ConvOperands& operands) {
-  const bool dgrad = op == ConvOperator::kDgrad;
-  const Strides weight = strides_of(operands.weight), result = strides_of(operands.result);
-  DepthwiseJob<T, Offset> job = empty_job<T, Offset>(p, operands);
-  const int64_t of_group = dgrad ? p.in_channels : p.out_channels;
-  job.of_group = Divisor<Offset>(of_group);
-  job.channels = Divisor<Offset>(p.groups * of_group);
-  job.sources = static_cast<Offset>(dgrad ? p.out_channels : p.in_channels);
-  job.tap_group = static_cast<Offset>(p.out_channels * weight.outer);
-  job.tap_within = static_cast<Offset>(dgrad ? weight.channel : weight.outer);
-  job.tap_source = static_cast<Offset>(dgrad ? weight.outer : weight.channel);
-  if (dgrad) job.mode = PaddingMode::kZeros;  // borders under other modes are regions of their own
-  for (int i = 0; i < kSpatialAxes; ++i) {
-    const GatherAxis& g = region.axis[i];
-    DepthwiseAxis<Offset>& a = job.axis[i];
-    a.count = Divisor<Offset>(g.count);
-    a.taps = static_cast<Offset>(g.taps);
-    a.step = static_cast<Offset>(g.step);
-    a.start = static_cast<Offset>(g.off0);
-    a.tap_step = static_cast<Offset>(g.off_step);
-    a.extent = static_cast<Offset>(g.extent);
-    a.tap = static_cast<Offset>(g.tap_step * weight.axis[i]);
-    a.result = static_cast<Offset>(g.out_step * result.axis[i]);
-    job.tap0 += static_cast<Offset>(g.tap0 * weight.axis[i]);
+  const ConvProblem& p = request.problem;
+  const DepthwiseJob<T, Offset> job = depthwise_job<T, Offset>(request.op, p, region, operands);
+  if constexpr (sizeof(Offset) == 4) {
+    if (plan.depthwise == DepthwiseKernel::kChannels) return run_depthwise_channels<T>(device, job);
+    if (plan.depthwise == DepthwiseKernel::kPlanes) return run_depthwise_planes<T>(device, job, p.batch * p.groups);
   }
-  int64_t first = 0;
-  for (int i = 0; i < kSpatialAxes; ++i) first += region.axis[i].out0 * result.axis[i];
-  job.result =
-      Buffer<T>(static_cast<T*>(operands.result.mutable_data_ptr()) + first, extent_of(operands.result) - first);
-  job.epilogue = EpilogueJob<T>(operands, first);
-  const int64_t results = p.batch * p.groups * of_group * region.positions();
-  job.results = static_cast<Offset>(results);
-  device.launch(gather<T, Offset>, {(results + kThreads - 1) / kThreads, kThreads}, job);
+  device.launch(gather<T, Offset>, {(int64_t{job.results} + kThreads - 1) / kThreads, kThreads}, job);
 }
 
 template <class T, class Offset>
-void run_weight(const DeviceScope& device, const ConvProblem& p, const ConvOperands& operands) {
+void run_weight(const DeviceScope& device, const ConvProblem& p, [[maybe_unused]] const ConvPlan& plan,
+                const ConvOperands& operands) {
   const Strides grad = strides_of(operands.weight), result = strides_of(operands.result);
-  DepthwiseJob<T, Offset> job = empty_job<T, Offset>(p, operands);
+  DepthwiseJob<T, Offset> job = tensors_of_job<T, Offset>(p, operands);
   job.of_group = Divisor<Offset>(p.out_channels);
   job.sources = static_cast<Offset>(p.in_channels);
   job.tap_group = static_cast<Offset>(grad.outer);
@@ -213,41 +129,47 @@ void run_weight(const DeviceScope& device, const ConvProblem& p, const ConvOpera
     a.tap = static_cast<Offset>(grad.axis[i]);
     a.result = static_cast<Offset>(result.axis[i]);
   }
+  if constexpr (sizeof(Offset) == 4)
+    if (plan.depthwise != DepthwiseKernel::kElements)
+      return run_depthwise_weight<T>(device, job, plan, operands.result);
   constexpr int kSharedBytes = kThreads / 32 * static_cast<int>(sizeof(Sum_t<T>));
   device.launch(reduce<T, Offset>, {weight_elements(p), kThreads, kSharedBytes}, job);
 }
 
 template <class T, class Offset>
-void run_with(const DeviceScope& device, ConvOperator op, const ConvProblem& p, const ConvOperands& operands) {
-  switch (op) {
-    case ConvOperator::kFprop: return run_image<T, Offset>(device, op, p, fprop_region(p), operands);
+void run_with(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
+              const ConvOperands& operands) {
+  const ConvProblem& p = request.problem;
+  switch (request.op) {
+    case ConvOperator::kFprop: return run_image<T, Offset>(device, request, plan, fprop_region(p), operands);
     case ConvOperator::kDgrad:
       for (const Region& region : dgrad_regions(p)) {
         if (region.folded()) {
-          run_direct(device, op, p, operands, &region);
+          run_direct(device, request.op, p, operands, &region);
         } else {
-          run_image<T, Offset>(device, op, p, region, operands);
+          run_image<T, Offset>(device, request, plan, region, operands);
         }
       }
       return;
-    case ConvOperator::kWgrad: return run_weight<T, Offset>(device, p, operands);
+    case ConvOperator::kWgrad: return run_weight<T, Offset>(device, p, plan, operands);
   }
 }
 
 template <class T>
-void run_of(const DeviceScope& device, const ConvRequest& request, const ConvOperands& operands) {
-  if (request.wide_offsets) return run_with<T, int64_t>(device, request.op, request.problem, operands);
-  run_with<T, int32_t>(device, request.op, request.problem, operands);
+void run_of(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan, const ConvOperands& operands) {
+  if (request.wide_offsets) return run_with<T, int64_t>(device, request, plan, operands);
+  run_with<T, int32_t>(device, request, plan, operands);
 }
 
 }  // namespace
 
-void run_depthwise(const DeviceScope& device, const ConvRequest& request, const ConvOperands& operands) {
+void run_depthwise(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
+                   const ConvOperands& operands) {
   switch (operands.image.scalar_type()) {
-    case ScalarType::Float: return run_of<float>(device, request, operands);
-    case ScalarType::Double: return run_of<double>(device, request, operands);
-    case ScalarType::BFloat16: return run_of<BFloat16>(device, request, operands);
-    default: return run_of<Half>(device, request, operands);
+    case ScalarType::Float: return run_of<float>(device, request, plan, operands);
+    case ScalarType::Double: return run_of<double>(device, request, plan, operands);
+    case ScalarType::BFloat16: return run_of<BFloat16>(device, request, plan, operands);
+    default: return run_of<Half>(device, request, plan, operands);
   }
 }
 

@@ -1,8 +1,10 @@
-// The implicit GEMM of float16.
+// The implicit GEMM of float16, copied by elements.
 #include "gemm_run.cuh"
 
 namespace convext::cuda {
 
-template void run_gemm_of<Half>(const DeviceScope&, const ConvRequest&, const ConvPlan&, const ConvOperands&);
+template void run_gemm_by_elements<Half, Arithmetic::kTensorCores>(const DeviceScope&, const ConvRequest&,
+                                                                   const ConvPlan&, const ConvStrides&,
+                                                                   const ConvOperands&);
 
 }  // namespace convext::cuda

@@ -3,6 +3,8 @@
 
 namespace convext::cuda {
 
-template void run_gemm_of<double>(const DeviceScope&, const ConvRequest&, const ConvPlan&, const ConvOperands&);
+template void run_gemm_by_elements<double, Arithmetic::kTensorCores>(const DeviceScope&, const ConvRequest&,
+                                                                     const ConvPlan&, const ConvStrides&,
+                                                                     const ConvOperands&);
 
 }  // namespace convext::cuda

@@ -68,7 +68,8 @@ struct GemmJob {
   Coordinates<Offset> n_at, k_at;
   Offset extent[kSpatialAxes], source_stride[kSpatialAxes];  // of the image
   PaddingMode mode;
-  bool a_along_k, b_along_k;  // whether neighbouring threads read neighbouring k, or rows
+  bool a_along_k, b_along_k;     // whether neighbouring threads read neighbouring k, or rows
+  bool c_by_runs, c_along_rows;  // whether C is written 16 bytes at a time, along m or along n
 
   constexpr int64_t blocks() const { return static_cast<int64_t>(row_tiles) * column_tiles * groups * slices; }
 };

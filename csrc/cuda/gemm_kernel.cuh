@@ -10,12 +10,19 @@
 //
 // Where an element of B comes from is put together from two tables in shared memory, one entry for each n of the tile
 // (made once) and for each k (made one tile ahead): that is the only place where numbers are divided into digits.
-// Elements of two bytes are too small for cp.async: they go through registers, read before the product, stored after.
+//
+// Two kernels differ in what is copied at once. By runs: 16 bytes, neighbours along the depth or along the rows, whose
+// order in shared memory is the same; the plan has seen that none crosses an edge, so that the first element speaks for
+// all. By elements: 4 or 8 bytes by cp.async; elements of two bytes are too small for it and go through registers, read
+// before the product, stored after.
 #pragma once
 
+#include <algorithm>
+
+#include "conv_plan.h"
 #include "epilogue.cuh"
 #include "gemm_job.h"
-#include "tile_product.cuh"
+#include "tensor_product.cuh"
 
 namespace convext::cuda {
 
@@ -33,15 +40,20 @@ struct alignas(16) Place {
   Offset offset, x[kSpatialAxes];
 };
 
-template <class T, class Offset, class Product>
+template <class T, class Offset, class Product, bool ByRuns>
 class GemmBlock {
  public:
-  static constexpr int kStages = 3;
+  using TileA = typename Product::TileA;
+  using TileB = typename Product::TileB;
+  static constexpr int kStages = ByRuns ? 4 : 3;
   static constexpr int kRows = Product::kRows, kColumns = Product::kColumns, kDepth = Product::kDepth;
-  static constexpr int kA = Product::template elements<kRows>(), kB = Product::template elements<kColumns>();
+  static constexpr int kA = TileA::kElements, kB = TileB::kElements;
 
-  // Shared memory: the tiles, then the tables.
-  static constexpr int kTileBytes = kStages * (kA + kB) * static_cast<int>(sizeof(T));
+  // Shared memory: the tiles, of which C takes the place at the end, then the tables.
+  static constexpr int kRowsPitch = kRows + 4, kColumnsPitch = kColumns + 4;
+  static constexpr int kSums = ByRuns ? std::max(kRows * kColumnsPitch, kColumns* kRowsPitch) : 0;
+  static constexpr int kTileBytes =
+      std::max(kStages * (kA + kB) * static_cast<int>(sizeof(T)), kSums* static_cast<int>(sizeof(Sum_t<T>)));
   static constexpr int kNBytes = kColumns * static_cast<int>(sizeof(Place<Offset>));
   static constexpr int kKBytes = 2 * kDepth * static_cast<int>(sizeof(Place<Offset>));
   static constexpr int kABytes = 2 * kDepth * static_cast<int>(sizeof(Offset));
@@ -94,30 +106,45 @@ class GemmBlock {
       store(next, fetched);
     }
     wait_for_copies<0>();
+    if constexpr (ByRuns)
+      if (job_.c_by_runs) return write_runs(product);
     write(product);
   }
 
  private:
-  static constexpr bool kThroughRegisters = sizeof(T) == 2;
-  static constexpr int kAOfThread = kRows * kDepth / kGemmThreads, kBOfThread = kColumns * kDepth / kGemmThreads;
+  static constexpr bool kThroughRegisters = !ByRuns && sizeof(T) == 2;
+  static constexpr int kAtOnce = ByRuns ? kRun<T> : 1;
+  static constexpr int kAOfThread = kRows * kDepth / kAtOnce / kGemmThreads;
+  static constexpr int kBOfThread = kColumns * kDepth / kAtOnce / kGemmThreads;
 
   // What goes through registers is in flight all at once. Unrolled as far, cp.async takes the large tile of float32 all
-  // 255 registers for its addresses.
-  static constexpr int kFetchUnroll = kThroughRegisters ? kBOfThread : 4;
+  // 255 registers for its addresses, and half as far the small one of TF32 more than the 64 that ptxas aims at.
+  static constexpr int kFetchUnroll = kThroughRegisters ? kBOfThread : kRows <= kSmallTile[0] ? 2 : 4;
 
   // Elements of two bytes on their way; nothing of larger ones.
   struct Fetched {
     T a[kThroughRegisters ? kAOfThread : 1], b[kThroughRegisters ? kBOfThread : 1];
   };
 
-  // Which element of a tile is a thread's i-th: neighbouring threads have neighbouring k, or neighbouring rows.
+  // Which element of a tile, or which run's first, is a thread's i-th: neighbouring threads have neighbouring k, or
+  // neighbouring rows.
   struct Element {
     int row, k;
   };
   template <int Rows>
   __device__ static Element element(int i, bool along_k) {
     const int index = static_cast<int>(threadIdx.x) + i * kGemmThreads;
-    return along_k ? Element{index / kDepth, index % kDepth} : Element{index % Rows, index / Rows};
+    constexpr int kDepthAtOnce = kDepth / kAtOnce, kRowsAtOnce = Rows / kAtOnce;
+    return along_k ? Element{index / kDepthAtOnce, index % kDepthAtOnce * kAtOnce}
+                   : Element{index % kRowsAtOnce * kAtOnce, index / kRowsAtOnce};
+  }
+  __device__ Element element_a(int i) const {
+    if constexpr (ByRuns) return element<kRows>(i, TileA::kAlongDepth);
+    return element<kRows>(i, job_.a_along_k);
+  }
+  __device__ Element element_b(int i) const {
+    if constexpr (ByRuns) return element<kColumns>(i, TileB::kAlongDepth);
+    return element<kColumns>(i, job_.b_along_k);
   }
 
   __device__ Buffer<T> tile_a(int tile) const { return {tiles_.at(tile % kStages * (kA + kB), kA), kA}; }
@@ -174,8 +201,8 @@ class GemmBlock {
   }
 
   __device__ static void copy(const Buffer<T>& tile, int to, const Buffer<const T>& from, Offset at) {
-    constexpr int kBytes = static_cast<int>(sizeof(T));
-    copy_async<kBytes>(tile.at(to, 1), from.at(at < 0 ? 0 : at, 1), at < 0 ? 0 : kBytes);
+    constexpr int kBytes = kAtOnce * static_cast<int>(sizeof(T));
+    copy_async<kBytes>(tile.at(to, kAtOnce), from.at(at < 0 ? 0 : at, kAtOnce), at < 0 ? 0 : kBytes);
   }
 
   // Starts to bring a tile: by cp.async, or into registers.
@@ -184,22 +211,22 @@ class GemmBlock {
     const int slot = tile % 2 * kDepth;
 #pragma unroll(kFetchUnroll)
     for (int i = 0; i < kAOfThread; ++i) {
-      const Element e = element<kRows>(i, job_.a_along_k);
+      const Element e = element_a(i);
       const Offset at = find_a(e, slot);
       if constexpr (kThroughRegisters) {
         fetched.a[i] = at < 0 ? T{} : buffers_.a[at];
       } else {
-        copy(tile_a(tile), Product::template place<kRows>(e.row, e.k), buffers_.a, at);
+        copy(tile_a(tile), TileA::place(e.row, e.k), buffers_.a, at);
       }
     }
 #pragma unroll(kFetchUnroll)
     for (int i = 0; i < kBOfThread; ++i) {
-      const Element e = element<kColumns>(i, job_.b_along_k);
+      const Element e = element_b(i);
       const Offset at = find_b(e, slot);
       if constexpr (kThroughRegisters) {
         fetched.b[i] = at < 0 ? T{} : buffers_.b[at];
       } else {
-        copy(tile_b(tile), Product::template place<kColumns>(e.row, e.k), buffers_.b, at);
+        copy(tile_b(tile), TileB::place(e.row, e.k), buffers_.b, at);
       }
     }
   }
@@ -209,13 +236,13 @@ class GemmBlock {
       if (tile >= tile_count_) return;
 #pragma unroll
       for (int i = 0; i < kAOfThread; ++i) {
-        const Element e = element<kRows>(i, job_.a_along_k);
-        tile_a(tile)[Product::template place<kRows>(e.row, e.k)] = fetched.a[i];
+        const Element e = element_a(i);
+        tile_a(tile)[TileA::place(e.row, e.k)] = fetched.a[i];
       }
 #pragma unroll
       for (int i = 0; i < kBOfThread; ++i) {
-        const Element e = element<kColumns>(i, job_.b_along_k);
-        tile_b(tile)[Product::template place<kColumns>(e.row, e.k)] = fetched.b[i];
+        const Element e = element_b(i);
+        tile_b(tile)[TileB::place(e.row, e.k)] = fetched.b[i];
       }
     }
   }
@@ -235,6 +262,37 @@ class GemmBlock {
     });
   }
 
+  // A thread's sums are neighbours neither along m nor along n: they change hands in shared memory. A warp puts 8 rows
+  // x 4 columns there, two apart, at a time: 4 numbers between columns send them to all banks, between rows to half.
+  __device__ void write_runs(Product& product) {
+    constexpr int kAtOnce = kRun<T>, kInQuad = Quad<Sum_t<T>>::kCount;
+    const bool along_rows = job_.c_along_rows;
+    const int row_step = along_rows ? 1 : kColumnsPitch, column_step = along_rows ? kRowsPitch : 1;
+    const Buffer<Sum_t<T>> sums = shared_buffer<Sum_t<T>>(0, kSums);
+    sync_threads();  // the last tiles have been multiplied
+    product.each_sum([&](int row, int column, Sum_t<T> sum) { sums[row * row_step + column * column_step] = sum; });
+    sync_threads();
+    for (int i = static_cast<int>(threadIdx.x); i < kRows * kColumns / kAtOnce; i += kGemmThreads) {
+      const int row = along_rows ? i % (kRows / kAtOnce) * kAtOnce : i / (kColumns / kAtOnce);
+      const int column = along_rows ? i / (kRows / kAtOnce) : i % (kColumns / kAtOnce) * kAtOnce;
+      const Offset m = row0_ + row;
+      if (m >= job_.rows || column0_ + column >= job_.columns) continue;
+      const Offset to = group_ * job_.c_group + m * job_.c_row + c_n_[column];
+      Quad<T> finished;
+#pragma unroll
+      for (int part = 0; part < kAtOnce; part += kInQuad) {
+        const Quad<Sum_t<T>> quad = load_quad(sums, row * row_step + column * column_step + part);
+#pragma unroll
+        for (int j = 0; j < kInQuad; ++j) {
+          Sum_t<T> sum = quad.value[j];
+          if (buffers_.bias) sum += widen_from(buffers_.bias[group_ * job_.rows + m + (along_rows ? part + j : 0)]);
+          finished.value[part + j] = buffers_.epilogue.finish(sum, to + part + j);
+        }
+      }
+      store_quad(buffers_.c, static_cast<int>(to), finished);
+    }
+  }
+
   const GemmJob<Offset>& job_;
   const GemmBuffers<T, Offset>& buffers_;
   const Buffer<T> tiles_;
@@ -244,10 +302,10 @@ class GemmBlock {
   int tile_count_;
 };
 
-template <class T, class Offset, class Product>
+template <class T, class Offset, class Product, bool ByRuns>
 __global__ void __launch_bounds__(kGemmThreads)
     gemm(const __grid_constant__ GemmJob<Offset> job, const __grid_constant__ GemmBuffers<T, Offset> buffers) {
-  GemmBlock<T, Offset, Product>(job, buffers).run();
+  GemmBlock<T, Offset, Product, ByRuns>(job, buffers).run();
 }
 
 // Adds the slices up, one after the other: the same order in every run.

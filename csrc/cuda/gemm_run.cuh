@@ -1,4 +1,4 @@
-// From a planned convolution to GemmJobs and their launches; one instance for each element type (conv_gemm_*.cu).
+// From a planned convolution to GemmJobs and their launches; instances for the element types are in conv_gemm_*.cu.
 #pragma once
 
 #include <algorithm>
@@ -84,13 +84,14 @@ GemmJob<Offset> weight_job(const ConvProblem& p, const Strides& image, const Str
   return job;
 }
 
-template <class T, class Offset, int Rows, int Columns>
+template <class T, class Offset, class Product, bool ByRuns>
 void launch_gemm(const DeviceScope& device, GemmJob<Offset> job, const ConvPlan& plan, const ConvOperands& operands) {
-  using Product = typename ProductOf<T, Rows, Columns>::Type;
   const auto tiles = [](Offset size, int tile) { return static_cast<Offset>((int64_t{size} + tile - 1) / tile); };
-  job.row_tiles = tiles(job.rows, Rows);
-  job.column_tiles = tiles(job.columns, Columns);
+  job.row_tiles = tiles(job.rows, Product::kRows);
+  job.column_tiles = tiles(job.columns, Product::kColumns);
   job.slices = static_cast<Offset>(plan.slices);
+  job.c_by_runs = plan.c != Stores::kElements;
+  job.c_along_rows = plan.c == Stores::kAlongRows;
   job.slice_depth = plan.slices == 1 ? job.depth : static_cast<Offset>(plan.slice_depth);
   GemmBuffers<T, Offset> buffers;
   buffers.a = reading<T>(operands.weight);
@@ -104,54 +105,96 @@ void launch_gemm(const DeviceScope& device, GemmJob<Offset> job, const ConvPlan&
     buffers.partial = {static_cast<Sum_t<T>*>(partial->mutable_data_ptr()),
                        plan.workspace_bytes / static_cast<int64_t>(sizeof(Sum_t<T>))};
   }
-  device.launch(gemm<T, Offset, Product>, {job.blocks(), kGemmThreads, GemmBlock<T, Offset, Product>::kSharedBytes},
-                job, buffers);
+  using Block = GemmBlock<T, Offset, Product, ByRuns>;
+  device.launch(gemm<T, Offset, Product, ByRuns>, {job.blocks(), kGemmThreads, Block::kSharedBytes}, job, buffers);
   if (!partial) return;
   const int64_t results = int64_t{job.groups} * job.rows * job.columns;
   device.launch(add_slices<T, Offset>, {(results + kGemmThreads - 1) / kGemmThreads, kGemmThreads}, job, buffers);
 }
 
-template <class T, class Offset>
-void run_tiled(const DeviceScope& device, GemmJob<Offset> job, const ConvProblem& p, const ConvPlan& plan,
-               const ConvOperands& operands) {
-  job.groups = static_cast<Offset>(p.groups);
-  // the large tile has no registers for sums of 64 bits, and none left for such offsets
-  if constexpr (sizeof(Offset) == 4 && sizeof(Sum_t<T>) == 4) {
-    if (plan.tile == GemmTile::kLarge)
-      return launch_gemm<T, Offset, kLargeTile[0], kLargeTile[1]>(device, job, plan, operands);
-  }
-  launch_gemm<T, Offset, kSmallTile[0], kSmallTile[1]>(device, job, plan, operands);
-}
-
-template <class T, class Offset>
-void run_gemm_with(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
-                   const ConvOperands& operands) {
+// Calls launch(job) for each product that the convolution is made of.
+template <class Offset, class Launch>
+void each_job(const DeviceScope& device, const ConvRequest& request, const ConvStrides& s, const ConvOperands& operands,
+              const Launch& launch) {
   const ConvProblem& p = request.problem;
-  const Strides image = strides_of(operands.image), weight = strides_of(operands.weight),
-                result = strides_of(operands.result);
+  const auto launch_one = [&](GemmJob<Offset> job) {
+    job.groups = static_cast<Offset>(p.groups);
+    launch(job);
+  };
   switch (request.op) {
     case ConvOperator::kFprop:
-      return run_tiled<T>(device, image_job<Offset>(request.op, p, fprop_region(p), image, weight, result), p, plan,
-                          operands);
+      return launch_one(image_job<Offset>(request.op, p, fprop_region(p), s.image, s.weight, s.result));
     case ConvOperator::kDgrad:
       for (const Region& region : dgrad_regions(p)) {
         if (region.folded()) {
           run_direct(device, request.op, p, operands, &region);
         } else {
-          run_tiled<T>(device, image_job<Offset>(request.op, p, region, image, weight, result), p, plan, operands);
+          launch_one(image_job<Offset>(request.op, p, region, s.image, s.weight, s.result));
         }
       }
       return;
-    case ConvOperator::kWgrad:
-      return run_tiled<T>(device, weight_job<Offset>(p, image, weight, result), p, plan, operands);
+    case ConvOperator::kWgrad: return launch_one(weight_job<Offset>(p, s.image, s.weight, s.result));
   }
 }
 
+// The depth of a tile that is copied by elements, of every type.
+inline constexpr int kElementsDepth = 16;
+
+// The product of a tile that is copied by elements. Tensor cores take B in the order in which neighbouring threads read
+// it; A is mostly read along the depth.
+template <class T, Arithmetic arithmetic, const int (&Tile)[2], bool BAlongDepth>
+struct ProductByElements {
+  using Type = TensorProduct<T, Tile[0], Tile[1], kElementsDepth, true, BAlongDepth>;
+};
+template <class T, const int (&Tile)[2], bool BAlongDepth>
+struct ProductByElements<T, Arithmetic::kMultiplyAdd, Tile, BAlongDepth> {
+  using Type = FmaProduct<T, Tile[0], Tile[1]>;
+};
+
+template <class T, Arithmetic arithmetic>
+void run_gemm_by_elements(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
+                          const ConvStrides& strides, const ConvOperands& operands) {
+  // one order is enough for multiply-adds, float64, and what is rare
+  constexpr bool kTwoOrders = arithmetic == Arithmetic::kTensorCores && sizeof(T) < 8;
+  if (request.wide_offsets) {
+    using Product = typename ProductByElements<T, arithmetic, kSmallTile, true>::Type;
+    return each_job<int64_t>(device, request, strides, operands, [&](const GemmJob<int64_t>& job) {
+      launch_gemm<T, int64_t, Product, false>(device, job, plan, operands);
+    });
+  }
+  each_job<int32_t>(device, request, strides, operands, [&](const GemmJob<int32_t>& job) {
+    const auto launch = [&]<const int(&Tile)[2]>() {
+      if (job.b_along_k || !kTwoOrders) {
+        using Product = typename ProductByElements<T, arithmetic, Tile, true>::Type;
+        launch_gemm<T, int32_t, Product, false>(device, job, plan, operands);
+      } else {
+        using Product = typename ProductByElements<T, arithmetic, Tile, !kTwoOrders>::Type;
+        launch_gemm<T, int32_t, Product, false>(device, job, plan, operands);
+      }
+    };
+    if constexpr (sizeof(Sum_t<T>) == 4)
+      if (plan.tile == GemmTile::kLarge) return launch.template operator()<kLargeTile>();
+    launch.template operator()<kSmallTile>();
+  });
+}
+
+// Four runs deep: lines of 64 bytes, two products of the tensor core.
 template <class T>
-void run_gemm_of(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
-                 const ConvOperands& operands) {
-  if (request.wide_offsets) return run_gemm_with<T, int64_t>(device, request, plan, operands);
-  run_gemm_with<T, int32_t>(device, request, plan, operands);
+void run_gemm_by_runs(const DeviceScope& device, const ConvRequest& request, const ConvPlan& plan,
+                      const ConvStrides& strides, const ConvOperands& operands) {
+  each_job<int32_t>(device, request, strides, operands, [&](const GemmJob<int32_t>& job) {
+    const auto launch = [&]<bool AAlongDepth, bool BAlongDepth>() {
+      using Square = TensorProduct<T, kSquareTile[0], kSquareTile[1], 4 * kRun<T>, AAlongDepth, BAlongDepth>;
+      using Large = TensorProduct<T, kLargeTile[0], kLargeTile[1], 4 * kRun<T>, AAlongDepth, BAlongDepth>;
+      if (plan.tile == GemmTile::kSquare) return launch_gemm<T, int32_t, Square, true>(device, job, plan, operands);
+      launch_gemm<T, int32_t, Large, true>(device, job, plan, operands);
+    };
+    const bool a = plan.a == Copies::kAlongDepth, b = plan.b == Copies::kAlongDepth;
+    if (a && b) return launch.template operator()<true, true>();
+    if (a) return launch.template operator()<true, false>();
+    if (b) return launch.template operator()<false, true>();
+    launch.template operator()<false, false>();
+  });
 }
 
 }  // namespace convext::cuda

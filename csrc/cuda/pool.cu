@@ -29,9 +29,10 @@ void run_largest(const PoolCall& call) {
   const DeviceScope device(call.source);
   with_poolable_type(call.source.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    with_pool_job<T>(call, [&]<class Offset>(const PoolJob<T, Offset>& job) {
-      device.launch(largest<T, Offset>, shape_of(job), job);
-    });
+    with_pool_lanes<T>(call,
+                       [&]<class Offset, int Lanes>(const PoolJob<T, Offset>& job, std::integral_constant<int, Lanes>) {
+                         device.launch(largest<T, Offset, Lanes>, shape_of(job), job);
+                       });
   });
 }
 
@@ -40,9 +41,10 @@ void run_average(const PoolCall& call) {
   const DeviceScope device(call.source);
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    with_pool_job<T>(call, [&]<class Offset>(const PoolJob<T, Offset>& job) {
-      device.launch(average<T, Offset, Kind>, shape_of(job), job);
-    });
+    with_pool_lanes<T>(call,
+                       [&]<class Offset, int Lanes>(const PoolJob<T, Offset>& job, std::integral_constant<int, Lanes>) {
+                         device.launch(average<T, Offset, Kind, Lanes>, shape_of(job), job);
+                       });
   };
   if constexpr (Kind == PoolKind::kSum) {
     if (call.source.scalar_type() == ScalarType::Long) return run(int64_t{});
@@ -55,9 +57,10 @@ void run_adjoint(const PoolCall& call) {
   const DeviceScope device(call.source);
   with_floating_type(call.source.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    with_pool_job<T>(call, [&]<class Offset>(const PoolJob<T, Offset>& job) {
-      device.launch(adjoint<T, Offset, Kind>, shape_of(job), job);
-    });
+    with_pool_lanes<T>(call,
+                       [&]<class Offset, int Lanes>(const PoolJob<T, Offset>& job, std::integral_constant<int, Lanes>) {
+                         device.launch(adjoint<T, Offset, Kind, Lanes>, shape_of(job), job);
+                       });
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <type_traits>
 
 #include "../pool_contract.h"
 #include "launch.cuh"
@@ -90,6 +91,34 @@ void with_pool_job(const PoolCall& call, const Launch& launch) {
   if (call.result.numel() == 0) return;
   if (needs_wide_offsets(call)) return fill(int64_t{});
   fill(int32_t{});
+}
+
+// Whether a thread can take 16 bytes of channels: of all tensors they are neighbours, and aligned.
+inline bool along_channels(const PoolCall& call) {
+  const int64_t lanes = 16 / static_cast<int64_t>(call.source.element_size());
+  const auto fits = [&](const Tensor& t) {
+    if (t.size(1) % lanes != 0 || t.stride(1) != 1) return false;
+    const int64_t bytes = lanes * static_cast<int64_t>(t.element_size());
+    if (reinterpret_cast<uint64_t>(t.const_data_ptr()) % static_cast<uint64_t>(bytes < 16 ? bytes : 16) != 0)
+      return false;
+    for (int64_t i = 0; i < t.dim(); ++i)
+      if (i != 1 && t.size(i) > 1 && t.stride(i) % lanes != 0) return false;
+    return true;
+  };
+  return fits(call.source) && fits(call.result) && (!call.offsets || fits(*call.offsets));
+}
+
+// Calls launch(job, lanes), lanes.value results for each thread, where there is a kernel for more than one.
+template <class T, class Launch>
+void with_pool_lanes(const PoolCall& call, const Launch& launch) {
+  with_pool_job<T>(call, [&]<class Offset>(const PoolJob<T, Offset>& job) {
+    if constexpr (!std::is_integral_v<T> && sizeof(T) <= 4 && sizeof(Offset) == 4) {
+      constexpr int kLanes = Quad<T>::kCount;
+      if (job.grid.channels_last && along_channels(call))
+        return launch(job_of_lanes<kLanes>(job), std::integral_constant<int, kLanes>{});
+    }
+    launch(job, std::integral_constant<int, 1>{});
+  });
 }
 
 template <class Job>

@@ -1,5 +1,7 @@
-// The kernels of pooling: a thread for each result, forward and backward.
+// The kernels of pooling: a thread for each result, forward and backward, or for several.
 //
+//   Lanes      results of a thread. More than one: 16 bytes of neighbouring channels, read and written at once; windows
+//              are found once for all of them
 //   forward    a thread reads its window; neighbours share what they read through the L1 cache
 //   backward   a thread gathers from the windows that hold its element, in a fixed order: no atomics, the same bits in
 //              every run. Of max pooling it takes the gradients of the windows whose recorded winner it is.
@@ -27,11 +29,12 @@ struct PoolJob {
   int64_t divisor = 0;  // 0: what a window counts
 };
 
-template <class Offset>
+template <int Lanes = 1, class Offset>
 __device__ bool find_result(const PoolGrid<Offset>& grid, PoolPlace<Offset>& at) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kPoolThreads + threadIdx.x;
   if (index >= grid.results) return false;
   at = grid.place(static_cast<Offset>(index));
+  at.channel *= Lanes;
   return true;
 }
 
@@ -53,8 +56,39 @@ __device__ T narrow_element(A x) {
   }
 }
 
-// Calls visit(element, code) for every element of a window that lies inside.
-template <class T, class Offset, class Visit>
+// A job of 16 bytes of channels for each thread.
+template <int Lanes, class T>
+PoolJob<T, int32_t> job_of_lanes(PoolJob<T, int32_t> job) {
+  job.grid.channels = Divisor<int32_t>(job.grid.channels.value() / Lanes);
+  job.grid.results /= Lanes;
+  return job;
+}
+
+template <int Lanes, class T, class Offset, class A>
+__device__ void load_lanes(const Buffer<const T>& from, Offset at, A (&to)[Lanes]) {
+  if constexpr (Lanes == 1) {
+    to[0] = widen_element(from[at]);
+  } else {
+    static_assert(Lanes == Quad<T>::kCount);
+    const Quad<T> quad = load_quad(from, at);
+#pragma unroll
+    for (int lane = 0; lane < Lanes; ++lane) to[lane] = widen_element(quad.value[lane]);
+  }
+}
+template <int Lanes, class T, class Offset, class A>
+__device__ void store_lanes(const Buffer<T>& to, Offset at, const A (&from)[Lanes]) {
+  if constexpr (Lanes == 1) {
+    to[at] = narrow_element<T>(from[0]);
+  } else {
+    Quad<T> quad;
+#pragma unroll
+    for (int lane = 0; lane < Lanes; ++lane) quad.value[lane] = narrow_element<T>(from[lane]);
+    store_quad(to, at, quad);
+  }
+}
+
+// Calls visit(elements, code) for every place of a window that lies inside.
+template <int Lanes, class T, class Offset, class Visit>
 __device__ void scan_window(const PoolJob<T, Offset>& job, const PoolPlace<Offset>& at, const Visit& visit) {
   const PoolSide<Offset>&d = job.grid.axis[0], &h = job.grid.axis[1], &w = job.grid.axis[2];
   const Offset plane = job.source_strides.plane(at);
@@ -69,33 +103,44 @@ __device__ void scan_window(const PoolJob<T, Offset>& job, const PoolPlace<Offse
       for (Offset tw = 0; tw < columns; ++tw) {
         const Offset xw = bw + tw * w.dilation;
         if (!w.inside(xw)) continue;
-        visit(widen_element(job.source[plane + job.source_strides.pixel(xd, xh, xw)]),
-              static_cast<int32_t>((td * h.kernel + th) * w.kernel + tw));
+        decltype(widen_element(T{})) x[Lanes];
+        load_lanes(job.source, plane + job.source_strides.pixel(xd, xh, xw), x);
+        visit(x, static_cast<int32_t>((td * h.kernel + th) * w.kernel + tw));
       }
     }
   }
 }
 
-template <class T, class Offset>
+template <class T, class Offset, int Lanes>
 __global__ void __launch_bounds__(kPoolThreads) largest(const __grid_constant__ PoolJob<T, Offset> job) {
   PoolPlace<Offset> at;
-  if (!find_result(job.grid, at)) return;
+  if (!find_result<Lanes>(job.grid, at)) return;
   using A = decltype(widen_element(T{}));
-  A best{};
+  A least{};
   if constexpr (std::is_integral_v<T>) {
-    best = job.minimum ? std::numeric_limits<T>::max() : std::numeric_limits<T>::min();
+    least = job.minimum ? std::numeric_limits<T>::max() : std::numeric_limits<T>::min();
   } else {
-    best = job.minimum ? std::numeric_limits<A>::infinity() : -std::numeric_limits<A>::infinity();
+    least = job.minimum ? std::numeric_limits<A>::infinity() : -std::numeric_limits<A>::infinity();
   }
-  int32_t winner = -1;
-  scan_window(job, at, [&](A x, int32_t code) {
-    // a NaN wins over everything before it; until something wins, the first element inside has
-    const bool wins = x != x || (job.minimum ? x < best : x > best);
-    if (wins || winner < 0) winner = code;
-    if (wins) best = x;
+  A best[Lanes];
+  int32_t winner[Lanes];
+#pragma unroll
+  for (int lane = 0; lane < Lanes; ++lane) best[lane] = least, winner[lane] = -1;
+  scan_window<Lanes>(job, at, [&](const A(&x)[Lanes], int32_t code) {
+#pragma unroll
+    for (int lane = 0; lane < Lanes; ++lane) {
+      // a NaN wins over everything before it; until something wins, the first element inside has
+      const bool wins = x[lane] != x[lane] || (job.minimum ? x[lane] < best[lane] : x[lane] > best[lane]);
+      if (wins || winner[lane] < 0) winner[lane] = code;
+      if (wins) best[lane] = x[lane];
+    }
   });
-  job.result[job.result_strides.at(at)] = narrow_element<T>(best);
-  job.codes.set(job.code_strides.at(at), winner);
+  store_lanes(job.result, job.result_strides.at(at), best);
+  if constexpr (Lanes == 1) {
+    job.codes.set(job.code_strides.at(at), winner[0]);
+  } else {
+    job.codes.set(job.code_strides.at(at), winner);
+  }
 }
 
 template <class A, class T, class Offset>
@@ -106,50 +151,75 @@ __device__ A divisor_of(const PoolJob<T, Offset>& job, Offset d, Offset h, Offse
          static_cast<A>(g.axis[2].count(w, job.include_pad));
 }
 
-template <class T, class Offset, PoolKind Kind>
+template <class T, class Offset, PoolKind Kind, int Lanes>
 __global__ void __launch_bounds__(kPoolThreads) average(const __grid_constant__ PoolJob<T, Offset> job) {
   PoolPlace<Offset> at;
-  if (!find_result(job.grid, at)) return;
+  if (!find_result<Lanes>(job.grid, at)) return;
   using A = decltype(widen_element(T{}));
   constexpr int kChain = 256;
-  A sum = 0, chain = 0;  // rounding errors grow with a chain of additions
+  A sum[Lanes] = {}, chain[Lanes] = {};  // rounding errors grow with a chain of additions
   int length = 0;
-  scan_window(job, at, [&](A x, int32_t) {
-    chain += Kind == PoolKind::kRoot ? x * x : x;
-    if (++length % kChain == 0) sum += chain, chain = 0;
+  scan_window<Lanes>(job, at, [&](const A(&x)[Lanes], int32_t) {
+    const bool full = ++length % kChain == 0;
+#pragma unroll
+    for (int lane = 0; lane < Lanes; ++lane) {
+      chain[lane] += Kind == PoolKind::kRoot ? x[lane] * x[lane] : x[lane];
+      if (full) sum[lane] += chain[lane], chain[lane] = 0;
+    }
   });
-  sum = (sum + chain) / divisor_of<A>(job, at.x[0], at.x[1], at.x[2]);
-  if constexpr (Kind == PoolKind::kRoot) {
-    const PoolGrid<Offset>& g = job.grid;
-    sum = std::sqrt(sum * static_cast<A>(static_cast<int64_t>(g.axis[0].kernel) * g.axis[1].kernel * g.axis[2].kernel));
+  const A divisor = divisor_of<A>(job, at.x[0], at.x[1], at.x[2]);
+#pragma unroll
+  for (int lane = 0; lane < Lanes; ++lane) {
+    sum[lane] = (sum[lane] + chain[lane]) / divisor;
+    if constexpr (Kind == PoolKind::kRoot) {
+      const PoolGrid<Offset>& g = job.grid;
+      const int64_t taps = static_cast<int64_t>(g.axis[0].kernel) * g.axis[1].kernel * g.axis[2].kernel;
+      sum[lane] = std::sqrt(sum[lane] * static_cast<A>(taps));
+    }
   }
-  job.result[job.result_strides.at(at)] = narrow_element<T>(sum);
+  store_lanes(job.result, job.result_strides.at(at), sum);
 }
 
 // Results are inputs here, `source` is the gradient to the output.
-template <class T, class Offset, PoolKind Kind>
+template <class T, class Offset, PoolKind Kind, int Lanes>
 __global__ void __launch_bounds__(kPoolThreads) adjoint(const __grid_constant__ PoolJob<T, Offset> job) {
   PoolPlace<Offset> at;
-  if (!find_result(job.grid, at)) return;
+  if (!find_result<Lanes>(job.grid, at)) return;
   const PoolSide<Offset>&d = job.grid.axis[0], &h = job.grid.axis[1], &w = job.grid.axis[2];
   const Offset plane = job.source_strides.plane(at), codes = job.code_strides.plane(at);
-  Sum_t<T> sum = 0;
+  using A = Sum_t<T>;
+  A sum[Lanes] = {};
   d.each_window(at.x[0], [&](Offset od, Offset td) {
     h.each_window(at.x[1], [&](Offset oh, Offset th) {
-      Sum_t<T> row = 0;
+      A row[Lanes] = {};
       w.each_window(at.x[2], [&](Offset ow, Offset tw) {
+        A grad[Lanes];
         const Offset from = plane + job.source_strides.pixel(od, oh, ow);
         if constexpr (Kind == PoolKind::kLargest) {
           const int32_t code = static_cast<int32_t>((td * h.kernel + th) * w.kernel + tw);
-          if (job.codes.get(codes + job.code_strides.pixel(od, oh, ow)) == code) row += widen_from(job.source[from]);
+          const Offset at_code = codes + job.code_strides.pixel(od, oh, ow);
+          if constexpr (Lanes == 1) {
+            if (job.codes.get(at_code) == code) row[0] += widen_from(job.source[from]);
+          } else {
+            int32_t winner[Lanes];
+            job.codes.get(at_code, winner);
+            load_lanes(job.source, from, grad);
+#pragma unroll
+            for (int lane = 0; lane < Lanes; ++lane)
+              if (winner[lane] == code) row[lane] += grad[lane];
+          }
         } else {
-          row += widen_from(job.source[from]) / divisor_of<Sum_t<T>>(job, od, oh, ow);
+          load_lanes(job.source, from, grad);
+          const A divisor = divisor_of<A>(job, od, oh, ow);
+#pragma unroll
+          for (int lane = 0; lane < Lanes; ++lane) row[lane] += grad[lane] / divisor;
         }
       });
-      sum += row;
+#pragma unroll
+      for (int lane = 0; lane < Lanes; ++lane) sum[lane] += row[lane];
     });
   });
-  job.result[job.result_strides.at(at)] = narrow_to(sum, T{});
+  store_lanes(job.result, job.result_strides.at(at), sum);
 }
 
 // The backward of L2 pooling: `pool` is that of `adjoint`, with the gradient as its source.

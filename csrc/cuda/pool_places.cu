@@ -243,18 +243,18 @@ __global__ void __launch_bounds__(kPoolThreads) draw(const __grid_constant__ Dra
   const auto positive = [](auto x) { return x > 0 ? static_cast<double>(x) : 0.0; };
   double sum = 0, running = 0;
   int32_t first = -1, drawn = -1;
-  scan_window(job.pool, at, [&](auto x, int32_t code) {
-    sum += positive(x);
+  scan_window<1>(job.pool, at, [&](const auto(&x)[1], int32_t code) {
+    sum += positive(x[0]);
     if (first < 0) first = code;
   });
   const Offset to = job.pool.code_strides.at(at);
   const double threshold = job.uniform[to] * sum;
   bool found = false;
-  scan_window(job.pool, at, [&](auto x, int32_t code) {
+  scan_window<1>(job.pool, at, [&](const auto(&x)[1], int32_t code) {
     if (found) return;
-    running += positive(x);
-    if (x > 0) drawn = code;  // rounding may leave the last sum at the threshold: the last positive one then
-    found = x > 0 && running > threshold;
+    running += positive(x[0]);
+    if (x[0] > 0) drawn = code;  // rounding may leave the last sum at the threshold: the last positive one then
+    found = x[0] > 0 && running > threshold;
   });
   job.pool.codes.set(to, drawn < 0 ? first : drawn);
 }

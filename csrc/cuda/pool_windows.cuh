@@ -133,6 +133,51 @@ struct PoolCodes {
     if (two) two[i] = static_cast<int16_t>(code);
     if (four) four[i] = code;
   }
+
+  // Those of neighbouring elements, at once.
+  template <int Lanes>
+  __device__ void get(int32_t i, int32_t (&codes)[Lanes]) const {
+    if (one) {
+      load(one, i, codes);
+#pragma unroll
+      for (int lane = 0; lane < Lanes; ++lane) codes[lane] = codes[lane] == 255 ? -1 : codes[lane];
+    }
+    if (two) load(two, i, codes);
+    if (four) load(four, i, codes);
+  }
+  template <int Lanes>
+  __device__ void set(int32_t i, const int32_t (&codes)[Lanes]) const {
+    if (one) store(one, i, codes);
+    if (two) store(two, i, codes);
+    if (four) store(four, i, codes);
+  }
+
+ private:
+  template <class Code, int Lanes>
+  struct alignas(sizeof(Code) * Lanes < 16 ? sizeof(Code) * Lanes : 16) Several {
+    Code code[Lanes];
+  };
+  template <class Code, int Lanes>
+  __device__ static void load(const Buffer<Code>& from, int32_t i, int32_t (&codes)[Lanes]) {
+    const Code* address = from.at(i, Lanes);
+#if defined(CONVEXT_EMULATED)
+    emulator::check_aligned(address, alignof(Several<Code, Lanes>));
+#endif
+    const Several<Code, Lanes> several = *reinterpret_cast<const Several<Code, Lanes>*>(address);
+#pragma unroll
+    for (int lane = 0; lane < Lanes; ++lane) codes[lane] = several.code[lane];
+  }
+  template <class Code, int Lanes>
+  __device__ static void store(const Buffer<Code>& to, int32_t i, const int32_t (&codes)[Lanes]) {
+    Several<Code, Lanes> several;
+#pragma unroll
+    for (int lane = 0; lane < Lanes; ++lane) several.code[lane] = static_cast<Code>(codes[lane]);
+    Code* address = to.at(i, Lanes);
+#if defined(CONVEXT_EMULATED)
+    emulator::check_aligned(address, alignof(Several<Code, Lanes>));
+#endif
+    *reinterpret_cast<Several<Code, Lanes>*>(address) = several;
+  }
 };
 
 }  // namespace convext::cuda

@@ -13,6 +13,10 @@
 //   exchange(to, value)                atomically: what was there, for value
 //   require_inside(index, size)        stops the kernel, as torch's assertions do, unless 0 <= index < size
 //   widen_half(x), narrow_half(x), narrow_bfloat16(x), round_to_tf32(x)
+//   load_matrices(to, line)            ldmatrix: four 8 x 8 matrices of elements of 2 bytes in shared memory; `line` of
+//                                      lane 8 i + j is the address of line j of matrix i, 16 bytes; to[i] is the pair
+//                                      (g, 2t), (g, 2t + 1) of matrix i. Elements of 4 bytes: line g, element t
+//   load_matrices_transposed(to, line) the same of the transposed matrices: to[i] is (2t, g), (2t + 1, g)
 //   multiply_accumulate(d, a, b)       d += a b, mma.sync: fragments as the PTX ISA has them, see below
 //
 // Fragments, with g = lane / 4 and t = lane % 4; a register holds one element, or two of consecutive k:
@@ -92,6 +96,21 @@ __device__ inline uint32_t round_to_tf32(float x) {
   uint32_t y;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
   return y;
+}
+
+__device__ inline void load_matrices(uint32_t (&to)[4], const void* line) {
+  const unsigned shared = static_cast<unsigned>(__cvta_generic_to_shared(line));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared)
+               : "memory");
+}
+__device__ inline void load_matrices_transposed(uint32_t (&to)[4], const void* line) {
+  const unsigned shared = static_cast<unsigned>(__cvta_generic_to_shared(line));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared)
+               : "memory");
 }
 
 __device__ inline void multiply_accumulate(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], BFloat16) {

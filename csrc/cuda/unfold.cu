@@ -1,4 +1,5 @@
-// unfold (im2col) and fold (col2im) on CUDA: a thread moves one element of the columns, or sums one of the image.
+// unfold (im2col) and fold (col2im) on CUDA: a thread moves one element of the columns, or 16 bytes of them, or sums
+// one of the image. Memory sees one write for each element of the columns, and one read for each of the image.
 //
 // unfold looks at no element, so that its kernels are told apart by the element's size alone. fold gathers: each
 // element of the image adds up the columns that unfold would have copied it to, in a fixed order.
@@ -67,21 +68,43 @@ __device__ Offset take(Offset& number, const Divisor<Offset>& size) {
   return digit;
 }
 
-template <class T, class Offset>
+// A thread copies `Lanes` neighbouring elements of a row of the columns: one, or 16 bytes, which it writes at once and
+// for which it divides once.
+template <class T, class Offset, int Lanes>
 __global__ void __launch_bounds__(kThreads) unfold_elements(const __grid_constant__ UnfoldJob<T, Offset> job) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t index = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * Lanes;
   if (index >= job.results) return;
-  Offset number = static_cast<Offset>(index), x[kSpatialAxes];
+  Offset number = static_cast<Offset>(index), o[kSpatialAxes], tap[kSpatialAxes];
 #pragma unroll
-  for (int i = kSpatialAxes - 1; i >= 0; --i) x[i] = job.axis[i].begin(take(number, job.axis[i].size));
+  for (int i = kSpatialAxes - 1; i >= 0; --i) o[i] = take(number, job.axis[i].size);
 #pragma unroll
-  for (int i = kSpatialAxes - 1; i >= 0; --i) x[i] += take(number, job.kernel[i]) * job.axis[i].dilation;
+  for (int i = kSpatialAxes - 1; i >= 0; --i) tap[i] = take(number, job.kernel[i]) * job.axis[i].dilation;
   const Offset channel = take(number, job.channels);
-  bool inside = true;
-#pragma unroll
-  for (int i = 0; i < kSpatialAxes; ++i) inside = inside && x[i] >= 0 && x[i] < job.axis[i].input;
   const Offset plane = number * job.image.sample + channel * job.image.channel;
-  job.result[static_cast<Offset>(index)] = inside ? job.source[plane + job.image.pixel(x[0], x[1], x[2])] : T{};
+  T values[Lanes];
+#pragma unroll
+  for (int lane = 0; lane < Lanes; ++lane) {
+    Offset x[kSpatialAxes];
+    bool inside = true;
+#pragma unroll
+    for (int i = 0; i < kSpatialAxes; ++i) {
+      x[i] = job.axis[i].begin(o[i]) + tap[i];
+      inside = inside && x[i] >= 0 && x[i] < job.axis[i].input;
+    }
+    values[lane] = inside ? job.source[plane + job.image.pixel(x[0], x[1], x[2])] : T{};
+    if (++o[2] < job.axis[2].size.value()) continue;
+    o[2] = 0;
+    if (++o[1] < job.axis[1].size.value()) continue;
+    o[1] = 0, ++o[0];
+  }
+  if constexpr (Lanes == 1) {
+    job.result[static_cast<Offset>(index)] = values[0];
+  } else {
+    Quad<T> quad;
+#pragma unroll
+    for (int lane = 0; lane < Lanes; ++lane) quad.value[lane] = values[lane];
+    store_quad(job.result, static_cast<int>(index), quad);
+  }
 }
 
 template <class T, class Offset>
@@ -153,7 +176,15 @@ Tensor unfold(const Tensor& input, IntList kernel_size, IntList dilation, IntLis
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     with_job<T>(p, input, columns, false, [&]<class Offset>(const UnfoldJob<T, Offset>& job, const LaunchShape& shape) {
-      device.launch(unfold_elements<T, Offset>, shape, job);
+      if constexpr (sizeof(Offset) == 4 && Quad<T>::kCount > 1) {
+        constexpr int kLanes = Quad<T>::kCount;
+        if (unfold_blocks(p) % kLanes == 0) {  // the columns are new: their memory is aligned
+          const int64_t threads = columns.numel() / kLanes;
+          return device.launch(unfold_elements<T, Offset, kLanes>, {(threads + kThreads - 1) / kThreads, kThreads},
+                               job);
+        }
+      }
+      device.launch(unfold_elements<T, Offset, 1>, shape, job);
     });
   };
   switch (input.element_size()) {

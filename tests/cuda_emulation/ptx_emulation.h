@@ -151,6 +151,44 @@ struct K4 {
 
 }  // namespace fragments
 
+namespace fragments {
+
+// ldmatrix .m8n8.x4: thread 8 i + j has the address of row j of matrix i, and each thread gets of every matrix the two
+// elements of row lane / 4 that begin at column lane % 4 * 2; with .trans of column lane / 4, from that row on.
+struct Matrices {
+  const uint16_t* row;
+  uint32_t* to;
+  bool transposed;
+};
+inline void load(void* const* lanes) {
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    uint16_t whole[8][8];
+    for (int row = 0; row < 8; ++row)
+      std::memcpy(whole[row], static_cast<const Matrices*>(lanes[8 * matrix + row])->row, 16);
+    for (int lane = 0; lane < emulator::kWarp; ++lane) {
+      const Matrices& thread = *static_cast<const Matrices*>(lanes[lane]);
+      const int first = lane % 4 * 2, other = lane / 4;
+      const uint16_t low = thread.transposed ? whole[first][other] : whole[other][first];
+      const uint16_t high = thread.transposed ? whole[first + 1][other] : whole[other][first + 1];
+      thread.to[matrix] = low | uint32_t{high} << 16;
+    }
+  }
+}
+inline void load(uint32_t (&to)[4], const void* row, bool transposed, const Where& where) {
+  emulator::check_aligned(row, 16);
+  Matrices lane{static_cast<const uint16_t*>(row), to, transposed};
+  emulator::collective(load, &lane, where);
+}
+
+}  // namespace fragments
+
+inline void load_matrices(uint32_t (&to)[4], const void* row, Where where = Where::current()) {
+  fragments::load(to, row, false, where);
+}
+inline void load_matrices_transposed(uint32_t (&to)[4], const void* row, Where where = Where::current()) {
+  fragments::load(to, row, true, where);
+}
+
 template <class T>
 void multiply_accumulate(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], T,
                          Where where = Where::current()) {

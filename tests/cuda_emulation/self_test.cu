@@ -131,6 +131,24 @@ __global__ void multiply_k4(Buffer<const float> from, Buffer<float> to) {
   for (int i = 0; i < 2; ++i) to[g * 8 + 2 * t + i] = static_cast<float>(d[i]);
 }
 
+// Four 8 x 8 matrices of float16, one under the other: what each lane gets of them, as (matrix, lane, half).
+template <bool Transposed, int Shift>
+__global__ void matrices(Buffer<const float> from, Buffer<float> to) {
+  const Buffer<Half> lines = shared_buffer<Half>(0, 256 + 8);
+  for (int i = thread(); i < 256; i += kThreads) lines[i] = narrow_half(from[Shift == 0 ? i : 0]);
+  sync_threads();
+  if (thread() >= 32) return;
+  uint32_t got[4];
+  const Half* line = lines.at(8 * thread() + Shift, 8);
+  if constexpr (Transposed) {
+    load_matrices_transposed(got, line);
+  } else {
+    load_matrices(got, line);
+  }
+  for (int i = 0; i < 8; ++i)
+    to[(i / 2 * 32 + thread()) * 2 + i % 2] = widen_half(Half{static_cast<uint16_t>(got[i / 2] >> (i % 2 * 16))});
+}
+
 using Kernel = void (*)(Buffer<const float>, Buffer<float>);
 struct Named {
   const char* name;
@@ -154,6 +172,9 @@ constexpr Named kKernels[] = {
     {"waits_for_one_of_two_groups", waits_for_one_of_two_groups},
     {"never_waits", never_waits},
     {"warp_sums", warp_sums},
+    {"matrices", matrices<false, 0>},
+    {"matrices_transposed", matrices<true, 0>},
+    {"matrices_misaligned", matrices<false, 4>},
     {"multiply_bfloat16", multiply_k16<BFloat16>},
     {"multiply_float16", multiply_k16<Half>},
     {"multiply_tf32", multiply_k8},

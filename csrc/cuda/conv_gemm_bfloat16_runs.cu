@@ -1,0 +1,9 @@
+// The implicit GEMM of bfloat16, copied by runs of 16 bytes.
+#include "gemm_run.cuh"
+
+namespace convext::cuda {
+
+template void run_gemm_by_runs<BFloat16>(const DeviceScope&, const ConvRequest&, const ConvPlan&, const ConvStrides&,
+                                         const ConvOperands&);
+
+}  // namespace convext::cuda
