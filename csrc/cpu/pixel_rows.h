@@ -54,6 +54,7 @@ class PixelRowUnit {
     image_end_ = image_.data + (job.problem->batch - 1) * image_.strides.outer + job.depth;
     for (int i = 0; i < kSpatialAxes; ++i) image_end_ += (region_->region->axis[i].extent - 1) * image_.strides.axis[i];
     const ConvWorkspace sizes(job.shape, job.tile);
+    if (job.epilogue.bias) bias_ = static_cast<const A*>(job.packed_bias) + group_ * job.bias_channels();
     rows_ = workspace;
     partial_ = rows_ + sizes.image;
     own_weight_ = partial_ + sizes.partial + sizes.widened;
@@ -96,31 +97,41 @@ class PixelRowUnit {
   }
 
   void list_tiles() {
-    PixelRun rows[kMostUnitPixels];
-    int row_count = 1;
-    rows[0].column = 0, rows[0].len = static_cast<int32_t>(pixels_);
-    if (ends_with_rows()) row_count = make_runs(*region_->region, first_pixel_, pixels_, rows);
     tile_count_ = 0;
     PixelRun* runs = runs_;
-    for (int i = 0; i < row_count; ++i) {
-      const Panels parts(rows[i].len, job_.tile.rows);
+    if (ends_with_rows()) {
+      PixelRun rows[kMostUnitPixels];
+      const int row_count = make_runs(*region_->region, first_pixel_, pixels_, rows);
+      for (int i = 0; i < row_count; ++i) {
+        const Panels parts(rows[i].len, job_.tile.rows);
+        for (int64_t part = 0; part < parts.count; ++part, ++runs) {
+          *runs = rows[i];
+          runs->column = 0, runs->len = static_cast<int32_t>(parts.rows(part)), runs->q[2] += parts.start(part);
+          add_tile(rows[i].column + parts.start(part), runs->len, runs, 1);
+        }
+      }
+    } else {
+      const Panels parts(pixels_, job_.tile.rows);
       for (int64_t part = 0; part < parts.count; ++part) {
-        list_tile(rows[i].column + parts.start(part), parts.rows(part), runs);
-        runs += tiles_[tile_count_++].run_count;
+        const int64_t start = parts.start(part), count = parts.rows(part);
+        const int run_count = make_runs(*region_->region, first_pixel_ + start, count, runs);
+        add_tile(start, count, runs, run_count);
+        runs += run_count;
       }
     }
   }
 
-  void list_tile(int64_t start, int64_t rows, PixelRun* runs) {
-    PixelTile& tile = tiles_[tile_count_];
-    tile.start = start, tile.rows = rows, tile.runs = runs;
-    tile.run_count = make_runs(*region_->region, first_pixel_ + start, rows, runs);
+  // Lists a tile and finds its place in the result.
+  void add_tile(int64_t start, int64_t rows, const PixelRun* runs, int run_count) {
+    PixelTile& tile = tiles_[tile_count_++];
+    tile.start = start, tile.rows = rows, tile.runs = runs, tile.run_count = run_count;
     tile.to = result_of(runs[0]);
-    tile.to_row = runs[0].len > 1 || rows == 1 ? result_step() : result_of(runs[1]) - tile.to;
-    for (int r = 0; r < tile.run_count; ++r)
+    tile.to_row = runs[0].len > 1 || tile.rows == 1 ? result_step() : result_of(runs[1]) - tile.to;
+    for (int r = 1; r < tile.run_count; ++r)
       if (result_of(runs[r]) != tile.to + runs[r].column * tile.to_row ||
           (runs[r].len > 1 && tile.to_row != result_step()))
         tile.to_row = 0;
+    if (runs[0].len > 1 && tile.to_row != result_step()) tile.to_row = 0;
   }
 
   // Where a run's first result pixel stands.
@@ -340,14 +351,12 @@ class PixelRowUnit {
 
   // A tile times panels [panel, end), of which `weight` is the first.
   void multiply_tile(const PixelTile& tile, int64_t panel, int64_t end, const A* weight) {
-    const A* bias =
-        job_.epilogue.bias ? static_cast<const A*>(job_.packed_bias) + group_ * job_.bias_channels() : nullptr;
-    const TileStart start = !first_block_ ? TileStart::kPartialSum : bias ? TileStart::kColumnBias : TileStart::kZero;
+    const TileStart start = !first_block_ ? TileStart::kPartialSum : bias_ ? TileStart::kColumnBias : TileStart::kZero;
     const bool finishes = last_block_ && !epilogue_.is_bias();
-    TileCall<A> call{block_.length(), tile.a, weight, nullptr, kColumns, start, bias};
+    TileCall<A> call{block_.length(), tile.a, weight, nullptr, kColumns, start, bias_};
     for (; panel < end; ++panel, call.b += kColumns * block_.length()) {
       const int64_t channel = panel * kColumns, columns = std::min(kColumns, job_.rows - channel);
-      if (bias) call.bias = bias + channel;
+      if (bias_) call.bias = bias_ + channel;
       if constexpr (std::is_same_v<T, A>) {
         if (columns % kLanes<A> == 0 && epilogue_.is_clamp() && tile.to_row != 0) {
           call.c = tile.to + channel, call.ldc = tile.to_row;
@@ -403,6 +412,7 @@ class PixelRowUnit {
   int64_t group_, first_pixel_, pixels_, first_panel_, panels_;
   ImageReader<T> image_;
   const T* image_end_;
+  const A* bias_ = nullptr;  // of the group's first channel
   A* rows_;
   A* partial_;
   A* own_weight_;
