@@ -9,18 +9,21 @@ struct PackedKernels {
   // Weights of all regions up to which L2 holds them beside what a unit touches.
   static constexpr int64_t kMostSharedWeightBytes = 768 << 10;
 
-  // Whether the regions of a wave take turns: phases of a transposed convolution read the same image, and differ in
-  // their taps, so that a thread that got the last of them would work longest.
+  // Whether the regions of a wave take turns: phases of a transposed convolution read the same image, and where they
+  // differ in their taps a thread that got the last of them would work longest.
   static bool regions_take_turns(const ConvJob& job) {
     const int64_t regions = static_cast<int64_t>(job.wave.size());
     if (regions == 1 || job.shape.packs_own_weight) return false;
     int64_t length = 0;
+    bool alike = true;
     for (int64_t r = 0; r < regions; ++r) {
       const RegionJob& region = job.wave[static_cast<std::size_t>(r)];
       if (region.first_unit * regions != r * job.unit_count) return false;  // not as many units as the others
       length += region.reduction.length();
+      alike = alike && region.reduction.length() == job.wave.front().reduction.length();
     }
-    return job.problem->groups * job.rows * length * static_cast<int64_t>(sizeof(A)) <= kMostSharedWeightBytes;
+    return !alike ||
+           job.problem->groups * job.rows * length * static_cast<int64_t>(sizeof(A)) <= kMostSharedWeightBytes;
   }
   static void run_conv(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
     const bool take_turns = regions_take_turns(job);
