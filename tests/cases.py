@@ -323,6 +323,13 @@ def pixel_rows() -> Iterator[ConvCase]:
     yield ConvCase((11, 13), 1, (64, 2), layout="channels_last")
     yield ConvCase((6, 10), 2, (33, 24), stride=2, layout="channels_last")
     yield ConvCase((4, 6, 9), 3, (3, 17), padding=1, layout="channels_last", batch=1)
+    # windows in the image, segments of it with their padding, and both in one reduction of several blocks
+    yield ConvCase((5, 29), 3, (3, 40), padding=((0, 2), (3, 1)), layout="channels_last")
+    yield ConvCase((6, 30), (3, 5), (6, 18), groups=2, padding=2, padding_mode="reflect", layout="channels_last")
+    yield ConvCase((7, 28), 5, (16, 33), padding=2, layout="channels_last", batch=1)
+    yield ConvCase((3, 5, 28), 3, (12, 16), stride=(1, 1, 2), padding=1, layout="channels_last", batch=1)
+    # single taps whose pixels all read padding, or some of them
+    yield ConvCase((9, 28), 3, (136, 24), dilation=(5, 6), padding=(5, 6), layout="channels_last", batch=1)
 
 
 def unique(cases: Iterator[ConvCase]) -> list[ConvCase]:

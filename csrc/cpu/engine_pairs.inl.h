@@ -15,6 +15,7 @@ namespace {
 #include "tap_packer.h"
 #include "packed_conv.h"
 #include "row_product.h"
+#include "pixel_stage.h"
 #include "pixel_rows.h"
 #include "packed_wgrad.h"
 #include "band_stage.h"

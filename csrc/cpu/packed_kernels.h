@@ -6,8 +6,30 @@ struct PackedKernels {
   static void pack_weight(const ConvJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) WeightPacker<T, A, Product>{job}.pack(i);
   }
+  // Weights of all regions up to which L2 holds them beside what a unit touches.
+  static constexpr int64_t kMostSharedWeightBytes = 768 << 10;
+
+  // Whether the regions of a wave take turns: phases of a transposed convolution read the same image, and where they
+  // differ in their taps a thread that got the last of them would work longest.
+  static bool regions_take_turns(const ConvJob& job) {
+    const int64_t regions = static_cast<int64_t>(job.wave.size());
+    if (regions == 1 || job.shape.packs_own_weight) return false;
+    int64_t length = 0;
+    bool alike = true;
+    for (int64_t r = 0; r < regions; ++r) {
+      const RegionJob& region = job.wave[static_cast<std::size_t>(r)];
+      if (region.first_unit * regions != r * job.unit_count) return false;  // not as many units as the others
+      length += region.reduction.length();
+      alike = alike && region.reduction.length() == job.wave.front().reduction.length();
+    }
+    return !alike ||
+           job.problem->groups * job.rows * length * static_cast<int64_t>(sizeof(A)) <= kMostSharedWeightBytes;
+  }
   static void run_conv(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
-    for (int64_t i = begin; i < end; ++i) {
+    const bool take_turns = regions_take_turns(job);
+    const int64_t regions = static_cast<int64_t>(job.wave.size()), units = job.unit_count / regions;
+    for (int64_t turn = begin; turn < end; ++turn) {
+      const int64_t i = take_turns ? turn % regions * units + turn / regions : turn;
       if constexpr (Product::kTerms == 1) {
         if (PixelRowUnit<T, A>::takes(job, i)) {
           PixelRowUnit<T, A>(job, i, static_cast<A*>(workspace)).run();
