@@ -8,6 +8,10 @@ struct PackedKernels {
   }
   static void run_conv(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
     for (int64_t i = begin; i < end; ++i) {
+      if (job.zones) {
+        run_zones<T, A, Product>(job, i, static_cast<A*>(workspace));
+        continue;
+      }
       if constexpr (Product::kTerms == 1) {
         if (PixelRowUnit<T, A>::takes(job, i)) {
           PixelRowUnit<T, A>(job, i, static_cast<A*>(workspace)).run();
