@@ -56,6 +56,9 @@ MORE = (
     ConvCase((6, 6), 6, (8, 24), batch=3),
     ConvCase((4, 4), 3, (512, 128), batch=1, padding=1),
     ConvCase((300,), 9, (12, 70), batch=2, padding=4, stride=2),
+    ConvCase((20, 21), 3, (64, 40), batch=2, padding=12, dilation=12),  # zones
+    ConvCase((16, 15), 3, (32, 40), batch=2, padding=2, dilation=2),  # interleaved tiles
+    ConvCase((40, 33), 1, (70, 3), batch=2),  # read where it lies
 )
 
 

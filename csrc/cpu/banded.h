@@ -6,6 +6,7 @@
 //       stage the channels' rows of the band once                             band.h; L2
 //       for each 32 columns f of the band, each A panel: multiply_tile with B row (channel, tap) read from
 //         stage + offset(channel, tap) + f                                    no im2col, not even a panel
+//     (what a single tap reads is not staged but read where it lies, if it lies in one piece)
 //     copy the band's columns to the result, leaving out what lies between its rows
 //
 // Blocks and their order are those of the packed algorithm on NCHW images, so both give the same bits.
@@ -42,10 +43,17 @@ class BandedConv {
           static_cast<const T*>(job_.source) +
               (group * job_.depth + block.channel * Product::kTerms) * job_.source_strides.channel,
           job_.source_strides, r->region, job_.source_mode, job_.problem};
-      if (block.length() > 0)
-        BandStager<T, A, Product>(image, band, job_.depth - block.channel * Product::kTerms)
-            .fill(n, block.channels, qd, qh, qw, stage_);
-      multiply_block(block, b == 0, group, band.length(rows, columns));
+      const A* source = where_it_lies(image, block, n, {qd, qh, qw}, rows, columns);
+      if (region_->region->taps() == 1)
+        for (int64_t c = 0; c < block.channels; ++c)
+          offset_[c] = c * (source ? image.strides.channel : band.channel_size);
+      if (!source) {
+        source = stage_;
+        if (block.length() > 0)
+          BandStager<T, A, Product>(image, band, job_.depth - block.channel * Product::kTerms)
+              .fill(n, block.channels, qd, qh, qw, stage_);
+      }
+      multiply_block(block, b == 0, group, source, band.length(rows, columns));
     }
     store_band(group, n, {qd, qh, qw}, rows, columns);
   }
@@ -67,7 +75,28 @@ class BandedConv {
       }
   }
 
-  void multiply_block(const Block& block, bool first, int64_t group, int64_t length) const {
+  // The band's first pixel in the image, if a single tap reads its pixels, which follow each other, as they are; else
+  // null. The last vectors of a band read what follows it, which the image's end does not have.
+  const A* where_it_lies(const ImageReader<T>& image, const Block& block, int64_t n, const int64_t (&q)[kSpatialAxes],
+                         int64_t rows, int64_t columns) const {
+    if constexpr (std::is_same_v<T, A> && Product::kTerms == 1) {
+      const Band& band = plan_.band;
+      const Strides& s = image.strides;
+      if (image.region->taps() != 1 || s.axis[2] != 1 || (rows > 1 && s.axis[1] != band.pitch)) return nullptr;
+      int64_t first = n * s.outer, end = (job_.problem->batch - 1) * s.outer + (block.channels - 1) * s.channel;
+      for (int i = 0; i < kSpatialAxes; ++i) {
+        const GatherAxis& g = image.region->axis[i];
+        if (g.step != 1 || g.off0 != 0 || g.count != g.extent) return nullptr;
+        first += q[i] * s.axis[i];
+        end += (g.extent - 1) * s.axis[i];
+      }
+      const int64_t last = first + (block.channels - 1) * s.channel + round_up(band.length(rows, columns), kColumns);
+      return last <= end + 1 ? image.data + first : nullptr;
+    }
+    return nullptr;
+  }
+
+  void multiply_block(const Block& block, bool first, int64_t group, const A* source, int64_t length) const {
     const Panels panels(job_.rows, job_.tile.rows);
     const A* bias =
         job_.epilogue.bias ? static_cast<const A*>(job_.packed_bias) + group * job_.bias_channels() : nullptr;
@@ -76,7 +105,7 @@ class BandedConv {
       for (int64_t p = 0; p < panels.count; ++p) {
         const int64_t row = panels.start(p);
         multiply<A, true, Product>(panels.rows(p), {block.length(), weight_.panel_at(*region_, block, group, row),
-                                                    stage_ + f, partial_ + row * plan_.distance + f, plan_.distance,
+                                                    source + f, partial_ + row * plan_.distance + f, plan_.distance,
                                                     start, bias + (bias ? row : 0), offset_});
       }
   }

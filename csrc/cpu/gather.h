@@ -65,6 +65,17 @@ inline Tap tap_at(const Region& r, int64_t index) {
   return {{index / (w * h), index / w % h, index % w}};
 }
 
+// Which of a zone's taps a tap of the kernel is, or -1 if the zone leaves it out.
+inline int64_t zone_tap(const Region& zone, const Tap& kernel) {
+  int64_t index = 0;
+  for (int i = 0; i < kSpatialAxes; ++i) {
+    const int64_t tap = kernel.t[i] - zone.axis[i].tap0;
+    if (tap < 0 || tap >= zone.axis[i].taps) return -1;
+    index = index * zone.axis[i].taps + tap;
+  }
+  return index;
+}
+
 inline int64_t tap_offset(const GatherAxis& g, int64_t tap) { return g.off0 + tap * g.off_step; }
 
 // Number of q >= 0 with q * step + x < 0.
@@ -157,11 +168,25 @@ inline void copy_even(A* to, const A* from, int64_t len) {
   }
 }
 
+// to[i] = from[4 * i], likewise.
+template <class A>
+inline void copy_fourth(A* to, const A* from, int64_t len) {
+  constexpr int W = kLanes<A>;
+  int64_t i = 0;
+  for (; i + W < len; i += W) {
+    const A* p = from + 4 * i;
+    store(to + i, even_lanes<A>(even_lanes<A>(load(p), load(p + W)), even_lanes<A>(load(p + 2 * W), load(p + 3 * W))));
+  }
+  for (; i < len; ++i) to[i] = from[4 * i];
+}
+
 template <class T, class A>
 inline void copy_strided(A* to, const T* from, int64_t step, int64_t len) {
   if constexpr (std::is_same_v<T, A>) {
     if (step == 1) return copy_row(to, from, len);
     if (step == 2) return copy_even(to, from, len);
+    if constexpr (sizeof(A) >= 4)
+      if (step == 4) return copy_fourth(to, from, len);
   }
   if (step == 1) {
     for (int64_t i = 0; i < len; ++i) to[i] = widen(from[i]);

@@ -7,8 +7,9 @@
 //                                                           |222222222..    store rewrites
 //
 // The rows of a panel follow each other in memory, channels outside and taps inside, so the last store of a row spills
-// into the next. Where everything goes is the same for all channels and is found once. Reading spills as well: into the
-// channels that follow. The last channels have none and go the exact way.
+// into the next, and that of a panel into the next panel or what the workspace keeps free. Where everything goes is the
+// same for all channels and is found once. Reading spills as well: into what follows in the image. Channels that come
+// too near to its end go the exact way.
 #pragma once
 
 // Up to kLanes columns of a panel: `to` from the channel's first row, `from` from the channel's first source element,
@@ -41,42 +42,59 @@ int make_vector_pieces(const ImageReader<A>& image, const Block& block, const Pi
   return made;
 }
 
+// Elements from the group's first one to the last of a block's channels.
+template <class A>
+int64_t image_elements(const ImageReader<A>& image, const Block& block) {
+  int64_t last = (image.problem->batch - 1) * image.strides.outer;
+  last += (block.channel + block.channels - 1) * image.strides.channel;
+  for (int i = 0; i < kSpatialAxes; ++i) last += (image.region->axis[i].extent - 1) * image.strides.axis[i];
+  return last + 1;
+}
+
+// A vector of elements kStep apart.
+template <class A, int kStep>
+inline Vector<A> load_every(const A* from) {
+  if constexpr (kStep == 1) {
+    return load(from);
+  } else {
+    constexpr int kHalf = kStep / 2;
+    return even_lanes<A>(load_every<A, kHalf>(from), load_every<A, kHalf>(from + kHalf * kLanes<A>));
+  }
+}
+
 template <class A, int kStep>
 void copy_vector_pieces(const A* from, int64_t from_step, A* to, int64_t to_step, int64_t channels,
                         const VectorPiece* pieces, int count) {
   const Vector<A> zero = {};
   for (int64_t c = 0; c < channels; ++c, from += from_step, to += to_step)
     for (const VectorPiece *p = pieces, *end = pieces + count; p < end; ++p) {
-      if (p->from < 0) {
-        store(to + p->to, zero);
-      } else if constexpr (kStep == 1) {
-        store(to + p->to, load(from + p->from));
-      } else {
-        store(to + p->to, even_lanes<A>(load(from + p->from), load(from + p->from + kLanes<A>)));
-      }
+      store(to + p->to, p->from < 0 ? zero : load_every<A, kStep>(from + p->from));
     }
 }
 
-// Fills a panel [channel][tap][column] as gather_pixelwise does.
+// Fills a panel [channel][tap][column] as gather_pixelwise does; what follows the panel may be overwritten.
 template <class A>
 void gather_vectors(const ImageReader<A>& image, const Block& block, const PixelRun* runs, int run_count,
                     int64_t columns, A* to) {
-  constexpr int64_t kSpill = 2 * kLanes<A>;
   const int64_t step = image.region->axis[2].step * image.strides.axis[2], distance = image.strides.channel;
   const int64_t row = block.taps * columns;
-  // As many channels must follow as a store or a load may spill over.
-  const int64_t exact = distance > 0 ? std::max(divide_up(kSpill, row), divide_up(kSpill, distance)) : block.channels;
-  const int64_t channels = image.region->folded() || step < 1 || step > 2 ? 0 : block.channels - exact;
   int64_t done = 0;
-  if (2 * channels >= block.channels) {
+  if (!image.region->folded() && (step == 1 || step == 2 || step == 4) && distance > 0) {
     VectorPiece pieces[kMostVectorPieces];
     const int count = make_vector_pieces(image, block, runs, run_count, columns, pieces);
-    if (count > 0) {
+    int64_t farthest = 0;
+    for (int i = 0; i < count; ++i) farthest = std::max(farthest, pieces[i].from);
+    // Channels whose whole vectors stay inside of the image.
+    const int64_t room = image_elements(image, block) - farthest - step * kLanes<A>;
+    const int64_t channels = count < 0 || room < 0 ? 0 : std::min(block.channels, room / distance + 1 - block.channel);
+    if (2 * channels >= block.channels) {
       const A* from = image.data + block.channel * distance;
       if (step == 1) {
         copy_vector_pieces<A, 1>(from, distance, to, row, channels, pieces, count);
-      } else {
+      } else if (step == 2) {
         copy_vector_pieces<A, 2>(from, distance, to, row, channels, pieces, count);
+      } else {
+        copy_vector_pieces<A, 4>(from, distance, to, row, channels, pieces, count);
       }
       done = channels;
     }

@@ -44,6 +44,7 @@ struct Block {
 struct Reduction {
   int64_t taps = 0, depth = 0;
   bool channels_inner = false;
+  bool taps_inner = false;  // of the blocks' order
   int64_t tap_chunk = 1, channel_chunk = 1;
 
   Reduction() = default;
@@ -58,10 +59,11 @@ struct Reduction {
       channel_chunk = balanced(depth, std::max<int64_t>(1, kReductionBlock / tap_chunk));
     }
   }
-  // Blocks of some channels under a single tap.
+  // Blocks of some channels under a single tap; the taps of a chunk of channels follow each other.
   static Reduction by_tap(int64_t taps, int64_t depth) {
     Reduction reduction(taps, depth, true);
     reduction.tap_chunk = 1;
+    reduction.taps_inner = true;
     return reduction;
   }
   // An empty reduction still has one block, of length zero, which writes the bias.
@@ -70,6 +72,10 @@ struct Reduction {
   }
   Block block(int64_t index) const {
     if (taps * depth == 0) return {0, 0, 0, 0};
+    if (taps_inner) {
+      const int64_t channel = index / taps * channel_chunk;
+      return {index % taps, 1, channel, std::min(channel_chunk, depth - channel)};
+    }
     const int64_t across = divide_up(depth, channel_chunk);
     const int64_t tap = index / across * tap_chunk, channel = index % across * channel_chunk;
     return {tap, std::min(tap_chunk, taps - tap), channel, std::min(channel_chunk, depth - channel)};
@@ -140,6 +146,7 @@ struct ConvJob {
   void* packed_weight = nullptr;
   // The regions are zones of one, whose blocks are of one tap: they share its weight, packed in the order of its taps.
   bool zones = false;
+  int64_t zone_parts = 1;  // of each zone's pixels: units along them
   // A wave is as many regions as one packed copy of the weight has room for.
   std::vector<RegionJob> wave;
   int64_t pack_count = 0, unit_count = 0;
@@ -150,11 +157,14 @@ struct ConvJob {
   int64_t channel_blocks() const { return divide_up(weight_panels(), shape.panels); }
 };
 
+// Elements beyond the last panel of an image that gathering it may overwrite: a vector.
+inline constexpr int64_t kPanelSpill = 16;
+
 // Per-thread workspace of a ConvJob, in elements of the sum type.
 struct ConvWorkspace {
   int64_t image, partial, widened, weight;
   ConvWorkspace(const UnitShape& shape, const Tile& tile)
-      : image(kReductionBlock * round_up(shape.pixels, tile.columns)),
+      : image(kReductionBlock * round_up(shape.pixels, tile.columns) + kPanelSpill),
         partial(round_up(shape.pixels, tile.columns) * shape.panels *
                 (shape.pixels_are_rows ? tile.columns : tile.rows)),
         widened(kReductionBlock * tile.columns),

@@ -13,103 +13,6 @@
 // vectors, the other way round. Both run the same loops: only which side is packed once and which per unit differs.
 #pragma once
 
-template <class T, class A, class Product>
-struct WeightPacker {
-  const ConvJob& job;
-
-  // Packs panel `index` of the wave, counted over (region, group, reduction block, panel).
-  void pack(int64_t index) const {
-    if (job.zones) return TapPacker<T, A>(job).pack(index);
-    const RegionJob* r = job.wave.data();
-    while (r + 1 < job.wave.data() + job.wave.size() && (r + 1)->first_pack <= index) ++r;
-    const int64_t panels = job.weight_panels(), local = index - r->first_pack;
-    const int64_t panel = local % panels, block_index = local / panels % r->reduction.blocks();
-    const int64_t group = local / panels / r->reduction.blocks();
-    const Block block = r->reduction.block(block_index);
-    const Panels rows(job.rows, job.tile.rows);
-    const int64_t start = job.shape.pixels_are_rows ? panel * job.tile.columns : rows.start(panel);
-    const int64_t width = job.shape.pixels_are_rows ? job.tile.columns : rows.rows(panel);
-    pack_panel(*r, block, group, start, width, panel_at(*r, block, group, start));
-  }
-
-  // Where the panel that starts at result channel `start` stands.
-  A* panel_at(const RegionJob& r, const Block& block, int64_t group, int64_t start) const {
-    const int64_t channels = packed_channels(job.shape, job.tile, job.rows);
-    if (job.zones) return TapPacker<T, A>(job).panel_at(*r.region, block, group, start);
-    return static_cast<A*>(job.packed_weight) + r.packed_offset +
-           channels * (group * r.reduction.length() + r.reduction.before(block)) + start * block.length();
-  }
-
-  // Asks for rows [begin, end) of the panel that starts at result channel `start`, which is packed next: they stand a
-  // weight row apart, too far for the processor to see them coming.
-  void prefetch_rows(const RegionJob& r, const Block& block, int64_t group, int64_t start, int64_t begin,
-                     int64_t end) const {
-    if (r.reduction.channels_inner && block.taps > 1) return;
-    const T* from = static_cast<const T*>(job.weight) + group * job.weight_group + start * job.weight_row +
-                    block.channel * job.weight_depth;
-    if (block.taps > 1 && job.weight_depth != block.taps) return;  // not one run a row
-    if (block.taps == 1 && job.weight_depth != 1) return;
-    for (int64_t i = begin; i < std::min(end, job.rows - start); ++i)
-      for (int64_t k = 0; k < block.length(); k += 64 / static_cast<int64_t>(sizeof(T)))
-        __builtin_prefetch(from + i * job.weight_row + k);
-  }
-
-  // Packs `width` result channels from `start` on, and zeros beyond the last.
-  void pack_panel(const RegionJob& r, const Block& block, int64_t group, int64_t start, int64_t width, A* to) const {
-    const T* from = static_cast<const T*>(job.weight) + group * job.weight_group + start * job.weight_row +
-                    block.channel * Product::kTerms * job.weight_depth;
-    const int64_t rows = std::min(width, job.rows - start);
-    int64_t offset[kReductionBlock];  // of each tap in the weight
-    // The channels of a single tap are in order either way.
-    bool contiguous = job.weight_depth == block.taps && (!r.reduction.channels_inner || block.taps == 1);
-    for (int64_t t = 0; t < block.taps; ++t) {
-      const Tap tap = tap_at(*r.region, block.tap + t);
-      offset[t] = 0;
-      for (int i = 0; i < kSpatialAxes; ++i)
-        offset[t] += (r.region->axis[i].tap0 + tap.t[i] * r.region->axis[i].tap_step) * job.weight_tap[i];
-      contiguous = contiguous && offset[t] == offset[0] + t;
-    }
-    const int64_t channel_step = r.reduction.channel_step(block), tap_step = r.reduction.tap_step(block);
-    if constexpr (Product::kTerms == 2) {
-      const int64_t channels = job.depth - 2 * block.channel;
-      return pack_weight_pairs<T, A, Product>({from, job.weight_row, job.weight_depth, channels, rows, width}, block,
-                                              offset, channel_step, tap_step, to);
-    }
-    if constexpr (std::is_same_v<T, A>) {
-      if (contiguous && rows == width) {  // fprop's contiguous weight: each row is one run of the block
-        const A* row[kTileColumns<A>];
-        for (int64_t i = 0; i < rows; ++i) row[i] = from + offset[0] + i * job.weight_row;
-        return transpose_rows(row, static_cast<int>(width), block.length(), to);
-      }
-      const int64_t channel_step = r.reduction.channel_step(block) * width,
-                    tap_step = r.reduction.tap_step(block) * width;
-      if (job.weight_row == 1) {  // dgrad's 1x1 or channels_last weight has lines of the panel's layout
-        for (int64_t t = 0; t < block.taps; ++t)
-          for (int64_t c = 0; c < block.channels; ++c) {
-            A* line = to + c * channel_step + t * tap_step;
-            copy_row(line, from + offset[t] + c * job.weight_depth, rows);
-            if (rows < width) std::fill(line + rows, line + width, A{0});
-          }
-        return;
-      }
-      if (job.weight_depth == 1 && r.reduction.channels_inner) {  // fprop's channels_last weight: a run a row and tap
-        for (int64_t t = 0; t < block.taps; ++t) {
-          const A* row[kTileColumns<A>];
-          for (int64_t i = 0; i < width; ++i) row[i] = i < rows ? from + offset[t] + i * job.weight_row : kZeros<A>;
-          transpose_rows(row, static_cast<int>(width), block.channels, to + t * tap_step);
-        }
-        return;
-      }
-    }
-    for (int64_t c = 0; c < block.channels; ++c)
-      for (int64_t i = 0; i < width; ++i) {
-        const T* row = from + c * job.weight_depth + i * job.weight_row;
-        A* column = to + c * channel_step * width + i;
-        for (int64_t t = 0; t < block.taps; ++t) column[t * tap_step * width] = i < rows ? widen(row[offset[t]]) : A{0};
-      }
-  }
-};
-
 // One unit of a ConvJob: a block of channels by a block of pixels of one region and group.
 template <class T, class A, class Product>
 class ConvUnit {
@@ -127,30 +30,51 @@ class ConvUnit {
     pixels_ = std::min(job.shape.pixels, r->pixels - first_pixel_);
     first_panel_ = channel_block * job.shape.panels;
     panels_ = std::min(job.shape.panels, job.weight_panels() - first_panel_);
-    image_ = {static_cast<const T*>(job.source) + group_ * job.depth * job.source_strides.channel, job.source_strides,
-              r->region, job.source_mode, job.problem};
-    const ConvWorkspace sizes(job.shape, job.tile);
+    enter(workspace);
+  }
+  // A part of zone `region`: pixels [first_pixel, first_pixel + pixels) times some panels; `before` others are its
+  // unit's.
+  ConvUnit(const ConvJob& job, const RegionJob& region, int64_t group, int64_t first_pixel, int64_t pixels,
+           int64_t first_panel, int64_t panels, int64_t before, A* workspace)
+      : job_(job),
+        epilogue_(job),
+        weight_{job},
+        region_(&region),
+        group_(group),
+        first_pixel_(first_pixel),
+        pixels_(pixels),
+        first_panel_(first_panel),
+        panels_(panels) {
+    enter(workspace);
+    partial_ += before * panels * kColumns;
+  }
+
+  void run() {
+    for (int64_t b = 0; b < region_->reduction.blocks(); ++b) run_block(b);
+  }
+
+  void run_block(int64_t index) {
+    block_ = region_->reduction.block(index);
+    first_block_ = index == 0;
+    last_block_ = index == region_->reduction.blocks() - 1;
+    if (job_.shape.pixels_are_rows) {
+      pixels_as_rows();
+    } else {
+      pixels_as_columns();
+    }
+  }
+
+ private:
+  void enter(A* workspace) {
+    image_ = {static_cast<const T*>(job_.source) + group_ * job_.depth * job_.source_strides.channel,
+              job_.source_strides, region_->region, job_.source_mode, job_.problem};
+    const ConvWorkspace sizes(job_.shape, job_.tile);
     panel_ = workspace;
     partial_ = panel_ + sizes.image;
     widened_ = partial_ + sizes.partial;
     own_weight_ = widened_ + sizes.widened;
   }
 
-  void run() {
-    const int64_t blocks = region_->reduction.blocks();
-    for (int64_t b = 0; b < blocks; ++b) {
-      block_ = region_->reduction.block(b);
-      first_block_ = b == 0;
-      last_block_ = b == blocks - 1;
-      if (job_.shape.pixels_are_rows) {
-        pixels_as_rows();
-      } else {
-        pixels_as_columns();
-      }
-    }
-  }
-
- private:
   static constexpr int64_t kColumns = kTileColumns<A>;
   static constexpr int64_t kMostHeldWeight = 256 << 10;
 
@@ -297,8 +221,7 @@ class ConvUnit {
     if (block_.length() == 0) return;
     if constexpr (Product::kTerms == 2) return gather_pairs(runs, run_count, width, {to, channel_step, tap_step});
     if constexpr (std::is_same_v<T, A>) {
-      if (!reduction.channels_inner || job_.zones)
-        return gather_vectors<A>(image_, block_, runs, run_count, width, to);
+      if (!reduction.channels_inner || job_.zones) return gather_vectors<A>(image_, block_, runs, run_count, width, to);
     }
     if (!reduction.channels_inner || job_.source_strides.channel != 1 || job_.depth < kLanes<A> / 2 ||
         region_->region->folded())

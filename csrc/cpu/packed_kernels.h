@@ -26,10 +26,14 @@ struct PackedKernels {
            job.problem->groups * job.rows * length * static_cast<int64_t>(sizeof(A)) <= kMostSharedWeightBytes;
   }
   static void run_conv(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
-    const bool take_turns = regions_take_turns(job);
+    const bool take_turns = !job.zones && regions_take_turns(job);
     const int64_t regions = static_cast<int64_t>(job.wave.size()), units = job.unit_count / regions;
     for (int64_t turn = begin; turn < end; ++turn) {
       const int64_t i = take_turns ? turn % regions * units + turn / regions : turn;
+      if (job.zones) {
+        run_zones<T, A, Product>(job, i, static_cast<A*>(workspace));
+        continue;
+      }
       if constexpr (Product::kTerms == 1) {
         if (PixelRowUnit<T, A>::takes(job, i)) {
           PixelRowUnit<T, A>(job, i, static_cast<A*>(workspace)).run();

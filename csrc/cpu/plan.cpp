@@ -12,23 +12,29 @@ namespace convext {
 namespace {
 
 constexpr int64_t kMostRegions = 4096;
+// How much fuller vectors of channels have to be than those of pixels, where a block is a whole sum (96 channels to 576
+// on 14 x 14 pixels, two threads: 0.10 ms with pixels along the vector, 0.20 with channels).
+constexpr double kFullerOfOneBlock = 1.5;
 // Weights from this size on fall out of L2 between packing and use.
-constexpr int64_t kOwnWeightBytes = 512 << 10;
+constexpr int64_t kOwnWeightBytes = 256 << 10;
 // Pixels up to which a weight of that size is packed by its readers even where pixels fill vectors as well as channels
 // do.
 constexpr int64_t kFewPixels = 128;
 // Weights from this size on cross memory once, however many the pixels (8 MiB, 256 pixels: 4.5 against 10 ms).
 constexpr int64_t kHugeWeightBytes = int64_t{4} << 20;
-// Zones are cut where they leave this share of the products, a zone's last tile counted as so many pixels more; and from
-// so many channels, whose products under one tap are a block.
+// Zones are cut where they leave this share of the products, a zone's last tile counted as so many pixels more; and
+// from so many channels, whose products under one tap are a block.
 constexpr double kMostZoneWork = 0.8;
 constexpr int64_t kZoneEdge = 8, kLeastZoneDepth = 64, kMostZoneTaps = 256;
-// Most pixels and panels of a unit of a zone: with a block of 256 channels and their sums, 400 KiB.
-constexpr int64_t kMostZonePixels = 168, kMostZonePanels = 8;
+// Most pixels and panels of a unit of zones: their sums, a block of the weight and the pixels of a zone fill half of
+// L2.
+constexpr int64_t kMostZonePixels = 400, kMostZonePanels = 8;
 // Pixels times tiles of a unit that packs its own weight: 512 KiB of float sums.
 constexpr int64_t kOwnWeightSums = 4096;
 // Result channels of a group up to which reading the stage in place beats packing it.
 constexpr int64_t kMostBandedRows = 64;
+// The same where a pixel is read under so many taps (11 x 11 of stride 4, 96 channels: 0.58 ms against 0.89).
+constexpr int64_t kMostRowsOfManyReads = 128, kManyReads = 7;
 // The same on pairs, which multiply at twice the rate and are packed at the same.
 constexpr int64_t kMostBandedPairRows = 256;
 // The same for a single tap, which is staged to read whole rows of many channels rather than a panel's width of each.
@@ -87,17 +93,34 @@ bool rows_repay_turning(const PlanRequest& r, double as_rows, double as_columns)
   return (product + kTurned) * as_columns < (product + kStored) * as_rows;
 }
 
-// How units of zones are cut: pixels are rows, of which tiles have no more than there are, and a unit is a zone.
-UnitShape zone_shape(const PlanRequest& r, int64_t threads) {
-  int64_t pixels = 1;
-  for (const Region& zone : zones_of(regions_of(r).front()))
-    pixels = std::max(pixels, r.problem.batch * zone.positions());
+// How zones are cut: pixels are rows, of which tiles have no more than there are; and a unit has a part of every zone.
+UnitShape zone_shape(const PlanRequest& r, int64_t parts) {
   UnitShape shape;
   shape.pixels_are_rows = true;
-  shape.pixels = balanced(pixels, kMostZonePixels);
-  const int64_t panels = divide_up(gather_rows(r), r.tile.columns);
-  shape.panels = divide_up(panels, std::min(panels, divide_up(panels, kMostZonePanels) * threads));
+  for (const Region& zone : zones_of(regions_of(r).front()))
+    shape.pixels += divide_up(r.problem.batch * zone.positions(), parts);
+  shape.panels = balanced(divide_up(gather_rows(r), r.tile.columns), kMostZonePanels);
   return shape;
+}
+
+// Parts of each zone's pixels: enough for the threads, and for a unit's sums to stay in L2.
+int64_t zone_parts(const PlanRequest& r, int64_t threads) {
+  const bool dgrad = r.op == ConvOperator::kDgrad;
+  const int64_t pixels = r.problem.batch * (dgrad ? input_pixels(r.problem) : output_pixels(r.problem));
+  return round_up(std::max<int64_t>(1, divide_up(pixels, kMostZonePixels)), threads);
+}
+
+// Tiles that the busiest thread multiplies where units of `size` pixels times a block of channels are dealt in order.
+double busiest(int64_t pixels, int64_t size, int64_t tile, int64_t blocks, int64_t threads) {
+  const int64_t units = divide_up(pixels, size) * blocks;
+  int64_t most = 0;
+  for (int64_t thread = 0; thread < threads; ++thread) {
+    int64_t tiles = 0;
+    for (int64_t unit = thread * units / threads; unit < (thread + 1) * units / threads; ++unit)
+      tiles += divide_up(std::min(size, pixels - unit / blocks * size), tile);
+    most = std::max(most, tiles);
+  }
+  return static_cast<double>(most) / static_cast<double>(blocks);
 }
 
 UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
@@ -106,7 +129,10 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   UnitShape shape;
   // A result whose channels are contiguous is written in place only with channels along the vector; otherwise that
   // orientation has to transpose its result, which must be paid for by fuller vectors.
-  shape.pixels_are_rows = r.result_channels_last ? as_rows >= 0.6 * as_columns : as_rows > 1.1 * as_columns;
+  // The same holds for sums that a single block completes: they are stored as soon as they are begun.
+  const bool one_block = kernel_taps(r.problem) * panel_depth(r) <= kReductionBlock;
+  const double fuller = one_block ? kFullerOfOneBlock : 1.1;
+  shape.pixels_are_rows = r.result_channels_last ? as_rows >= 0.6 * as_columns : as_rows > fuller * as_columns;
   if (panel_terms(r) > 1 && !r.result_channels_last)
     shape.pixels_are_rows = shape.pixels_are_rows && rows_repay_turning(r, as_rows, as_columns);
   if (as_rows < 0.5) shape.pixels_are_rows = false;  // the packed weight would be mostly padding
@@ -117,7 +143,7 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, width));
   const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes / panel_terms(r);
   // Pixels that fill vectors too are gathered for all channels at once, which saves more than the weight's passes cost.
-  const bool few_pixels = pixels <= kFewPixels || as_rows > 1.1 * as_columns || weight_bytes >= kHugeWeightBytes;
+  const bool few_pixels = pixels <= kFewPixels || as_rows > fuller * as_columns || weight_bytes >= kHugeWeightBytes;
   if (as_rows > 0.9 && few_pixels && pixels <= std::min(kMostUnitPixels, 2 * rows) && weight_bytes >= kOwnWeightBytes) {
     shape.pixels_are_rows = shape.packs_own_weight = true;
     shape.pixels = pixels;
@@ -131,11 +157,19 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   const int64_t smallest = shape.pixels_are_rows ? 2 * r.tile.rows : r.tile.columns;
   shape.pixels = shape.pixels_are_rows ? 128 / r.tile.rows * r.tile.rows : 4 * r.tile.columns;
   // 512 channels by 128 pixels of partial sums stay within a quarter of a megabyte.
-  shape.panels = std::clamp<int64_t>(512 / width, 1, panels);
+  shape.panels = std::clamp<int64_t>(divide_up(512, width), 1, panels);
   const auto pixel_units = [&] { return region_count(r) * groups * divide_up(pixels, shape.pixels); };
   const auto units = [&] { return pixel_units() * divide_up(panels, shape.panels); };
-  while (threads > 1 && units() < 4 * threads && shape.pixels > smallest)
-    shape.pixels = std::max(smallest, shape.pixels / 2);
+  if (region_count(r) * groups == 1 && pixel_units() <= 16 * threads) {
+    // Smaller units only where they leave the busiest thread less to do.
+    const int64_t tile = shape.pixels_are_rows ? r.tile.rows : r.tile.columns, blocks = divide_up(panels, shape.panels);
+    for (int64_t size = shape.pixels / 2 / tile * tile; threads > 1 && size >= smallest; size = size / 2 / tile * tile)
+      if (busiest(pixels, size, tile, blocks, threads) < 0.97 * busiest(pixels, shape.pixels, tile, blocks, threads))
+        shape.pixels = size;
+  } else {
+    while (threads > 1 && units() < 4 * threads && shape.pixels > smallest)
+      shape.pixels = std::max(smallest, shape.pixels / 2);
+  }
   if (threads > 1 && units() < threads)
     shape.panels = divide_up(panels, divide_up(threads, std::max<int64_t>(1, pixel_units())));
   return shape;
@@ -156,7 +190,8 @@ void plan_depthwise(const PlanRequest& r, ConvPlan& plan) { plan.thread_bytes = 
 
 void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
   plan.zones = repays_zones(r);
-  plan.shape = plan.zones ? zone_shape(r, plan.workers) : unit_shape(r, plan.workers);
+  if (plan.zones) plan.zone_parts = zone_parts(r, plan.workers);
+  plan.shape = plan.zones ? zone_shape(r, plan.zone_parts) : unit_shape(r, plan.workers);
   plan.channels_inner = r.source_channels_last;
   const int64_t rows = gather_rows(r), groups = r.problem.groups;
   int64_t weight = groups * packed_channels(plan.shape, r.tile, rows) * panel_depth(r) * kernel_taps(r.problem);
@@ -173,6 +208,11 @@ void plan_banded(const PlanRequest& r, ConvPlan& plan) {
   for (const Region& region : regions) total += r.problem.batch * groups * region.axis[0].count * region.axis[1].count;
   const int64_t fewest = std::clamp<int64_t>(divide_up(total, threads), 2, 8);
   plan.band_rows = std::clamp<int64_t>(divide_up(total, 4 * threads), fewest, 64);
+  // As many for each thread, if the rows of a single image are all there are.
+  if (const int64_t rows_left = total % plan.band_rows; regions.size() == 1 && rows_left > 0 && threads > 1) {
+    const int64_t bands = round_up(divide_up(total, plan.band_rows), threads);
+    if (total == regions.front().axis[1].count && total >= 4 * bands) plan.band_rows = divide_up(total, bands);
+  }
   int64_t elements = 0;
   for (const Region& region : regions) {
     const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, plan.band_rows);
@@ -223,6 +263,17 @@ std::string depthwise_refusal(const PlanRequest& r) {
   return "";
 }
 
+// Pixels that many taps read repay being staged for more channels.
+int64_t most_banded_rows(const PlanRequest& r) {
+  if (panel_terms(r) > 1) return kMostBandedPairRows;
+  int64_t strides = 1;
+  for (const ConvAxis& a : r.problem.axis) strides *= a.stride;
+  const bool few_reads = r.op == ConvOperator::kDgrad || kernel_taps(r.problem) < kManyReads * strides;
+  const ConvAxis& w = r.problem.axis[2];
+  const int64_t beside = (kernel_extent(w) - 1) / w.stride;  // columns of a band that are no results
+  return few_reads || w.output < 4 * beside ? kMostBandedRows : kMostRowsOfManyReads;
+}
+
 std::string banded_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   const int64_t rows = gather_rows(r);
@@ -231,8 +282,9 @@ std::string banded_refusal(const PlanRequest& r) {
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";
   if (region_count(r) > kMostRegions) return too_many_regions(r);
-  if (rows > (panel_terms(r) == 1 ? kMostBandedRows : kMostBandedPairRows))
-    return std::to_string(rows) + " result channels repay packed panels, more than " + std::to_string(kMostBandedRows);
+  const int64_t most = most_banded_rows(r);
+  if (rows > most)
+    return std::to_string(rows) + " result channels repay packed panels, more than " + std::to_string(most);
   if (kernel_taps(p) == 1 && rows > kMostRowsOfOneTap) return "a single tap has no panels to save";
   const std::vector<Region> regions = regions_of(r);
   const auto has_one_tap = [](const Region& region) { return region.taps() <= 1; };

@@ -52,7 +52,8 @@ struct ConvPlan {
   // Packed fprop and dgrad.
   UnitShape shape;
   bool channels_inner = false;
-  bool zones = false;  // of an only region are run apart
+  bool zones = false;  // of an only region are run apart, each in parts
+  int64_t zone_parts = 1;
   WinogradShape winograd;
   WinogradWgradShape winograd_wgrad;
   Col2imShape col2im;

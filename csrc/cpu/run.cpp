@@ -65,11 +65,9 @@ void append_zones(ConvJob& job, const std::vector<Region>& zones) {
     r.region = &zone;
     r.reduction = Reduction::by_tap(zone.taps(), job.depth);
     r.pixels = job.problem->batch * zone.positions();
-    r.pixel_blocks = divide_up(r.pixels, job.shape.pixels);
-    r.first_unit = job.unit_count;
-    job.unit_count += groups * r.pixel_blocks * job.channel_blocks();
     job.wave.push_back(r);
   }
+  job.unit_count = groups * job.zone_parts * job.channel_blocks();
 }
 
 void run_wave(const ConvJob& job, const Kernels& kernels, const ConvPlan& plan, const Workspace& workspace) {
@@ -93,6 +91,7 @@ void run_packed_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   if (plan.zones) {
     const std::vector<Region> zones = zones_of(regions.front());
     job.zones = true;
+    job.zone_parts = plan.zone_parts;
     append_zones(job, zones);
     return run_wave(job, kernels, plan, workspace);
   }

@@ -2,8 +2,8 @@
 //
 //   weight[m][c][t], any strides     ->     for each (group, tap, chunk of channels): panels [c][m], m along the row
 //
-// A zone has some of the taps, and each of its reduction blocks is of one: it finds that tap's panels whatever the others
-// are. The taps of a channel are neighbours in the weight, so a panel is packed under all taps at a time.
+// A zone has some of the taps, and each of its reduction blocks is of one: it finds that tap's panels whatever the
+// others are. The taps of a channel are neighbours in the weight, so a panel is packed under all taps at a time.
 #pragma once
 
 template <class T, class A>
@@ -21,13 +21,10 @@ class TapPacker {
     index /= panels;
     const Block block = reduction_.block(index % reduction_.blocks());
     const int64_t group = index / reduction_.blocks();
-    const Panels cut(job_.rows, job_.tile.rows);
-    const bool whole = job_.shape.pixels_are_rows;
-    const int64_t start = whole ? panel * job_.tile.columns : cut.start(panel);
-    const int64_t width = whole ? job_.tile.columns : cut.rows(panel);
+    const int64_t start = panel * kTileColumns<A>;
     const T* from = static_cast<const T*>(job_.weight) + group * job_.weight_group + start * job_.weight_row +
                     block.channel * job_.weight_depth;
-    pack_taps(from, std::min(width, job_.rows - start), width, block.channels, place(group, 0, block, start));
+    pack_taps(from, std::min<int64_t>(kTileColumns<A>, job_.rows - start), block, place(group, 0, block, start));
   }
 
   // Where a block of a zone finds the panel that starts at result channel `start`.
@@ -41,44 +38,66 @@ class TapPacker {
   }
 
  private:
-  // Elements that are turned at a time: they stay in L1.
-  static constexpr int64_t kTurned = 128;
+  static constexpr int W = kLanes<A>;
 
   A* place(int64_t group, int64_t tap, const Block& block, int64_t start) const {
     const int64_t before = (group * taps_ + tap) * job_.depth + block.channel;
     return static_cast<A*>(job_.packed_weight) + channels_ * before + start * block.channels;
   }
 
-  // `rows` result channels of a panel `width` wide, and zeros beyond them; to: of the first tap.
-  void pack_taps(const T* from, int64_t rows, int64_t width, int64_t channels, A* to) const {
-    const int64_t distance = channels_ * job_.depth;  // between taps
-    A turned[kTurned * kTileColumns<A>];
-    const T* row[kTileColumns<A>];
-    const auto turn = [&](const T* first, int64_t len) {
-      for (int64_t i = 0; i < width; ++i) row[i] = i < rows ? first + i * job_.weight_row : kZeros<T>;
-      transpose_rows(row, static_cast<int>(width), len, turned);
-    };
-    const auto store_lines = [&](int64_t channel, const A* lines) {
-      for (int64_t t = 0; t < taps_; ++t) copy_row(to + t * distance + channel * width, lines + t * width, width);
-    };
-    if (taps_are_dense() && taps_ <= kTurned) {
-      // Channels whose taps follow each other (fprop), or one at a time (dgrad).
-      const int64_t together = job_.weight_depth == taps_ ? kTurned / taps_ : 1;
-      for (int64_t c = 0; c < channels; c += together) {
-        const int64_t n = std::min(together, channels - c);
-        turn(from + c * job_.weight_depth, n * taps_);
-        for (int64_t i = 0; i < n; ++i) store_lines(c + i, turned + i * taps_ * width);
-      }
-      return;
+  // `rows` result channels of a panel, and zeros beyond them, under all taps; to: of the first.
+  void pack_taps(const T* from, int64_t rows, const Block& block, A* to) const {
+    if (!taps_are_dense()) return copy_taps(from, rows, block.channels, to);
+    // Channels whose taps follow each other (fprop), or one at a time (dgrad).
+    const int64_t together = job_.weight_depth == taps_ ? W : 1;
+    for (int64_t c = 0; c < block.channels; c += together) {
+      const int64_t n = std::min(together, block.channels - c);
+      // Whole vectors are read where the rows go on.
+      const bool spills = (job_.depth - block.channel - c - n) * job_.weight_depth >= W;
+      for (int64_t r = 0; r < kTileColumns<A>; r += W)
+        turn(from + c * job_.weight_depth + r * job_.weight_row, rows - r, n * taps_, spills,
+             together * job_.weight_depth, to + c * kTileColumns<A> + r);
     }
+  }
+
+  // `len` neighbours of W rows, from a channel's first tap on, become vectors of the panels; the next are `ahead`.
+  void turn(const T* from, int64_t rows, int64_t len, bool spills, int64_t ahead, A* to) const {
+    const int64_t distance = channels_ * job_.depth;  // between taps
+    int64_t tap = 0;
+    for (int64_t i = 0; i < len; i += W) {
+      const int64_t n = std::min<int64_t>(W, len - i);
+      Vector<A> v[W];
+#pragma GCC unroll 16
+      for (int r = 0; r < W; ++r) {
+        v[r] = Vector<A>{};
+        if (r >= rows) continue;
+        const T* row = from + r * job_.weight_row + i;
+        if (n == W || spills) {
+          v[r] = load_widened<A>(row);
+          __builtin_prefetch(row + ahead);
+        } else {
+          T part[W] = {};
+          copy_fewer<W>(part, row, n);
+          v[r] = load_widened<A>(part);
+        }
+      }
+      transpose_square<A>(v);
+      for (int64_t j = 0; j < n; ++j) {
+        store(to + tap * distance, v[j]);
+        if (++tap == taps_) tap = 0, to += kTileColumns<A>;
+      }
+    }
+  }
+
+  void copy_taps(const T* from, int64_t rows, int64_t channels, A* to) const {
     for (int64_t t = 0; t < taps_; ++t) {
       const ConvAxis* a = job_.problem->axis;
       const int64_t w = t % a[2].kernel, h = t / a[2].kernel % a[1].kernel, d = t / a[2].kernel / a[1].kernel;
       const T* tap = from + d * job_.weight_tap[0] + h * job_.weight_tap[1] + w * job_.weight_tap[2];
+      A* panel = to + t * channels_ * job_.depth;
       for (int64_t c = 0; c < channels; ++c)
-        for (int64_t i = 0; i < width; ++i)
-          to[t * distance + c * width + i] =
-              i < rows ? widen(tap[c * job_.weight_depth + i * job_.weight_row]) : A{0};
+        for (int64_t i = 0; i < kTileColumns<A>; ++i)
+          panel[c * kTileColumns<A> + i] = i < rows ? widen(tap[c * job_.weight_depth + i * job_.weight_row]) : A{0};
     }
   }
 

@@ -175,8 +175,8 @@ void plan_outer_product(const PlanRequest& r, ConvPlan& plan) {
   plan.thread_bytes = lines.workspace_elements(p.in_channels) * r.sum_bytes;
 }
 
-// A tap's box at a time: units of all filters if their packed pixels stay in half of L2, as the image is packed for each
-// block of them.
+// A tap's box at a time: units of all filters if their packed pixels stay in half of L2, as the image is packed for
+// each block of them.
 void plan_boxes(const PlanRequest& r, ConvPlan& plan) {
   const ConvProblem& p = r.problem;
   constexpr int64_t kMostRows = 512;

@@ -155,8 +155,8 @@ class WinogradConv {
         T* to = static_cast<T*>(conv_.result) + image * s.outer + (group * conv_.rows + k) * s.channel +
                 slice * s.axis[0] + y * s.axis[1] + x * s.axis[2];
         store_stage(to, step, std::min<int64_t>(W, end - k),
-                    std::min<int64_t>(kTile, divide_up(job_.grid.height - y, dy)),
-                    std::min(pitch, job_.grid.width - x), pitch, stage_, finish);
+                    std::min<int64_t>(kTile, divide_up(job_.grid.height - y, dy)), std::min(pitch, job_.grid.width - x),
+                    pitch, stage_, finish);
       });
     }
   }

@@ -28,8 +28,8 @@ inline int64_t odd_lines(int64_t n) {
 // The result planes of every image in tiles, numbered over (image, row, column); the last ones overhang. Where the
 // kernel has no depth, the slices of a volume are images.
 //
-// A dilated convolution is dy * dx undilated ones, of the pixels that lie dy and dx apart: a tile is made of such. Tiles
-// that interleave are neighbours, so that dx of them cover pixels that are contiguous in memory:
+// A dilated convolution is dy * dx undilated ones, of the pixels that lie dy and dx apart: a tile is made of such.
+// Tiles that interleave are neighbours, so that dx of them cover pixels that are contiguous in memory:
 //
 //   dilation 2:   | a b a b a b a b | c d c d c d c d |     columns of four tiles of 4 x 4, in the order a, b, c, d
 struct TileGrid {

@@ -25,7 +25,7 @@ constexpr int64_t kShallowPanels = 2;
 constexpr int64_t kShallowSlices = 4, kDeepSlices = 16;
 // Transformed weights up to this size are read from the caches; larger ones are not kept. Nor are those above the
 // second size where all tiles are one block, so that keeping them saves nothing, and their memory is fresh.
-constexpr int64_t kShallowBytes = 6 << 20, kShallowBytesOfABlock = 1 << 20;
+constexpr int64_t kShallowBytes = 6 << 20, kShallowBytesOfABlock = 512 << 10;
 constexpr int64_t kWorkerBytes = int64_t{8} << 20;
 // Channels that are summed in registers, in both forms, so that the batch may choose the form. In the deep one 36
 // points of such a chunk of a panel of the weight, 288 KiB, stay in L2; so do the products of a panel with the most
