@@ -116,7 +116,8 @@ inline void transpose_square(Vector<A> (&v)[kLanes<A>]) {
   }
 }
 
-// A vector of elements, widened to the type they are summed in. bfloat16 is spelled out, as in store_narrowed.
+// A vector of elements, widened to the type they are summed in. bfloat16 and float16 are spelled out, as in
+// store_narrowed.
 template <class A, class T>
 inline Vector<A> load_widened(const T* from) {
   if constexpr (std::is_same_v<T, A>) {
@@ -127,6 +128,15 @@ inline Vector<A> load_widened(const T* from) {
     Elements elements;
     std::memcpy(&elements, from, sizeof elements);
     return reinterpret_cast<Vector<A>>(__builtin_convertvector(elements, Bits) << 16);
+  } else if constexpr (std::is_same_v<T, Half>) {
+    typedef int32_t Bits __attribute__((vector_size(kVectorBytes)));  // which compare faster than unsigned ones
+    typedef uint16_t Elements __attribute__((vector_size(kVectorBytes / 2)));
+    Elements elements;
+    std::memcpy(&elements, from, sizeof elements);
+    const Bits bits = __builtin_convertvector(elements, Bits);
+    const Bits magnitude = (bits & 0x7fff) << 13, sign = bits >> 15 << 31;
+    const Bits scaled = reinterpret_cast<Bits>(reinterpret_cast<Vector<A>>(magnitude) * 0x1p112f);
+    return reinterpret_cast<Vector<A>>((magnitude >= 0x0f800000 ? magnitude | 0x7f800000 : scaled) | sign);
   } else {
     A wide[kLanes<A>];
     for (int i = 0; i < kLanes<A>; ++i) wide[i] = widen(from[i]);

@@ -64,37 +64,36 @@ struct WeightPacker {
       return pack_weight_pairs<T, A, Product>({from, job.weight_row, job.weight_depth, channels, rows, width}, block,
                                               offset, channel_step, tap_step, to);
     }
-    if constexpr (std::is_same_v<T, A>) {
-      if (contiguous && rows == width) {  // fprop's contiguous weight: each row is one run of the block
-        const A* row[kTileColumns<A>];
-        for (int64_t i = 0; i < rows; ++i) row[i] = from + offset[0] + i * job.weight_row;
-        return transpose_rows(row, static_cast<int>(width), block.length(), to);
-      }
-      const int64_t channel_step = r.reduction.channel_step(block) * width,
-                    tap_step = r.reduction.tap_step(block) * width;
-      if (job.weight_row == 1) {  // dgrad's 1x1 or channels_last weight has lines of the panel's layout
-        for (int64_t t = 0; t < block.taps; ++t)
-          for (int64_t c = 0; c < block.channels; ++c) {
-            A* line = to + c * channel_step + t * tap_step;
-            copy_row(line, from + offset[t] + c * job.weight_depth, rows);
-            if (rows < width) std::fill(line + rows, line + width, A{0});
-          }
-        return;
-      }
-      if (job.weight_depth == 1 && r.reduction.channels_inner) {  // fprop's channels_last weight: a run a row and tap
-        for (int64_t t = 0; t < block.taps; ++t) {
-          const A* row[kTileColumns<A>];
-          for (int64_t i = 0; i < width; ++i) row[i] = i < rows ? from + offset[t] + i * job.weight_row : kZeros<A>;
-          transpose_rows(row, static_cast<int>(width), block.channels, to + t * tap_step);
+    const T* row[kTileColumns<A>];
+    const auto list_rows = [&](int64_t first) {
+      for (int64_t i = 0; i < width; ++i) row[i] = i < rows ? from + first + i * job.weight_row : kZeros<T>;
+    };
+    if (contiguous) {  // fprop's contiguous weight: each row is one run of the block
+      list_rows(offset[0]);
+      return transpose_rows(row, static_cast<int>(width), block.length(), to);
+    }
+    if (job.weight_row == 1) {  // dgrad's 1x1 or channels_last weight has lines of the panel's layout
+      for (int64_t t = 0; t < block.taps; ++t)
+        for (int64_t c = 0; c < block.channels; ++c) {
+          A* line = to + (c * channel_step + t * tap_step) * width;
+          copy_strided(line, from + offset[t] + c * job.weight_depth, 1, rows);
+          if (rows < width) std::fill(line + rows, line + width, A{0});
         }
-        return;
+      return;
+    }
+    if (job.weight_depth == 1 && r.reduction.channels_inner) {  // fprop's channels_last weight: a run a row and tap
+      for (int64_t t = 0; t < block.taps; ++t) {
+        list_rows(offset[t]);
+        transpose_rows(row, static_cast<int>(width), block.channels, to + t * tap_step * width);
       }
+      return;
     }
     for (int64_t c = 0; c < block.channels; ++c)
       for (int64_t i = 0; i < width; ++i) {
-        const T* row = from + c * job.weight_depth + i * job.weight_row;
+        const T* element = from + c * job.weight_depth + i * job.weight_row;
         A* column = to + c * channel_step * width + i;
-        for (int64_t t = 0; t < block.taps; ++t) column[t * tap_step * width] = i < rows ? widen(row[offset[t]]) : A{0};
+        for (int64_t t = 0; t < block.taps; ++t)
+          column[t * tap_step * width] = i < rows ? widen(element[offset[t]]) : A{0};
       }
   }
 };
