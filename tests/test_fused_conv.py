@@ -53,6 +53,7 @@ MORE = (
     ConvCase((9, 40), 5, (8, 16), batch=2, padding=2),
     ConvCase((30, 29), 3, (17, 17), batch=2, padding=1, groups=17),
     ConvCase((30, 29), 3, (40, 40), batch=2, padding=1, groups=40, layout="channels_last", stride=2),
+    ConvCase((9, 10), 3, (128, 136), batch=2, padding=1, groups=8),
     ConvCase((6, 6), 6, (8, 24), batch=3),
     ConvCase((4, 4), 3, (512, 128), batch=1, padding=1),
     ConvCase((300,), 9, (12, 70), batch=2, padding=4, stride=2),
@@ -103,7 +104,17 @@ def test_every_algorithm_is_reached() -> None:
     for level in LEVELS:
         with convext.backends.cpu.max_isa(level):
             taken |= {algorithm(operator, problem(operator, case)) for operator, case, _, _ in every_case()}
-    assert taken >= {"packed", "banded", "col2im", "depthwise", "depthwise_channels_last", "direct", "winograd"}
+    assert taken >= {
+        "packed",
+        "banded",
+        "col2im",
+        "depthwise",
+        "depthwise_rows",
+        "grouped",
+        "depthwise_channels_last",
+        "direct",
+        "winograd",
+    }
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)

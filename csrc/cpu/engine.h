@@ -5,6 +5,7 @@
 
 #include "../elements.h"
 #include "col2im_job.h"
+#include "grouped_job.h"
 #include "lane_band.h"
 #include "norm.h"
 #include "packed.h"
@@ -40,6 +41,10 @@ struct Kernels {
   void (*finish_wgrad)(const WgradJob&, int64_t begin, int64_t end);
   void (*run_banded)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
   void (*run_col2im)(const ConvJob&, const Col2imShape&, int64_t begin, int64_t end, void* workspace);
+  void (*run_grouped)(const ConvJob&, const GroupedShape&, int64_t begin, int64_t end, void* workspace);
+  void (*run_grouped_wgrad)(const WgradJob&, const GroupedShape&, int64_t begin, int64_t end, void* workspace);
+  void (*run_depthwise_rows)(const ConvJob&, const GroupedShape&, int64_t begin, int64_t end, void* workspace);
+  void (*run_depthwise_rows_wgrad)(const WgradJob&, const GroupedShape&, int64_t begin, int64_t end, void* workspace);
   void (*run_depthwise)(const ConvJob&, const LaneBand&, int64_t begin, int64_t end, void* workspace);
   void (*run_depthwise_wgrad)(const WgradJob&, const LaneBand&, int64_t begin, int64_t end, void* workspace);
   void (*run_correlation_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);

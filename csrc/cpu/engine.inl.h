@@ -26,7 +26,11 @@ namespace {
 #include "lane_stage.h"
 #include "depthwise.h"
 #include "band_stage.h"
+#include "plane_stage.h"
+#include "grouped.h"
+#include "grouped_wgrad.h"
 #include "correlation.h"
+#include "depthwise_rows.h"
 #include "outer_wgrad.h"
 #include "banded.h"
 #include "col2im.h"
@@ -51,6 +55,30 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
   }
   static void finish_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) finish_wgrad_row<T, A>(job, i);
+  }
+  static void run_grouped(const ConvJob& job, const GroupedShape& shape, int64_t begin, int64_t end, void* workspace) {
+    GroupedConv<T, A> conv(job, shape, static_cast<std::byte*>(workspace));
+    for (int64_t i = begin; i < end; ++i) conv.run(i);
+  }
+  static void run_grouped_wgrad(const WgradJob& job, const GroupedShape& shape, int64_t begin, int64_t end,
+                                void* workspace) {
+    GroupedWgrad<T, A> wgrad(job, shape, static_cast<std::byte*>(workspace));
+    for (int64_t i = begin; i < end; ++i) wgrad.run(i);
+  }
+  // Only where elements are what sums are kept in.
+  static void run_depthwise_rows(const ConvJob& job, const GroupedShape& shape, int64_t begin, int64_t end,
+                                 void* workspace) {
+    if constexpr (std::is_same_v<T, A>) {
+      DepthwiseRows<A> conv(job, shape, static_cast<std::byte*>(workspace));
+      for (int64_t i = begin; i < end; ++i) conv.run(i);
+    }
+  }
+  static void run_depthwise_rows_wgrad(const WgradJob& job, const GroupedShape& shape, int64_t begin, int64_t end,
+                                       void* workspace) {
+    if constexpr (std::is_same_v<T, A>) {
+      DepthwiseRowsWgrad<A> wgrad(job, shape, static_cast<std::byte*>(workspace));
+      for (int64_t i = begin; i < end; ++i) wgrad.run(i);
+    }
   }
   static void run_depthwise(const ConvJob& job, const LaneBand& band, int64_t begin, int64_t end, void* workspace) {
     DepthwiseConv<T, A> conv(job, band, static_cast<std::byte*>(workspace));
@@ -102,6 +130,10 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
             .finish_wgrad = &finish_wgrad,
             .run_banded = &Packed::run_banded,
             .run_col2im = &Packed::run_col2im,
+            .run_grouped = &run_grouped,
+            .run_grouped_wgrad = &run_grouped_wgrad,
+            .run_depthwise_rows = &run_depthwise_rows,
+            .run_depthwise_rows_wgrad = &run_depthwise_rows_wgrad,
             .run_depthwise = &run_depthwise,
             .run_depthwise_wgrad = &run_depthwise_wgrad,
             .run_correlation_wgrad = &Packed::run_correlation_wgrad,

@@ -19,6 +19,7 @@
 #include "band.h"
 #include "correlation_shape.h"
 #include "engine.h"
+#include "grouped_job.h"
 #include "lane_band.h"
 #include "outer_lines.h"
 #include "packed.h"

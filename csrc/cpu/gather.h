@@ -121,16 +121,18 @@ int make_pieces(const ImageReader<T>& image, const Tap& tap, const PixelRun* run
   return made;
 }
 
-// N elements of 16 bits from the low halves of what stands at `from` and, of the last ones, from the high halves of
-// what stands one element earlier.
+// N elements of 16 or 32 bits from the low halves of what stands at `from` and, of the last ones, from the high halves
+// of what stands one element earlier.
 template <int N, class A>
 inline void copy_even_group(A* to, const A* from, bool last) {
   if constexpr (N == 1) {
     *to = *from;
   } else {
-    typename Group<uint32_t, N>::type pairs;
+    using One = std::conditional_t<sizeof(A) == 2, uint16_t, uint32_t>;
+    using Pair = std::conditional_t<sizeof(A) == 2, uint32_t, uint64_t>;
+    typename Group<Pair, N>::type pairs;
     std::memcpy(&pairs, from - last, sizeof pairs);
-    const auto even = __builtin_convertvector(last ? pairs >> 16 : pairs, typename Group<uint16_t, N>::type);
+    const auto even = __builtin_convertvector(last ? pairs >> 8 * sizeof(A) : pairs, typename Group<One, N>::type);
     std::memcpy(to, &even, sizeof even);
   }
 }
@@ -163,6 +165,8 @@ inline void copy_even(A* to, const A* from, int64_t len) {
   for (; i + W < len; i += W) store(to + i, even_lanes<A>(load(from + 2 * i), load(from + 2 * i + W)));
   if (len - i == W) {
     store(to + i, even_lanes_overlapping<A>(load(from + 2 * i), load(from + 2 * i + W - 1)));
+  } else if constexpr (sizeof(A) == 4) {
+    copy_even_fewer<W / 2>(to + i, from + 2 * i, len - i);
   } else {
     for (; i < len; ++i) to[i] = from[2 * i];
   }

@@ -5,6 +5,7 @@
 
 #include "band.h"
 #include "col2im_plan.h"
+#include "grouped_plan.h"
 #include "wgrad_plan.h"
 #include "winograd_plan.h"
 
@@ -39,8 +40,6 @@ constexpr int64_t kMostRowsOfManyReads = 128, kManyReads = 7;
 constexpr int64_t kMostBandedPairRows = 256;
 // The same for a single tap, which is staged to read whole rows of many channels rather than a panel's width of each.
 constexpr int64_t kMostRowsOfOneTap = 8;
-// Output channels of a group up to which a filter at a time beats a matrix product.
-constexpr int64_t kMostMultiplier = 4;
 // Channels of a group up to which a vector of several groups is filtered lane by lane; from twice as many on they fill
 // the vectors of a product of their own.
 constexpr int64_t kMostGroupedLanes = 8;
@@ -315,9 +314,11 @@ bool is_of_operator(Algorithm algorithm, ConvOperator op) {
 std::string refusal(Algorithm algorithm, const PlanRequest& r) {
   switch (algorithm) {
     case Algorithm::kDepthwiseChannelsLast: return depthwise_channels_refusal(r);
+    case Algorithm::kDepthwiseRows: return depthwise_rows_refusal(r);
     case Algorithm::kDepthwise: return depthwise_refusal(r);
     case Algorithm::kCorrelation: return correlation_refusal(r);
     case Algorithm::kWinograd: return winograd_refusal(r);
+    case Algorithm::kGrouped: return grouped_refusal(r);
     case Algorithm::kCol2im: return col2im_refusal(r);
     case Algorithm::kOuterProduct: return outer_product_refusal(r);
     case Algorithm::kBanded: return banded_refusal(r);
@@ -334,9 +335,11 @@ std::string refusal(Algorithm algorithm, const PlanRequest& r) {
 const char* algorithm_name(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::kDepthwiseChannelsLast: return "depthwise_channels_last";
+    case Algorithm::kDepthwiseRows: return "depthwise_rows";
     case Algorithm::kDepthwise: return "depthwise";
     case Algorithm::kCorrelation: return "correlation";
     case Algorithm::kWinograd: return "winograd";
+    case Algorithm::kGrouped: return "grouped";
     case Algorithm::kCol2im: return "col2im";
     case Algorithm::kOuterProduct: return "outer_product";
     case Algorithm::kBanded: return "banded";
@@ -363,8 +366,9 @@ LanePlan::LanePlan(const PlanRequest& request) {
 ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
   for (const Algorithm candidate :
-       {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwise, Algorithm::kWinograd, Algorithm::kCorrelation,
-        Algorithm::kOuterProduct, Algorithm::kCol2im, Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
+       {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwiseRows, Algorithm::kDepthwise, Algorithm::kGrouped,
+        Algorithm::kWinograd, Algorithm::kCorrelation, Algorithm::kOuterProduct, Algorithm::kCol2im, Algorithm::kBanded,
+        Algorithm::kPacked, Algorithm::kDirect}) {
     if (!is_of_operator(candidate, request.op)) continue;
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
@@ -374,9 +378,11 @@ ConvPlan plan_conv(const PlanRequest& request) {
   plan.workers = useful_threads(request);
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast: plan_depthwise_channels(request, plan); break;
+    case Algorithm::kDepthwiseRows: plan_depthwise_rows(request, plan); break;
     case Algorithm::kDepthwise: plan_depthwise(request, plan); break;
     case Algorithm::kCorrelation: plan_correlation(request, plan); break;
     case Algorithm::kWinograd: plan_winograd(request, plan); break;
+    case Algorithm::kGrouped: plan_grouped(request, plan); break;
     case Algorithm::kCol2im: plan_col2im(request, plan); break;
     case Algorithm::kOuterProduct: plan_outer_product(request, plan); break;
     case Algorithm::kBanded: plan_banded(request, plan); break;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "col2im_job.h"
+#include "grouped_job.h"
 #include "lane_band.h"
 #include "packed.h"
 #include "winograd_job.h"
@@ -14,7 +15,9 @@ namespace convext {
 // Candidates in the order they are tried; the last one takes everything.
 enum class Algorithm {
   kDepthwiseChannelsLast,
+  kDepthwiseRows,
   kDepthwise,
+  kGrouped,
   kWinograd,
   kCorrelation,
   kOuterProduct,
@@ -57,6 +60,7 @@ struct ConvPlan {
   WinogradShape winograd;
   WinogradWgradShape winograd_wgrad;
   Col2imShape col2im;
+  GroupedShape grouped;
   // Banded.
   int64_t band_rows = 1;
   // Packed wgrad.
@@ -84,6 +88,9 @@ struct LanePlan {
   LanePlan(const LanePlan&) = delete;
   LanePlan& operator=(const LanePlan&) = delete;
 };
+
+// Output channels of a group up to which a filter at a time beats a matrix product.
+inline constexpr int64_t kMostMultiplier = 4;
 
 // Share of the columns of whole tiles that n columns fill.
 inline double fill(int64_t n, int64_t tile) { return n == 0 ? 1.0 : static_cast<double>(n) / round_up(n, tile); }

@@ -148,6 +148,38 @@ void run_col2im(const PlanRequest& request, const ConvPlan& plan, const Kernels&
   });
 }
 
+void run_grouped(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                 const ConvOperands& operands) {
+  ConvJob job = make_job(request, plan, operands);
+  const std::vector<Region> regions = regions_of(request);
+  for (const Region& region : regions) {
+    RegionJob r;
+    r.region = &region;
+    job.wave.push_back(r);
+  }
+  const Workspace workspace(plan);
+  job.packed_bias = workspace.shared();
+  if (job.epilogue.bias) kernels.pack_bias(job);
+  for_each_worker(plan.workers, request.problem.groups * request.problem.batch,
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_grouped(job, plan.grouped, begin, end, workspace.of_worker(worker));
+                  });
+}
+
+void run_depthwise_rows(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                        const ConvOperands& operands) {
+  ConvJob job = make_job(request, plan, operands);
+  const std::vector<Region> regions = regions_of(request);
+  RegionJob r;
+  r.region = &regions.front();
+  job.wave.push_back(r);
+  const Workspace workspace(plan);
+  for_each_worker(plan.workers, request.problem.groups * request.problem.batch,
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_depthwise_rows(job, plan.grouped, begin, end, workspace.of_worker(worker));
+                  });
+}
+
 void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
                        const ConvOperands& operands) {
   ConvJob conv = make_job(request, plan, operands);
@@ -257,6 +289,8 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& en
     case Algorithm::kDepthwiseChannelsLast: return run_depthwise_channels(request, plan, kernels, operands);
     case Algorithm::kDepthwise: return run_depthwise_conv(request, plan, kernels, operands);
     case Algorithm::kWinograd: return run_winograd_conv(request, plan, engine, type, operands);
+    case Algorithm::kDepthwiseRows: return run_depthwise_rows(request, plan, kernels, operands);
+    case Algorithm::kGrouped: return run_grouped(request, plan, kernels, operands);
     case Algorithm::kCol2im: return run_col2im(request, plan, kernels, operands);
     case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
     case Algorithm::kPacked: return run_packed_conv(request, plan, kernels, operands);

@@ -79,6 +79,26 @@ void run_depthwise_wgrad(const PlanRequest& request, const ConvPlan& plan, const
                   });
 }
 
+void run_grouped_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                       const ConvOperands& operands) {
+  const WgradJob job = make_wgrad_job(request, plan, operands);
+  const Workspace workspace(plan);
+  for_each_worker(plan.workers, request.problem.groups * plan.grouped.vectors,
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_grouped_wgrad(job, plan.grouped, begin, end, workspace.of_worker(worker));
+                  });
+}
+
+void run_depthwise_rows_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                              const ConvOperands& operands) {
+  const WgradJob job = make_wgrad_job(request, plan, operands);
+  const Workspace workspace(plan);
+  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_depthwise_rows_wgrad(job, plan.grouped, begin, end, workspace.of_worker(worker));
+                  });
+}
+
 void run_correlation_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                            const ConvOperands& operands) {
   WgradJob job = make_wgrad_job(request, plan, operands);
@@ -124,6 +144,8 @@ void run_wgrad(const PlanRequest& request, const ConvPlan& plan, const Engine& e
     case Algorithm::kDepthwiseChannelsLast: return run_depthwise_channels_wgrad(request, plan, kernels, operands);
     case Algorithm::kDepthwise: return run_depthwise_wgrad(request, plan, kernels, operands);
     case Algorithm::kWinograd: return run_winograd_wgrad(request, plan, engine, type, operands);
+    case Algorithm::kDepthwiseRows: return run_depthwise_rows_wgrad(request, plan, kernels, operands);
+    case Algorithm::kGrouped: return run_grouped_wgrad(request, plan, kernels, operands);
     case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
     case Algorithm::kOuterProduct: return run_outer_wgrad(request, plan, kernels, operands);
     case Algorithm::kPacked: return run_packed_wgrad(request, plan, kernels, operands);

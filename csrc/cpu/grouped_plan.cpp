@@ -1,0 +1,104 @@
+#include "grouped_plan.h"
+
+#include "winograd_plan.h"
+
+namespace convext {
+namespace {
+
+// Units are groups, whose number must feed the threads whatever the batch.
+constexpr int64_t kFewestGroups = 8;
+// The stage of an image and the sums of its result stay in an L2 of 1 MiB.
+constexpr int64_t kMostImageBytes = 256 << 10;
+// Share of the lanes that channels must fill.
+constexpr double kLeastFill = 0.75;
+// The same under a stride, for which the others have to stage four images or to fold.
+constexpr double kLeastFillStrided = 0.5;
+// Result pixels up to which transforming the weight costs more than Winograd's algorithm saves.
+constexpr int64_t kFewPixels = 64;
+// Rows of a result from which tiles of rows share what they load.
+constexpr int64_t kFewestRows = 4;
+
+GroupedShape grouped_shape(const PlanRequest& r) {
+  return GroupedShape(r.problem, r.op, regions_of(r), r.lanes, r.sum_bytes);
+}
+
+// What both algorithms cannot take.
+std::string common_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  const bool wgrad = r.op == ConvOperator::kWgrad;
+  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+  if (r.source_channels_last || (wgrad ? r.grad_channels_last : r.result_channels_last))
+    return "the images are channels_last";
+  if (p.axis[0].input != 1 || p.axis[0].output != 1 || p.axis[0].kernel != 1) return "the images have a depth";
+  if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
+    return "the gradient of a padding mode folds border pixels";
+  if (output_pixels(p) == 0 || input_pixels(p) == 0 || p.in_channels == 0 || p.out_channels == 0)
+    return "there is nothing to multiply";
+  if (p.axis[1].stride * p.axis[2].stride > kReductionBlock)
+    return "the stride has more than " + std::to_string(kReductionBlock) + " phases";
+  return "";
+}
+
+}  // namespace
+
+std::string grouped_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (p.groups < kFewestGroups) return "fewer than " + std::to_string(kFewestGroups) + " groups make too few units";
+  const int64_t rows = gather_rows(r);
+  const bool strided = p.axis[1].stride > 1 || p.axis[2].stride > 1;
+  if (rows > kMostGroupedChannels || fill(rows, r.lanes) < (strided ? kLeastFillStrided : kLeastFill))
+    return std::to_string(rows) + " result channels of a group do not fill vectors of " + std::to_string(r.lanes) +
+           ", or are more than " + std::to_string(kMostGroupedChannels);
+  if (std::string reason = common_refusal(r); !reason.empty()) return reason;
+  if (panel_terms(r) > 1) return "products of pairs run at twice its rate";
+  if (kernel_taps(p) == 1) return "a single tap has nothing to stage";
+  if (r.op == ConvOperator::kWgrad && r.result_channels_last) return "the weight is channels_last";
+  if (kernel_taps(p) > kReductionBlock)
+    return "the kernel has " + std::to_string(kernel_taps(p)) + " taps, more than " + std::to_string(kReductionBlock);
+  if (output_pixels(p) > kFewPixels && winograd_refusal(r).empty()) return "Winograd's algorithm multiplies less";
+  const GroupedShape shape = grouped_shape(r);
+  if (std::max(shape.stage_elements(), shape.sum_elements(r.lanes)) * r.sum_bytes > kMostImageBytes)
+    return "an image of one group needs more than " + std::to_string(kMostImageBytes >> 10) + " KiB";
+  return "";
+}
+
+void plan_grouped(const PlanRequest& r, ConvPlan& plan) {
+  plan.grouped = grouped_shape(r);
+  if (r.op == ConvOperator::kWgrad) {
+    plan.thread_bytes = GroupedWgradWorkspace(plan.grouped, r.lanes, r.sum_bytes).bytes;
+  } else {
+    plan.thread_bytes = GroupedWorkspace(plan.grouped, r.lanes, r.sum_bytes).bytes;
+    plan.shared_bytes = r.problem.groups * gather_rows(r) * r.sum_bytes;  // the bias
+  }
+}
+
+std::string depthwise_rows_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (p.in_channels != 1) return "a group has " + std::to_string(p.in_channels) + " input channels, not one";
+  if (p.out_channels > kMostMultiplier)
+    return "a group has " + std::to_string(p.out_channels) + " output channels, more than " +
+           std::to_string(kMostMultiplier);
+  if (std::string reason = common_refusal(r); !reason.empty()) return reason;
+  if (r.element_bytes != r.sum_bytes) return "its operands would have to be widened first";
+  if (r.op == ConvOperator::kDgrad && (p.axis[1].stride > 1 || p.axis[2].stride > 1))
+    return "the phases of the result interleave";
+  const bool dgrad = r.op == ConvOperator::kDgrad;
+  const int64_t width = dgrad ? p.axis[2].input : p.axis[2].output, height = dgrad ? p.axis[1].input : p.axis[1].output;
+  if (width < r.lanes || height < kFewestRows)
+    return "an image of " + std::to_string(height) + " x " + std::to_string(width) + " leaves vectors of " +
+           std::to_string(r.lanes) + " or tiles of rows empty";
+  const GroupedShape shape = grouped_shape(r);
+  if (shape.depth * shape.taps > kReductionBlock)
+    return "a sum has " + std::to_string(shape.depth * shape.taps) + " terms, more than " +
+           std::to_string(kReductionBlock);
+  if (shape.stage_elements() * r.sum_bytes > kMostImageBytes)
+    return "a plane needs more than " + std::to_string(kMostImageBytes >> 10) + " KiB";
+  return "";
+}
+
+void plan_depthwise_rows(const PlanRequest& r, ConvPlan& plan) {
+  plan.grouped = grouped_shape(r);
+  plan.thread_bytes = DepthwiseRowsWorkspace(plan.grouped, r.op == ConvOperator::kWgrad, r.lanes, r.sum_bytes).bytes;
+}
+
+}  // namespace convext

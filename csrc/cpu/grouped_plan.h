@@ -1,0 +1,16 @@
+// When grouped layers are computed with channels along the vector (grouped.h), and how.
+#pragma once
+
+#include "plan.h"
+
+namespace convext {
+
+// Why the algorithm cannot take the request; empty if it can.
+std::string grouped_refusal(const PlanRequest& request);
+void plan_grouped(const PlanRequest& request, ConvPlan& plan);
+
+// The same of depthwise layers by rows (depthwise_rows.h).
+std::string depthwise_rows_refusal(const PlanRequest& request);
+void plan_depthwise_rows(const PlanRequest& request, ConvPlan& plan);
+
+}  // namespace convext

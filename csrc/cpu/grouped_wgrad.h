@@ -1,0 +1,138 @@
+// Grouped wgrad on NCHW images, with the filters of a group along the vector. Include only from engine.inl.h.
+//
+//   result[k, (c, t)] = sum over p of stage[offset(c, t) + p] * grad[p][k]
+//
+//   grad: pixel p   +------------------+       One step of p: load a vector of filters, broadcast what up to eight
+//                   | grad[p][k .. k+W)|       (channel, tap) read there: eight FMAs for nine loads, and no sum over
+//   stage  +------+ +------------------+       lanes at the end (correlation.h), which on few pixels takes longer
+//   (c, t) | p .. | |  sums            |       than the products.
+//          +------+ +------------------+
+//
+// A unit is a vector of filters of one group: all images, in order. The image is staged as for fprop (grouped_job.h),
+// grad turned into [pixel][k]. Sums run over at most kReductionBlock pixels before they are added up.
+#pragma once
+
+template <class A>
+struct GroupedWgradTile {
+  const A* grad;    // [row][column][lane]
+  const A* source;  // of the first pixel
+  int64_t rows, columns, pitch;
+  const int64_t* offset;  // of each (channel, tap) of the tile
+  A* to;                  // sums [(channel, tap)][lane], added to
+};
+
+template <class A, int kCount>
+void multiply_terms(const GroupedWgradTile<A>& tile) {
+  constexpr int W = kLanes<A>;
+  Vector<A> sum[kCount] = {};
+  const A* grad = tile.grad;
+  for (int64_t y = 0; y < tile.rows; ++y) {
+    const A* from[kCount];
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) from[i] = tile.source + tile.offset[i] + y * tile.pitch;
+    for (int64_t x = 0; x < tile.columns; ++x, grad += W) {
+      const Vector<A> g = load(grad);
+#pragma GCC unroll 8
+      for (int i = 0; i < kCount; ++i) sum[i] += g * from[i][x];
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+    A* to = tile.to + i * W;
+    store(to, load(to) + sum[i]);
+  }
+}
+
+template <class A, std::size_t... I>
+constexpr auto multiply_term_functions(std::index_sequence<I...>) {
+  return std::array{&multiply_terms<A, static_cast<int>(I) + 1>...};
+}
+template <class A>
+inline constexpr auto kMultiplyTerms = multiply_term_functions<A>(std::make_index_sequence<kMostInFlight>{});
+
+template <class T, class A>
+class GroupedWgrad {
+ public:
+  GroupedWgrad(const WgradJob& job, const GroupedShape& shape, std::byte* workspace)
+      : GroupedWgrad(job, shape, workspace, GroupedWgradWorkspace(shape, kLanes<A>, sizeof(A))) {}
+
+  void run(int64_t unit) {
+    const ConvProblem& p = *job_.problem;
+    const int64_t vector = unit % shape_.vectors, group = unit / shape_.vectors;
+    const int64_t first = group * shape_.rows + vector * W, lanes = std::min<int64_t>(W, shape_.rows - vector * W);
+    const Strides& s = job_.source_strides;
+    const T* source = static_cast<const T*>(job_.source) + group * shape_.depth * s.channel;
+    std::fill_n(sums_, shape_.depth * shape_.taps * W, A{0});
+    for (int64_t n = 0; n < p.batch; ++n) {
+      stager_.fill(source + n * s.outer, shape_.depth);
+      turn_grad(static_cast<const T*>(job_.grad) + n * job_.grad_strides.outer + first * job_.grad_strides.channel,
+                lanes);
+      add_image();
+    }
+    write(first, lanes);
+  }
+
+ private:
+  static constexpr int W = kLanes<A>;
+
+  GroupedWgrad(const WgradJob& job, const GroupedShape& shape, std::byte* workspace, const GroupedWgradWorkspace& at)
+      : job_(job),
+        shape_(shape),
+        offset_(reinterpret_cast<int64_t*>(workspace + at.offsets)),
+        stage_(reinterpret_cast<A*>(workspace + at.stage)),
+        grad_(reinterpret_cast<A*>(workspace + at.grad)),
+        sums_(reinterpret_cast<A*>(workspace + at.sums)),
+        stager_(shape.staged, shape.band, shape.mode, job.source_strides,
+                reinterpret_cast<RowCopy*>(workspace + at.copies), stage_, shape.stage_elements()) {
+    for (int64_t c = 0; c < shape.depth; ++c)
+      for (int64_t t = 0; t < shape.taps; ++t) {
+        const Tap tap = tap_at(job.source_region, t);
+        offset_[c * shape.taps + t] = shape.offset(job.source_region, c, tap.t[1], tap.t[2]);
+      }
+  }
+
+  // grad_[pixel][lane]; lanes without a filter repeat the last.
+  void turn_grad(const T* from, int64_t lanes) const {
+    const Strides& s = job_.grad_strides;
+    Planes<const T, A> planes;
+    for (int64_t l = 0; l < W; ++l) planes.start[l] = from + std::min(l, lanes - 1) * s.channel;
+    const int64_t height = shape_.pixels / shape_.width;
+    const bool dense = height == 1 || s.axis[1] == shape_.width * s.axis[2];
+    const int64_t lines = dense ? 1 : height, pixels = shape_.pixels / lines;
+    planes.room = (height - 1) * s.axis[1] + (shape_.width - 1) * s.axis[2] + 1;
+    A* to = grad_;
+    for (int64_t y = 0; y < lines; ++y)
+      for (int64_t x = 0; x < pixels; x += W)
+        read_pixels<T, A>(planes, y * s.axis[1] + x * s.axis[2], s.axis[2], std::min<int64_t>(W, pixels - x),
+                          [&](int, Vector<A> v) { store(to, v), to += W; });
+  }
+
+  void add_image() const {
+    const int64_t height = shape_.pixels / shape_.width;
+    const int64_t columns = std::min(shape_.width, kReductionBlock),
+                  rows = std::max<int64_t>(1, kReductionBlock / shape_.width);
+    const Panels tiles(shape_.depth * shape_.taps, kMostInFlight);
+    for (int64_t y = 0; y < height; y += rows)
+      for (int64_t x = 0; x < shape_.width; x += columns)
+        for (int64_t i = 0; i < tiles.count; ++i) {
+          const int64_t term = tiles.start(i);
+          kMultiplyTerms<A>[tiles.rows(i) - 1]({grad_ + (y * shape_.width + x) * W, stage_ + y * shape_.band.pitch + x,
+                                                std::min(rows, height - y), std::min(columns, shape_.width - x),
+                                                shape_.band.pitch, offset_ + term, sums_ + term * W});
+        }
+  }
+
+  void write(int64_t first, int64_t lanes) const {
+    Planes<T, A> filters;
+    for (int64_t l = 0; l < W; ++l)
+      filters.start[l] = static_cast<T*>(job_.result) + (first + std::min(l, lanes - 1)) * job_.result_strides.outer;
+    write_pixels<T, A>(sums_, filters, static_cast<int>(lanes), 0, 1, shape_.depth * shape_.taps,
+                       [](Vector<A> sum, const T*, int64_t) { return sum; });
+  }
+
+  const WgradJob& job_;
+  const GroupedShape& shape_;
+  int64_t* offset_;
+  A *stage_, *grad_, *sums_;
+  PlaneStager<T, A> stager_;
+};

@@ -1,0 +1,56 @@
+// Staging whole planes over and over: where the rows of a plane go is found once, and what no row reaches stays zero.
+// The layout is that of band.h. Include only from engine.inl.h.
+#pragma once
+
+template <class T, class A>
+class PlaneStager {
+ public:
+  // `copies` has room for copies_of_plane(band, mode); `stage` for `elements`, all set to zero here. The band covers
+  // the staged region, which has one tap.
+  PlaneStager(const Region& staged, const Band& band, PaddingMode mode, const Strides& strides, RowCopy* copies,
+              A* stage, int64_t elements)
+      : copies_(copies),
+        stage_(stage),
+        channel_size_(band.channel_size),
+        step_(staged.axis[2].step * strides.axis[2]),
+        channel_stride_(strides.channel) {
+    std::fill_n(stage, elements, A{0});
+    const GatherAxis &h = staged.axis[1], &w = staged.axis[2];
+    for (int64_t gw = 0; gw < band.w.groups; ++gw) {
+      const int64_t x = band.w.source(w, gw, 0, 0), begin = std::min(positions_below(x, w.step), band.pitch);
+      const int64_t end = std::max(begin, std::min(positions_below(x - w.extent, w.step), band.pitch));
+      for (int64_t gh = 0; gh < band.h.groups; ++gh)
+        for (int64_t i = 0; i < band.rows + band.h.span; ++i) {
+          const int64_t y = in_reach(mode, band.h.source(h, gh, 0, i), h.extent);
+          if (y < 0) continue;
+          const int64_t to = (gw * band.h.groups + gh) * band.group_size + i * band.pitch, row = y * strides.axis[1];
+          if (begin < end) copies_[count_++] = {to + begin, row + (x + begin * w.step) * strides.axis[2], end - begin};
+          if (mode == PaddingMode::kZeros) continue;
+          for (int64_t j = 0; j < band.pitch; ++j) {
+            if (j == begin) j = end;
+            const int64_t source = j < band.pitch ? in_reach(mode, x + j * w.step, w.extent) : -1;
+            if (source >= 0) copies_[count_++] = {to + j, row + source * strides.axis[2], 1};
+          }
+        }
+    }
+  }
+
+  void fill(const T* plane, int64_t channels) const {
+    A* stage = stage_;
+    const RowCopy* const end = copies_ + count_;
+    for (int64_t c = 0; c < channels; ++c, plane += channel_stride_, stage += channel_size_)
+      for (const RowCopy* copy = copies_; copy < end; ++copy)
+        copy_strided(stage + copy->to, plane + copy->from, step_, copy->len);
+  }
+
+ private:
+  // The last places may lie beyond what any window reads, further out than the padding mode is defined.
+  static int64_t in_reach(PaddingMode mode, int64_t x, int64_t extent) {
+    const int64_t source = padded_source(mode, x, extent);
+    return source < extent ? source : -1;
+  }
+
+  RowCopy* copies_;
+  A* stage_;
+  int64_t count_ = 0, channel_size_, step_, channel_stride_;
+};
