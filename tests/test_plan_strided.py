@@ -96,3 +96,16 @@ def test_few_pixels_of_deep_layers_are_rows(isa: str) -> None:
     many = convext.conv_plan("fprop", (4, 128, 16, 16), (256, 128, 4, 4), stride=2, padding=1)
     assert few.algorithm == many.algorithm == "packed"
     assert few.pixels_are_rows and not many.pixels_are_rows
+
+
+def test_sums_of_one_block_keep_pixels_along_the_vector(isa: str) -> None:
+    """They are stored as soon as they are begun, so that a transposition of the result is not repaid."""
+    short = convext.conv_plan("fprop", (1, 96, 14, 14), (576, 96, 1, 1))
+    assert short.algorithm == "packed" and not short.pixels_are_rows
+
+
+def test_bands_serve_more_channels_where_a_pixel_has_many_readers(isa: str) -> None:
+    many = convext.conv_plan("fprop", (1, 3, 227, 227), (96, 3, 11, 11), stride=4)
+    few = convext.conv_plan("fprop", (1, 3, 224, 224), (96, 3, 4, 4), stride=4)
+    narrow = convext.conv_plan("fprop", (1, 48, 7, 7), (128, 48, 5, 5), padding=2)
+    assert (many.algorithm, few.algorithm, narrow.algorithm) == ("banded", "packed", "packed")
