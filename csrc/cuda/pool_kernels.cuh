@@ -232,7 +232,8 @@ struct RootAdjointJob {
 };
 
 template <class T, class Offset>
-__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) root_adjoint(const __grid_constant__ RootAdjointJob<T, Offset> job) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks)
+    root_adjoint(const __grid_constant__ RootAdjointJob<T, Offset> job) {
   const PoolGrid<Offset>& grid = job.pool.grid;
   PoolPlace<Offset> at;
   if (!find_result(grid, at)) return;
@@ -270,7 +271,8 @@ __device__ int64_t winner_of(const PoolGrid<Offset>& grid, const PoolPlace<Offse
 }
 
 template <class Offset>
-__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) indices(const __grid_constant__ PoolJob<int64_t, Offset> job) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks)
+    indices(const __grid_constant__ PoolJob<int64_t, Offset> job) {
   PoolPlace<Offset> at;
   if (!find_result(job.grid, at)) return;
   job.result[job.result_strides.at(at)] = winner_of(job.grid, at, job.codes.get(job.code_strides.at(at)));
