@@ -14,7 +14,8 @@
 
 namespace convext::cuda {
 
-inline constexpr int kPoolThreads = 128;
+// Four blocks for each multiprocessor: without the number ptxas aims at more, and spills.
+inline constexpr int kPoolThreads = 128, kPoolBlocks = 4;
 
 enum class PoolKind { kLargest, kSum, kRoot };
 
@@ -112,7 +113,7 @@ __device__ void scan_window(const PoolJob<T, Offset>& job, const PoolPlace<Offse
 }
 
 template <class T, class Offset, int Lanes>
-__global__ void __launch_bounds__(kPoolThreads) largest(const __grid_constant__ PoolJob<T, Offset> job) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) largest(const __grid_constant__ PoolJob<T, Offset> job) {
   PoolPlace<Offset> at;
   if (!find_result<Lanes>(job.grid, at)) return;
   using A = decltype(widen_element(T{}));
@@ -152,7 +153,7 @@ __device__ A divisor_of(const PoolJob<T, Offset>& job, Offset d, Offset h, Offse
 }
 
 template <class T, class Offset, PoolKind Kind, int Lanes>
-__global__ void __launch_bounds__(kPoolThreads) average(const __grid_constant__ PoolJob<T, Offset> job) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) average(const __grid_constant__ PoolJob<T, Offset> job) {
   PoolPlace<Offset> at;
   if (!find_result<Lanes>(job.grid, at)) return;
   using A = decltype(widen_element(T{}));
@@ -182,7 +183,7 @@ __global__ void __launch_bounds__(kPoolThreads) average(const __grid_constant__ 
 
 // Results are inputs here, `source` is the gradient to the output.
 template <class T, class Offset, PoolKind Kind, int Lanes>
-__global__ void __launch_bounds__(kPoolThreads) adjoint(const __grid_constant__ PoolJob<T, Offset> job) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) adjoint(const __grid_constant__ PoolJob<T, Offset> job) {
   PoolPlace<Offset> at;
   if (!find_result<Lanes>(job.grid, at)) return;
   const PoolSide<Offset>&d = job.grid.axis[0], &h = job.grid.axis[1], &w = job.grid.axis[2];
@@ -231,7 +232,8 @@ struct RootAdjointJob {
 };
 
 template <class T, class Offset>
-__global__ void __launch_bounds__(kPoolThreads) root_adjoint(const __grid_constant__ RootAdjointJob<T, Offset> job) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks)
+    root_adjoint(const __grid_constant__ RootAdjointJob<T, Offset> job) {
   const PoolGrid<Offset>& grid = job.pool.grid;
   PoolPlace<Offset> at;
   if (!find_result(grid, at)) return;
@@ -269,7 +271,8 @@ __device__ int64_t winner_of(const PoolGrid<Offset>& grid, const PoolPlace<Offse
 }
 
 template <class Offset>
-__global__ void __launch_bounds__(kPoolThreads) indices(const __grid_constant__ PoolJob<int64_t, Offset> job) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks)
+    indices(const __grid_constant__ PoolJob<int64_t, Offset> job) {
   PoolPlace<Offset> at;
   if (!find_result(job.grid, at)) return;
   job.result[job.result_strides.at(at)] = winner_of(job.grid, at, job.codes.get(job.code_strides.at(at)));
@@ -277,7 +280,7 @@ __global__ void __launch_bounds__(kPoolThreads) indices(const __grid_constant__ 
 
 // `source` is contiguous; T stands for any type of its size.
 template <class T, class Offset>
-__global__ void __launch_bounds__(kPoolThreads) gather(const __grid_constant__ PoolJob<T, Offset> job) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) gather(const __grid_constant__ PoolJob<T, Offset> job) {
   PoolPlace<Offset> at;
   if (!find_result(job.grid, at)) return;
   const int64_t place = winner_of(job.grid, at, job.codes.get(job.code_strides.at(at)));
