@@ -77,6 +77,8 @@ INPUTS: dict[str, Callable[[], tuple[Tensor, int, int]]] = {
     "copy_async_8": lambda: (noise(2 * THREADS), 2 * THREADS, 1),
     "copy_async_16": lambda: (noise(4 * THREADS), 4 * THREADS, 1),
     "wait_for_copies": lambda: (noise(8 * THREADS), 8 * THREADS, 1),
+    "load_matrices": lambda: (noise(128), 128, 1),
+    "load_matrices_transposed": lambda: (noise(128), 128, 1),
     "exchange": lambda: (noise(THREADS), THREADS + 1, 1),
     "require_inside": lambda: (torch.arange(THREADS), THREADS, 1),
     "multiply_bfloat16": lambda: (fragments("multiply_bfloat16", True), 128, 1),
@@ -119,6 +121,13 @@ def balloted(x: Tensor) -> Tensor:
     return words(*sums).view(2, 1).expand(2, 32).flatten()
 
 
+def spread(x: Tensor, transposed: bool) -> Tensor:
+    """Of four 8 x 8 matrices of elements of 2 bytes, whose lines lie from the last to the first, each lane's pairs."""
+    matrices = x.view(torch.int16).view(32, 8).flip(0).view(4, 8, 8)
+    pairs = (matrices.mT if transposed else matrices).reshape(4, 32, 2)  # lane 4 g + t: (g, 2t) and (g, 2t + 1)
+    return pairs.transpose(0, 1).contiguous().view(torch.int32).flatten()
+
+
 # By torch, or by the definition in ptx.cuh; of tf32 and the products see below.
 DEFINITIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "widen_half": lambda x: bits(x.to(torch.int16).view(torch.float16).float()),
@@ -133,6 +142,8 @@ DEFINITIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "copy_async_8": lambda x: copied(x, 2),
     "copy_async_16": lambda x: copied(x, 4),
     "wait_for_copies": lambda x: x.view(2, THREADS, 4).flip(1).flatten(),
+    "load_matrices": lambda x: spread(x, transposed=False),
+    "load_matrices_transposed": lambda x: spread(x, transposed=True),
     "exchange": lambda x: torch.cat((x, words(12345))),
     "require_inside": lambda x: x.int(),
 }

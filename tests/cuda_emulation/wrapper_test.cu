@@ -84,6 +84,23 @@ __global__ void groups_of_copies(From from, To to) {
   for (int i = 0; i < 4; ++i) to[4 * (kThreads + thread()) + i] = tile[4 * (2 * kThreads - 1 - thread()) + i];
 }
 
+// One warp, four matrices of eight lines of four words. The lanes name the lines from the last to the first.
+template <bool Transposed>
+__global__ void matrices(From from, To to) {
+  if (thread() >= 32) return;
+  const To tile = shared_buffer<uint32_t>(0, 4 * 32);
+  for (int i = 0; i < 4; ++i) tile[4 * thread() + i] = from[4 * thread() + i];
+  sync_warp();
+  uint32_t got[4];
+  const void* const line = tile.at(4 * (31 - thread()), 4);
+  if constexpr (Transposed) {
+    load_matrices_transposed(got, line);
+  } else {
+    load_matrices(got, line);
+  }
+  for (int i = 0; i < 4; ++i) to[4 * thread() + i] = got[i];
+}
+
 // All threads of a block exchange with one word: what they get, and what is left there, is what they had, in any order.
 __global__ void exchanges(From from, To to) {
   if (thread() == 0) to[kThreads] = 12345;
@@ -135,6 +152,8 @@ const Named kKernels[] = {
     {"copy_async_8", copies<8>},
     {"copy_async_16", copies<16>},
     {"wait_for_copies", groups_of_copies},
+    {"load_matrices", matrices<false>},
+    {"load_matrices_transposed", matrices<true>},
     {"exchange", exchanges},
     {"require_inside", places_inside},
     {"multiply_bfloat16", multiply<BFloat16>},
