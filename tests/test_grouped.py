@@ -47,6 +47,12 @@ def results(
     ("image", "weight", "settings", "expected"),
     [
         ((512, 28, 28), (512, 16, 3, 3), {"stride": 2, "padding": 1, "groups": 32}, ["grouped"] * 3),
+        (
+            (256, 56, 56),
+            (256, 8, 3, 3),
+            {"stride": 2, "padding": 1, "groups": 32},
+            ["banded", "grouped", "correlation"],
+        ),
         ((512, 14, 14), (512, 16, 3, 3), {"padding": 1, "groups": 32}, ["grouped"] * 3),
         ((1024, 14, 14), (1024, 32, 3, 3), {"stride": 2, "padding": 1, "groups": 32}, ["grouped"] * 3),
         ((768, 49), (768, 48, 128), {"padding": 64, "groups": 16}, ["grouped"] * 3),
@@ -59,7 +65,7 @@ def results(
             (32, 56, 56),
             (32, 1, 5, 5),
             {"stride": 2, "padding": 2, "groups": 32},
-            ["depthwise_rows", "depthwise", "depthwise_rows"],
+            ["depthwise_rows", "depthwise", "depthwise"],
         ),
         ((512, 14, 14), (512, 1, 3, 3), {"padding": 1, "groups": 512}, ["depthwise"] * 3),
         ((512, 500), (512, 1, 31), {"padding": 15, "groups": 512}, ["depthwise"] * 3),

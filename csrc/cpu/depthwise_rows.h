@@ -154,8 +154,8 @@ class DepthwiseRows {
   int64_t pass_count_ = 0;
 };
 
-// Sums in flight: 3 x 7 of 32 registers, 3 x 3 of 16.
-inline constexpr int kMostTapRows = 3, kMostTapColumns = kVectorBytes == 64 ? 7 : 3;
+// Their sums, the rows of grad and one of the stage fit 16 registers.
+inline constexpr int kMostTapRows = 3, kMostTapColumns = 3;
 
 // A block of taps whose rows and columns follow each other in the stage, and where their sums are.
 struct TapBlock {

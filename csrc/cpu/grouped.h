@@ -186,7 +186,7 @@ class GroupedConv {
       for (int64_t y = 0; y < h.count; ++y)
         for (int64_t j = 0; j < columns.count; ++j) {
           const int64_t x = columns.start(j);
-          if (!shape_.holds_weight)
+          if (!shape_.holds_weight && y == 0)
             prefetch_weight(first_channel + shape_.chunk, i * columns.count + j, parts.count * columns.count);
           const int64_t pixel = (h.out0 + y * h.out_step) * shape_.width + w.out0 + x * w.out_step;
           kMultiplyPixels<A>[n - 1][columns.rows(j) - 1](
