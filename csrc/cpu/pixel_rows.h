@@ -157,9 +157,15 @@ class PixelRowUnit {
     }
   }
 
-  void multiply_pixels(const Tile& tile, int64_t columns, TileCall<A> call) const {
-    if (call.clamp || tile.end - tile.begin == tile.rows)
-      return multiply_in_rows(tile.rows, columns, call, tile.places);
+  // The call is not copied on the usual way: vectors of its fields, just stored one by one, would wait for every store
+  // before them, and those are the results of the tile before.
+  void multiply_pixels(const Tile& tile, int64_t columns, const TileCall<A>& call) const {
+    if (!call.clamp && tile.end - tile.begin < tile.rows) return multiply_some_pixels(tile, columns, call);
+    multiply_in_rows(tile.rows, columns, call, tile.places);
+  }
+
+  // Adds to pixels [begin, end) of the tile.
+  [[gnu::noinline]] void multiply_some_pixels(const Tile& tile, int64_t columns, TileCall<A> call) const {
     if (first_block_) {  // all sums begin, if with no terms
       TileCall<A> empty = call;
       empty.kc = 0;
