@@ -25,9 +25,9 @@ STABLE_TORCH_LIBRARY(convext, m) {
       "SymInt[] dilation, SymInt groups, int padding_mode, int activation, float slope, bool transposed) -> Tensor");
 
   // Pooling. Kernel size, stride, dilation and the (before, after) padding of each axis are all four zeros where the
-  // windows are adaptive; the size of the result is always given. `offsets` hold each window's winner as the index of its tap,
-  // (td * KH + th) * KW + tw: uint8, or int16 or int32 where the window needs it (int32 where the windows
-  // are adaptive); -1 (255) where a window is empty.
+  // windows are adaptive; the size of the result is always given. `offsets` hold each window's winner as the index of
+  // its tap, (td * KH + th) * KW + tw: uint8, or int16 or int32 where the window needs it (int32 where the windows are
+  // adaptive); -1 (255) where a window is empty.
   m.def(
       "max_pool(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
       "SymInt[] output_size, bool minimum) -> Tensor");
