@@ -10,6 +10,7 @@ from typing import Any
 
 from convext.inspect.dataflow_call import OpCall
 from convext.inspect.receptive_field import Field, adaptive, resized, shifted, spread, windows
+from convext.ops.pool import is_adaptive
 
 __all__ = ["col2im", "convolution", "im2col", "interpolated", "padded", "pool", "rolled", "shuffled", "unfolded"]
 
@@ -52,8 +53,9 @@ def pool(call: OpCall) -> Field | None:
     field = call.field(x)
     if field is None:
         return None
-    if "adaptive" in call.name or not call["kernel_size"]:
-        rank = x.dim() - 2 if call.name.startswith("convext") else len(call["output_size"])
+    ours = call.name.startswith("convext")
+    if "adaptive" in call.name or (ours and is_adaptive(call["kernel_size"])):
+        rank = x.dim() - 2 if ours else len(call["output_size"])
         dims = range(x.dim() - rank, x.dim())
         _moving(call, field, dims)
         for dim in dims:
@@ -65,7 +67,7 @@ def pool(call: OpCall) -> Field | None:
     stride = _on_axes(call["stride"], rank, kernel)
     dilation = _on_axes(call.get("dilation", 1), rank)
     before = _on_axes(call["padding"], rank)
-    if call.name.startswith("convext"):
+    if ours:
         before = before[::2]
     first = x.dim() - rank
     _moving(call, field, range(first, x.dim()))
