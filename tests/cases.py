@@ -122,6 +122,10 @@ def long_reductions() -> Iterator[ConvCase]:
     yield ConvCase((4, 4), 1, (16, 600), batch=1)  # dgrad sums 600 channels
     yield ConvCase((9, 8), 3, (9, 300), batch=1, padding=1, stride=2)
     yield ConvCase((8, 9), 3, (140, 140), batch=1, padding=1, groups=2)
+    # groups whose channels fill vectors
+    yield ConvCase((8, 9), 3, (128, 128), batch=2, padding=1, groups=8)
+    yield ConvCase((9, 11), 3, (96, 192), batch=1, stride=2, padding=((1, 0), (2, 1)), groups=8)
+    yield ConvCase((33,), 6, (128, 128), batch=1, padding=3, groups=8)
 
 
 def phases() -> Iterator[ConvCase]:

@@ -57,8 +57,7 @@ def unbatched(y: Tensor, input: Tensor, rank: int) -> Tensor:
 
 
 def max_of(input: Tensor, rank: int, geometry: Any, output_size: Any, minimum: bool, return_indices: bool) -> Values:
-    adaptive = len(geometry[0]) == 0
-    x = batched(input, rank, keeps_type=return_indices and not adaptive)
+    x = batched(input, rank, keeps_type=return_indices and not ops.is_adaptive(geometry[0]))
     if not return_indices:
         return unbatched(ops.max_pool(x, *geometry, output_size, minimum), input, rank)
     values, offsets = ops.max_pool_with_offsets(x, *geometry, output_size, minimum)

@@ -24,7 +24,7 @@ GemmJob<Offset> image_job(ConvOperator op, const ConvProblem& p, const Region& r
   job.b_group = static_cast<Offset>(channels * image.channel);
   job.c_group = static_cast<Offset>(job.rows * result.channel);
   job.c_row = static_cast<Offset>(result.channel);
-  job.k.size[3] = Divisor<Offset>(channels);
+  job.k.size[3] = Divisor<Offset>(std::max<int64_t>(channels, 1));
   job.a_k.stride[3] = static_cast<Offset>(dgrad ? weight.outer : weight.channel);
   job.b_k.stride[3] = static_cast<Offset>(image.channel);
   job.b_n.stride[0] = static_cast<Offset>(image.outer);
