@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # and none of them is Winograd's, for which references ask for less
         convext.backends.winograd.enabled = False
         # nor TF32, which torch allows convolutions by default; its tests switch it on
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        torch.backends.cudnn.allow_tf32 = False
     config.addinivalue_line("markers", "slow: large or long-running; not part of the default run")
     config.addinivalue_line("markers", "cpu_only(reason): of the CPU's kernels, or of nothing that a device changes")
     # torch's compiler logs thousands of lines that would drown the failure they are shown with
