@@ -65,11 +65,11 @@ def emulated(request: pytest.FixtureRequest) -> cuda_emulation.Emulator:
 @pytest.fixture
 def switch(emulated: cuda_emulation.Emulator) -> Iterator[None]:
     """torch's switch for TF32 rules the emulated operators, as on a GPU; put back afterwards."""
-    before = torch.backends.cudnn.conv.fp32_precision
+    before = torch.backends.cudnn.allow_tf32
     _cuda.read_tf32_switch(emulated.library)
     yield
     emulated.library.convext_cuda_read_tf32_by(None)
-    torch.backends.cudnn.conv.fp32_precision = before
+    torch.backends.cudnn.allow_tf32 = before  # of convolutions and of recurrent networks: torch demands that they agree
 
 
 @pytest.fixture
@@ -212,8 +212,10 @@ def test_the_switch_decides_over_compiled_graphs_and_backward(seed: int, switch:
     assert error(gradients[0], strict) < TOLERANCE[torch.float32] < error(gradients[1], strict) < TF32_TOLERANCE
 
 
-def test_without_a_reader_it_is_strict(seed: int, emulated: cuda_emulation.Emulator) -> None:
-    assert torch.backends.cudnn.conv.fp32_precision == "tf32"  # torch's default
+def test_without_a_reader_it_is_strict(
+    seed: int, emulated: cuda_emulation.Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default
     tensors = operands("fprop", BY_RUNS[0], torch.float32, "normal", seed)
     want = expected("fprop", BY_RUNS[0], tensors)
     assert error(call("fprop", BY_RUNS[0], tensors), want) < TOLERANCE[torch.float32]

@@ -68,6 +68,7 @@ def test_bits_do_not_depend_on_threads_or_batch(case: ConvCase, threads: None, i
             assert same_bits(call(operator, one, [image[n : n + 1], *rest])[0], results[0][n]), operator
 
 
+@pytest.mark.cpu_only("other kernels multiply padding")
 def test_what_is_left_out_is_not_multiplied() -> None:
     """The sign of zones: a weight that is not finite reaches no pixel at which its tap reads padding."""
     case = CASES[0]
