@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -62,14 +63,24 @@ def emulated(request: pytest.FixtureRequest) -> cuda_emulation.Emulator:
     return cuda_emulation.load()
 
 
+@contextlib.contextmanager
+def tf32_may_be_set() -> Iterator[None]:
+    """Also where torch.testing forbids it; put back for convolutions and recurrent networks, which must agree."""
+    with torch.backends.__allow_nonbracketed_mutation():  # type: ignore[no-untyped-call]
+        before = torch.backends.cudnn.allow_tf32
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+
 @pytest.fixture
 def switch(emulated: cuda_emulation.Emulator) -> Iterator[None]:
     """torch's switch for TF32 rules the emulated operators, as on a GPU; put back afterwards."""
-    before = torch.backends.cudnn.allow_tf32
-    _cuda.read_tf32_switch(emulated.library)
-    yield
-    emulated.library.convext_cuda_read_tf32_by(None)
-    torch.backends.cudnn.allow_tf32 = before  # of convolutions and of recurrent networks: torch demands that they agree
+    with tf32_may_be_set():
+        _cuda.read_tf32_switch(emulated.library)
+        yield
+        emulated.library.convext_cuda_read_tf32_by(None)
 
 
 @pytest.fixture
@@ -212,10 +223,9 @@ def test_the_switch_decides_over_compiled_graphs_and_backward(seed: int, switch:
     assert error(gradients[0], strict) < TOLERANCE[torch.float32] < error(gradients[1], strict) < TF32_TOLERANCE
 
 
-def test_without_a_reader_it_is_strict(
-    seed: int, emulated: cuda_emulation.Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default
+def test_without_a_reader_it_is_strict(seed: int, emulated: cuda_emulation.Emulator) -> None:
     tensors = operands("fprop", BY_RUNS[0], torch.float32, "normal", seed)
     want = expected("fprop", BY_RUNS[0], tensors)
-    assert error(call("fprop", BY_RUNS[0], tensors), want) < TOLERANCE[torch.float32]
+    with tf32_may_be_set():
+        torch.backends.cudnn.allow_tf32 = True  # torch's default
+        assert error(call("fprop", BY_RUNS[0], tensors), want) < TOLERANCE[torch.float32]
