@@ -45,35 +45,47 @@ inline constexpr int kVectors = 2;
 template <class A>
 inline constexpr int kTileColumns = kVectors * kLanes<A>;
 
-// Adds a tile's sums to what the call says, and stores them.
+// Adds a tile's sums to what the call says, and stores them. Every lambda must be inlined, which compilers leave off in
+// large files unless told: a sum whose address is taken is stored to memory in each step of the product.
 template <class A, int MR, int kCount, bool kMayClamp = true>
 [[gnu::always_inline]] inline void finish_tile(const TileCall<A>& call, Vector<A> (&sum)[MR][kCount]) {
   using V = Vector<A>;
   constexpr int W = kLanes<A>;
   A* c = call.c;
-  const auto for_each_vector = [](auto visit) {
+  const auto for_each_vector = [](auto visit) __attribute__((always_inline)) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
       for (int j = 0; j < kCount; ++j) visit(i, j);
   };
   // visit(addend), the vector that a sum is added to as a function of its place
-  const auto with_addend = [&](auto visit) {
+  const auto with_addend = [&](auto visit) __attribute__((always_inline)) {
     switch (call.start) {
-      case TileStart::kZero: return visit([](int, int) { return V{}; });
-      case TileStart::kPartialSum: return visit([&](int i, int j) { return load(c + i * call.ldc + j * W); });
-      case TileStart::kRowBias: return visit([&](int i, int) { return V{} + call.bias[i]; });
-      case TileStart::kColumnBias: return visit([&](int, int j) { return load(call.bias + j * W); });
+      case TileStart::kZero: return visit([](int, int) __attribute__((always_inline)) { return V{}; });
+      case TileStart::kPartialSum:
+        return visit([&](int i, int j) __attribute__((always_inline)) { return load(c + i * call.ldc + j * W); });
+      case TileStart::kRowBias:
+        return visit([&](int i, int) __attribute__((always_inline)) { return V{} + call.bias[i]; });
+      case TileStart::kColumnBias:
+        return visit([&](int, int j) __attribute__((always_inline)) { return load(call.bias + j * W); });
     }
   };
   if (!kMayClamp || !call.clamp)
-    return with_addend([&](auto addend) {
-      for_each_vector([&](int i, int j) { store(c + i * call.ldc + j * W, addend(i, j) + sum[i][j]); });
+    return with_addend([&](auto addend) __attribute__((always_inline)) {
+      for_each_vector([&](int i, int j) __attribute__((always_inline)) {
+        store(c + i * call.ldc + j * W, addend(i, j) + sum[i][j]);
+      });
     });
-  with_addend([&](auto addend) { for_each_vector([&](int i, int j) { sum[i][j] = addend(i, j) + sum[i][j]; }); });
-  if (call.residual) for_each_vector([&](int i, int j) { sum[i][j] += load(call.residual + i * call.ldc + j * W); });
+  with_addend([&](auto addend) __attribute__((always_inline)) {
+    for_each_vector([&](int i, int j) __attribute__((always_inline)) { sum[i][j] = addend(i, j) + sum[i][j]; });
+  });
+  if (call.residual)
+    for_each_vector([&](int i, int j)
+                        __attribute__((always_inline)) { sum[i][j] += load(call.residual + i * call.ldc + j * W); });
   const Clamp<A> clamp = *call.clamp;
-  for_each_vector([&](int i, int j) { store(c + i * call.ldc + j * W, clamped<A>(sum[i][j], clamp)); });
+  for_each_vector([&](int i, int j) __attribute__((always_inline)) {
+    store(c + i * call.ldc + j * W, clamped<A>(sum[i][j], clamp));
+  });
 }
 
 template <class A, int MR, bool kIndirect, class Product>
