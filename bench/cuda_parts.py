@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 
 from bench import cases
 from bench.layer import Layer
-from bench.measure import WORKS, has_layout
+from bench.limits import least_seconds
+from bench.measure import WORKS, Compared, has_layout
 from bench.pool import Case as PoolCase
 from bench.pool import cases as pool_cases
 
@@ -82,22 +82,13 @@ def bytes_moved(layer: Layer, dtype: str, backward: bool) -> int:
     one operator (none where the input is data); the output's gradient, input and weight's gradient of the other; the
     bias's gradient.
     """
-    x, w, y = (math.prod(shape) for shape in (layer.input_shape, layer.weight_shape, layer.output_shape))
     bias = layer.output_shape[1] if layer.bias else 0
-    elements = x + w + y + bias
-    if backward:
-        elements += (0 if layer.first else y + w + x) + (y + x + w) + bias
-    return elements * element_bytes(dtype)
+    return (layer.elements(backward) + bias * (2 if backward else 1)) * element_bytes(dtype)
 
 
-def least_seconds(flops: float, moved: float, gflops_peak: float, bandwidth_peak: float) -> float:
-    """What no kernel undercuts on this machine: the longer of the arithmetic's time and the memory's (the roofline)."""
-    return max(flops / gflops_peak, moved / bandwidth_peak) * 1e-9
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line: a case in a setting. Times are medians in seconds of one call."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row(Compared):
+    """One line: a case in a setting."""
 
     net: str
     layer: str
@@ -106,17 +97,6 @@ class Row:
     work: str
     flops: int  # 0 of a pooling
     moved: int  # bytes, as `bytes_moved` counts them
-    our_seconds: float
-    torch_seconds: float
-    our_spread: float  # (slowest - fastest) / median
-    torch_spread: float
-    our_error: float  # ||out - ref|| / ||ref|| against torch in float64; the worst of output and gradients
-    torch_error: float
-
-    @property
-    def ratio(self) -> float:
-        """torch's time / convext's: above 1, convext is faster."""
-        return self.torch_seconds / self.our_seconds
 
     @property
     def gflops(self) -> float:

@@ -28,6 +28,14 @@ def copy_bandwidth(threads: int, size: int) -> float:
         return sum(pool.map(convext._C.measure_copy_bandwidth, [size // threads] * threads)) * 1e-9
 
 
+def least_seconds(flops: float, moved: float, gflops_peak: float, bandwidth_peak: float) -> float:
+    """What no kernel undercuts on this machine: the longer of the arithmetic's time and the memory's (the roofline).
+
+    ``moved``: bytes; the peaks in 10^9 operations and bytes a second.
+    """
+    return max(flops / gflops_peak, moved / bandwidth_peak) * 1e-9
+
+
 def binary(size: int) -> str:
     """A power of two in words: ``"8 MiB"``."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
@@ -75,4 +83,4 @@ class Limits:
             return None
         fitting = [pace for size, pace in sorted(self.copying.items()) if row.bytes <= size]
         pace = fitting[0] if fitting else self.copying[max(self.copying)]
-        return max(row.flops / (peak * self.threads), row.bytes / pace) * 1e-9
+        return least_seconds(row.flops, row.bytes, peak * self.threads, pace)

@@ -34,9 +34,32 @@ class Setting:
         return f"{self.work}, {self.dtype}, {self.layout}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of the benchmark: a layer in a setting. Times are medians in seconds of one call."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timed:
+    """A case that both sides have run, turn by turn. Times are medians in seconds of one call."""
+
+    our_seconds: float
+    torch_seconds: float
+    our_spread: float  # (slowest - fastest block) / median
+    torch_spread: float
+
+    @property
+    def ratio(self) -> float:
+        """torch's time / convext's: above 1, convext is faster."""
+        return self.torch_seconds / self.our_seconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compared(Timed):
+    """A case whose results were held against float64, too."""
+
+    our_error: float  # ||out - ref|| / ||ref|| against torch in float64; the worst of output and gradients
+    torch_error: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row(Compared):
+    """One line of the benchmark: a layer in a setting."""
 
     net: str
     layer: str
@@ -51,17 +74,6 @@ class Row:
     algorithm: str  # of each operator that ran: fprop (or dgrad), then those of the backward pass
     flops: int
     bytes: int  # that its operators must at least read and write
-    our_seconds: float
-    torch_seconds: float
-    our_spread: float  # (slowest - fastest block) / median
-    torch_spread: float
-    our_error: float  # ||out - ref|| / ||ref|| against torch in float64; the worst of output and gradients
-    torch_error: float
-
-    @property
-    def ratio(self) -> float:
-        """torch's time / convext's: above 1, convext is faster."""
-        return self.torch_seconds / self.our_seconds
 
     @property
     def gflops(self) -> float:

@@ -34,9 +34,9 @@ CONVERTED = re.compile(
 LONGEST = 12.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One network: medians in seconds of forward + loss + backward.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row(measure.Timed):
+    """One network, forward + loss + backward.
 
     ``torch_share``, ``our_share``: the converted layers' part of that time in either model.
     """
@@ -45,18 +45,9 @@ class Row:
     batch: int
     size: int
     threads: int
-    our_seconds: float
-    torch_seconds: float
-    our_spread: float
-    torch_spread: float
     our_share: float
     torch_share: float
     error: float  # the loss against that of the unconverted model, relative
-
-    @property
-    def ratio(self) -> float:
-        """torch's time / convext's: above 1, convext is faster."""
-        return self.torch_seconds / self.our_seconds
 
     @property
     def bound(self) -> float:

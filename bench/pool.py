@@ -75,9 +75,9 @@ def cases(batch: int) -> list[Case]:
     ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line: a case in a setting. Times are medians in seconds of one call."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row(measure.Timed):
+    """One line: a case in a setting."""
 
     name: str
     shape: str
@@ -86,15 +86,8 @@ class Row:
     layout: str
     work: str
     moved: int  # bytes of every tensor of the call, once
-    our_seconds: float
-    torch_seconds: float
     our_error: float
     target: float | None
-
-    @property
-    def ratio(self) -> float:
-        """torch's time / convext's: above 1, convext is faster."""
-        return self.torch_seconds / self.our_seconds
 
     @property
     def bandwidth(self) -> float:
@@ -147,6 +140,8 @@ def measured(case: Case, setting: Setting, options: argparse.Namespace) -> Row:
         moved=(x.nbytes + grad.nbytes) * (2 if both else 1),
         our_seconds=statistics.median(our_times),
         torch_seconds=statistics.median(torch_times),
+        our_spread=measure.spread(our_times),
+        torch_spread=measure.spread(torch_times),
         our_error=error,
         target=case.targets[both] if setting.layout == "contiguous" else 1.0,
     )

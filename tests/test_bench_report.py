@@ -214,7 +214,9 @@ def test_every_piece_is_a_command() -> None:
 
 
 def test_amdahl() -> None:
-    result = models.Row("net", 1, 32, 2, 1.0, 2.0, 0.0, 0.0, our_share=0.5, torch_share=0.75, error=0.0)
+    times = {"our_seconds": 1.0, "torch_seconds": 2.0, "our_spread": 0.0, "torch_spread": 0.0}
+    shares = {"our_share": 0.5, "torch_share": 0.75}
+    result = models.Row(net="net", batch=1, size=32, threads=2, error=0.0, **times, **shares)
     assert result.ratio == 2 and result.bound == 4 and result.layers_ratio == pytest.approx(3)
     assert "| net | 1x32x32 | 2 |" in models.markdown([result]) and "on 2 threads: 2.00" in models.markdown([result])
 

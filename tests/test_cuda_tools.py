@@ -16,8 +16,9 @@ import torch
 
 import convext
 from bench import cases, cuda, cuda_parts, cuda_report, cuda_timing, store
-from bench.cuda_parts import PARTS, Row, bytes_moved, least_seconds
+from bench.cuda_parts import PARTS, Row, bytes_moved
 from bench.layer import Layer
+from bench.limits import least_seconds
 from tests import cuda_carried, cuda_sanitizer, devices
 from tests.cuda_sanitizer import FOUND, RAN, Verdict, status, verdict
 
@@ -80,7 +81,10 @@ def test_parts() -> None:
 
 
 def row(work: str = "forward", ours: float = 2e-3, flops: int = 4 * 10**12, **changes: object) -> Row:
-    made = Row("net", "layer", "2x3x8x8 k3", "dense", work, flops, 10**9, ours, 4e-3, 0.1, 0.2, 1e-7, 2e-7)
+    case = {"net": "net", "layer": "layer", "shape": "2x3x8x8 k3", "family": "dense"}
+    times = {"our_seconds": ours, "torch_seconds": 4e-3, "our_spread": 0.1, "torch_spread": 0.2}
+    errors = {"our_error": 1e-7, "torch_error": 2e-7}
+    made = Row(**case, work=work, flops=flops, moved=10**9, **times, **errors)  # type: ignore[arg-type]
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
 
