@@ -39,14 +39,14 @@ def verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
     """A target a line (and part), both passes beside each other."""
     head = ["target", "setting", "layers"]
     for work in WORKS:
-        head += [f"{work}: mean (aim)", "worst (none under)", "against torch's better layout"]
+        head += [f"{work}: mean (aim)", "over layers", "worst (none under)", "against torch's better layout"]
     lines = []
     for target, part in dict.fromkeys((v.target, v.part) for v in verdicts):
         by_work = {v.work: v for v in verdicts if (v.target, v.part) == (target, part)}
         count = max(v.cases for v in by_work.values())
         line = [target.name, PARTS[part].title, str(count)]
         for work in WORKS:
-            line += _verdict_cells(by_work[work]) if work in by_work else [""] * 3
+            line += _verdict_cells(by_work[work]) if work in by_work else [""] * 4
         lines.append(line)
     return report.table(head, lines)
 
@@ -60,6 +60,7 @@ def _verdict_cells(v: Verdict) -> list[str]:
         better += f" (of {v.better_cases})"
     return [
         marked(f"{v.mean:.2f} ({v.wanted:g})", v.mean_met),
+        f"{v.over_layers:.2f}",
         marked(f"{v.worst:.2f} ({v.target.least:g}) {v.worst_case}", v.least_met),
         better,
     ]
@@ -183,6 +184,10 @@ def markdown(parts: dict[str, store.Results], pages: dict[str, list[str]], plots
         facts(parts),
         [f"![ratios of every case]({name})" for name in plots],
         ["## Targets"],
+        [
+            "The mean that has an aim is over networks: of each network's (or family's) geometric mean. Beside it "
+            "stands the mean over all layers, in which a network counts as often as it has layers."
+        ],
         verdict_table(first),
         missed(first),
         ["### The same families in other settings"],

@@ -16,7 +16,7 @@ from bench.report import geomean
 class Target:
     """Ratios of torch's time to ours over the layers that ``suits`` names, in each of these parts.
 
-    ``means``: the least geometric mean, forward and forward+backward; ``least``: what no single case may fall under.
+    ``means``: the least mean (`over_nets`), forward and forward+backward; ``least``: what no case may fall under.
     """
 
     name: str
@@ -82,7 +82,8 @@ class Verdict:
     part: str
     work: str
     cases: int
-    mean: float
+    mean: float  # over networks
+    over_layers: float
     worst: float
     worst_case: str
     under: int  # how many cases fall under the target's least
@@ -147,23 +148,32 @@ def better_layouts(rows: Iterable[Row]) -> dict[Key, float]:
     return {k: min(v.values()) for k, v in seconds.items() if len(v) == 2}
 
 
+def over_nets(ratios: Iterable[tuple[str, float]]) -> float:
+    """The geometric mean of each network's geometric mean, so that none counts more for having more layers."""
+    nets: dict[str, list[float]] = {}
+    for net, ratio in ratios:
+        nets.setdefault(net, []).append(ratio)
+    return geomean(geomean(group) for group in nets.values())
+
+
 def verdict(target: Target, part: str, work: str, rows: Sequence[Row], better: dict[Key, float]) -> Verdict | None:
     """None if nothing of this target was measured in this part."""
     found = [row for row in suited(target, rows) if row.work == work]
     if not found:
         return None
     worst = min(found, key=lambda row: row.ratio)
-    against = [better[key(row)] / row.our_seconds for row in found if key(row) in better]
+    against = [(row.net, better[key(row)] / row.our_seconds) for row in found if key(row) in better]
     return Verdict(
         target=target,
         part=part,
         work=work,
         cases=len(found),
-        mean=geomean(row.ratio for row in found),
+        mean=over_nets((row.net, row.ratio) for row in found),
+        over_layers=geomean(row.ratio for row in found),
         worst=worst.ratio,
         worst_case=f"{worst.net}/{worst.layer}",
         under=sum(row.ratio < target.least for row in found),
-        against_better=geomean(against),
+        against_better=over_nets(against),
         better_cases=len(against),
     )
 
