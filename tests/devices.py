@@ -20,6 +20,7 @@ OF_THE_CPU = {
     "test_errors_page.py": "of the documentation",
     "test_examples.py": "starts processes, in which the CPU's kernels run",
     "test_explain.py": "of the CPU's plans, and of shapes",
+    "test_guard_pages.py": "starts processes, in which the CPU's kernels run",
     "test_large.py": "needs the CPU's memory twice",
     "test_memory.py": "counts the CPU kernels' memory",
     "test_onnx.py": "of another runtime",

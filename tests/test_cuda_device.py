@@ -161,7 +161,7 @@ def test_on_another_stream(name: str, gpu: torch.device) -> None:
 def test_in_a_cuda_graph(name: str, gpu: torch.device) -> None:
     """Nothing synchronises or allocates past torch: a call is captured, and replayed on other values."""
     if name in ("stochastic pool", "fractional pool", "unpool"):
-        pytest.skip("moves numbers to the GPU or draws them in the call")
+        pytest.skip("its call draws random numbers or checks places on the host, which a graph cannot hold")
     values = to_device(image(torch.float32, False), gpu)
     x = torch.zeros_like(values)
     side = torch.cuda.Stream()

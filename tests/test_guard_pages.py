@@ -10,10 +10,7 @@ import pytest
 
 from tests.guard_pages import FAMILIES
 
-pytestmark = [
-    pytest.mark.cpu_only("operands are carried to a device, or to an emulator, in memory of its own"),
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="takes access from pages by mprotect"),
-]
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="takes access from pages by mprotect")
 
 ROOT = Path(__file__).parents[1]
 
