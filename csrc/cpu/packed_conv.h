@@ -82,7 +82,8 @@ class ConvUnit {
   static constexpr bool kMayReadLines = std::is_same_v<T, A> && Product::kTerms == 1;
 
   // C[channel, pixel]: the weight gives the rows, the image the columns. A block of the weight that L2 does not hold
-  // beside the sums is read once, panel by panel, for all of the unit's pixels; so are the lines of one that is not packed.
+  // beside the sums is read once, panel by panel, for all of the unit's pixels; so are the lines of one that is not
+  // packed.
   void pixels_as_columns() {
     const Panels rows(job_.rows, job_.tile.rows);
     const int64_t first_row = rows.start(first_panel_);
@@ -114,8 +115,7 @@ class ConvUnit {
     if (!at_once) {
       for (int64_t i = 0; i < tiles; ++i) {
         gather_tile(i);
-        for (int64_t p = first_panel_; p < last_panel; ++p)
-          run_tile(i, p, weight_panel(rows.start(p)), nullptr);
+        for (int64_t p = first_panel_; p < last_panel; ++p) run_tile(i, p, weight_panel(rows.start(p)), nullptr);
       }
       return;
     }
@@ -164,7 +164,8 @@ class ConvUnit {
       return {from, distance, rows.rows(p), to, 0, count, divide_up(count, std::max<int64_t>(1, lines))};
     }
     for (int64_t k = 0; k < length; k += W)
-      for (int64_t i = 0; i < rows.rows(p); ++i, to += W) copy_row(to, from + i * distance + k, std::min(W, length - k));
+      for (int64_t i = 0; i < rows.rows(p); ++i, to += W)
+        copy_row(to, from + i * distance + k, std::min(W, length - k));
     return {};
   }
 
@@ -349,8 +350,7 @@ class ConvUnit {
       for_each_line(tile, place_in(tile), [&](const T* to, int64_t to_step, A* from, int64_t from_step, int64_t n) {
         epilogue_.add_residuals(from, from_step, to, to_step, n);
       });
-    epilogue_.activate_rows(tile.partial, kColumns, tile.rows,
-                            job_.shape.pixels_are_rows ? kColumns : tile.columns);
+    epilogue_.activate_rows(tile.partial, kColumns, tile.rows, job_.shape.pixels_are_rows ? kColumns : tile.columns);
   }
 
   // A tile's sums in scratch memory.

@@ -6,6 +6,7 @@
 #include "band.h"
 #include "col2im_plan.h"
 #include "grouped_plan.h"
+#include "line_plan.h"
 #include "wgrad_plan.h"
 #include "winograd_plan.h"
 
@@ -32,9 +33,6 @@ constexpr int64_t kZoneEdge = 8, kLeastZoneDepth = 64, kMostZoneTaps = 256;
 constexpr int64_t kMostZonePixels = 400, kMostZonePanels = 8;
 // Pixels times tiles of a unit that packs its own weight: 512 KiB of float sums.
 constexpr int64_t kOwnWeightSums = 4096;
-// Sums of a unit that reads the weight as it lies, and the pixels that these suffice for: they stream through L2 beside
-// the gathered pixels of a block, which stay.
-constexpr int64_t kMostLineSums = int64_t{1} << 20, kLeastLinePixels = 128;
 // Result channels of a group up to which reading the stage in place beats packing it.
 constexpr int64_t kMostBandedRows = 64;
 // The same where a pixel is read under so many taps (11 x 11 of stride 4, 96 channels: 0.58 ms against 0.89).
@@ -125,50 +123,9 @@ double busiest(int64_t pixels, int64_t size, int64_t tile, int64_t blocks, int64
   return static_cast<double>(most) / static_cast<double>(blocks);
 }
 
-// Whether units with pixels as columns may read the weight as it lies: fprop's, of the type that sums are kept in.
-bool may_read_lines(const PlanRequest& r) {
-  return r.op == ConvOperator::kFprop && r.weight_in_order && !r.source_channels_last && !r.result_channels_last &&
-         r.element_bytes == r.sum_bytes && panel_terms(r) == 1;
-}
-
-// How results are cut where units read the weight as it lies: so that the busiest thread is done soonest.
-UnitShape line_shape(const PlanRequest& r, int64_t threads) {
-  const int64_t rows = gather_rows(r), pixels = std::max<int64_t>(1, largest_region(r)), groups = r.problem.groups;
-  const int64_t panels = std::max<int64_t>(1, divide_up(rows, r.tile.rows)), lanes = r.lanes;
-  // For each term of the reduction: the products of a vector of pixels and a channel take half a cycle, gathering such a
-  // vector some, and a line of the weight a sixteenth.
-  const auto cycles = [&](int64_t size, int64_t unit_rows) {
-    constexpr double kProduct = 0.52, kGathered = 3, kWeight = 0.1;
-    const auto n = static_cast<double>(unit_rows), vectors = static_cast<double>(divide_up(size, lanes));
-    return vectors * (n * kProduct + kGathered) + kWeight * n;
-  };
-  UnitShape best;
-  best.weight_lines = true;
-  double least = 0;
-  const auto consider = [&](int64_t size, int64_t unit_panels) {
-    const int64_t units = divide_up(pixels, size) * divide_up(panels, unit_panels) * groups;
-    const double busiest =
-        static_cast<double>(divide_up(units, threads)) * cycles(size, std::min(rows, unit_panels * r.tile.rows));
-    if (best.pixels > 0 && busiest >= 0.99 * least) return;
-    best.pixels = size, best.panels = unit_panels, least = busiest;
-  };
-  const int64_t fewest = divide_up(panels * r.tile.rows * kLeastLinePixels * r.sum_bytes, kMostLineSums);
-  for (int64_t blocks = fewest;; blocks = std::min(2 * blocks, fewest * threads)) {
-    const int64_t unit_panels = divide_up(panels, std::min(blocks, panels));
-    const int64_t fitting = kMostLineSums / r.sum_bytes / (unit_panels * r.tile.rows);
-    const int64_t most = std::clamp(fitting / r.tile.columns * r.tile.columns, r.tile.columns, kMostUnitPixels);
-    const int64_t parts = divide_up(pixels, most);
-    consider(most, unit_panels);
-    for (int64_t i = 0; parts < 16 * threads && i <= std::min<int64_t>(2 * threads, 32); ++i)
-      consider(std::min(most, round_up(divide_up(pixels, parts + i), lanes)), unit_panels);
-    if (blocks >= fewest * threads || blocks >= panels) return best;
-  }
-}
-
 UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   const int64_t rows = gather_rows(r), pixels = largest_region(r), groups = r.problem.groups;
-  // Half of a tile is multiplied alone where the weight is read as it lies.
-  const bool lines = may_read_lines(r);
+  const bool lines = may_read_lines(r);  // and multiply half of a tile alone
   const double as_columns = fill(pixels, lines ? r.lanes : r.tile.columns), as_rows = fill(rows, r.tile.columns);
   UnitShape shape;
   // A result whose channels are contiguous is written in place only with channels along the vector; otherwise that
@@ -183,6 +140,7 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   // Rows of terms as they lie need no transposition (pixel_rows.h), which repays even a vector that is half empty.
   if (panel_terms(r) == 1 && r.result_channels_last && (r.source_channels_last || gather_depth(r) == 1))
     shape.pixels_are_rows = true;
+  if (lines && !shape.pixels_are_rows) return line_shape(r, threads);
   const int64_t width = shape.pixels_are_rows ? r.tile.columns : r.tile.rows;
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, width));
   const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes / panel_terms(r);
@@ -198,7 +156,6 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
     shape.panels = std::min(fitting, divide_up(tiles * groups, threads));
     return shape;
   }
-  if (lines && !shape.pixels_are_rows) return line_shape(r, threads);
   const int64_t smallest = shape.pixels_are_rows ? 2 * r.tile.rows : r.tile.columns;
   shape.pixels = shape.pixels_are_rows ? 128 / r.tile.rows * r.tile.rows : 4 * r.tile.columns;
   // 512 channels by 128 pixels of partial sums stay within a quarter of a megabyte.
