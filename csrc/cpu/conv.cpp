@@ -102,6 +102,7 @@ void run(ConvOperator op, const ConvProblem& whole, ScalarType type, const ConvO
                                                                 : op == ConvOperator::kFprop ? outputs
                                                                                              : kernel_taps(p));
   request.grad_channels_last = op == ConvOperator::kWgrad && channels_last(operands.weight, outputs);
+  if (op != ConvOperator::kWgrad) request.weight_in_order = is_dense(operands.weight.strides, p.axis, p.in_channels);
   const ConvPlan plan = plan_conv(request);
   if (plan.algorithm == Algorithm::kDirect) return run_direct(op, whole, type, given);
   run_plan(request, plan, engine, *packed, operands);

@@ -10,6 +10,7 @@ namespace {
 #include "simd.h"
 #include "epilogue.h"
 #include "microkernel.h"
+#include "line_product.h"
 #include "gather.h"
 #include "gather_vectors.h"
 #include "pairs.h"

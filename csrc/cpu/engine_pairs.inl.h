@@ -8,6 +8,7 @@ namespace {
 #include "simd.h"
 #include "epilogue.h"
 #include "microkernel.h"
+#include "line_product.h"
 #include "dot_product.h"
 #include "gather.h"
 #include "gather_vectors.h"

@@ -17,6 +17,10 @@
 // What the finished block sum is added to.
 enum class TileStart { kZero, kPartialSum, kRowBias, kColumnBias };
 
+inline constexpr int kVectors = 2;
+template <class A>
+inline constexpr int kTileColumns = kVectors * kLanes<A>;
+
 // Panels of one reduction block, and the tile of C they contribute to. `bias` has MR or NR elements, by `start`. With
 // `b_offset`, row k of B stands at b + b_offset[k]: a staged image read where it lies, no panel at all.
 template <class A>
@@ -31,6 +35,7 @@ struct TileCall {
   const int64_t* b_offset = nullptr;
   const Clamp<A>* clamp = nullptr;  // of a tile whose sums this block completes, if an epilogue follows
   const A* residual = nullptr;      // which has C's distances between rows
+  const A* sums = nullptr;          // partial sums that are not in C: a tile of their own, kTileColumns wide
 };
 
 // How the micro-kernel multiplies: what an element of a panel is, and what is added to a sum.
@@ -41,10 +46,6 @@ struct MultiplyAdd {
   static Vector<A> add(Vector<A> sum, Vector<A> a, Vector<A> b) { return sum + a * b; }
 };
 
-inline constexpr int kVectors = 2;
-template <class A>
-inline constexpr int kTileColumns = kVectors * kLanes<A>;
-
 // Adds a tile's sums to what the call says, and stores them. Every lambda must be inlined, which compilers leave off in
 // large files unless told: a sum whose address is taken is stored to memory in each step of the product.
 template <class A, int MR, int kCount, bool kMayClamp = true>
@@ -52,6 +53,8 @@ template <class A, int MR, int kCount, bool kMayClamp = true>
   using V = Vector<A>;
   constexpr int W = kLanes<A>;
   A* c = call.c;
+  const A* sums = call.sums ? call.sums : c;
+  const int64_t sums_row = call.sums ? kTileColumns<A> : call.ldc;
   const auto for_each_vector = [](auto visit) __attribute__((always_inline)) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
@@ -63,7 +66,7 @@ template <class A, int MR, int kCount, bool kMayClamp = true>
     switch (call.start) {
       case TileStart::kZero: return visit([](int, int) __attribute__((always_inline)) { return V{}; });
       case TileStart::kPartialSum:
-        return visit([&](int i, int j) __attribute__((always_inline)) { return load(c + i * call.ldc + j * W); });
+        return visit([&](int i, int j) __attribute__((always_inline)) { return load(sums + i * sums_row + j * W); });
       case TileStart::kRowBias:
         return visit([&](int i, int) __attribute__((always_inline)) { return V{} + call.bias[i]; });
       case TileStart::kColumnBias:

@@ -105,6 +105,10 @@ struct UnitShape {
   // Deep layers on small images: every unit covers all pixels, so each weight panel has one reader, which packs it into
   // L1 as it needs it. The weight then crosses memory once instead of three times.
   bool packs_own_weight = false;
+  // The weight's rows lie in the order of the reduction, and units read them as they lie (line_product.h).
+  bool weight_lines = false;
+  // Whether units read the weight itself, and no packed copy of it.
+  bool reads_weight() const { return packs_own_weight || weight_lines; }
 };
 
 // Elements of one side of a region's packed weight: result channels, padded to whole tiles where they are columns.
@@ -168,7 +172,9 @@ struct ConvWorkspace {
         partial(round_up(shape.pixels, tile.columns) * shape.panels *
                 (shape.pixels_are_rows ? tile.columns : tile.rows)),
         widened(kReductionBlock * tile.columns),
-        weight(shape.packs_own_weight ? kReductionBlock * tile.columns : 0) {}
+        weight(shape.packs_own_weight ? kReductionBlock * tile.columns
+               : shape.weight_lines   ? kReductionBlock * tile.rows * 2  // one is multiplied, the next is copied
+                                      : 0) {}
   int64_t elements() const { return image + partial + widened + weight; }
 };
 

@@ -54,6 +54,7 @@ class ConvUnit {
   }
 
   void run_block(int64_t index) {
+    block_index_ = index;
     block_ = region_->reduction.block(index);
     first_block_ = index == 0;
     last_block_ = index == region_->reduction.blocks() - 1;
@@ -73,51 +74,99 @@ class ConvUnit {
     partial_ = panel_ + sizes.image;
     widened_ = partial_ + sizes.partial;
     own_weight_ = widened_ + sizes.widened;
+    next_weight_ = own_weight_ + kReductionBlock * job_.tile.rows;
   }
 
   static constexpr int64_t kColumns = kTileColumns<A>;
   static constexpr int64_t kMostHeldWeight = 256 << 10;
+  static constexpr bool kMayReadLines = std::is_same_v<T, A> && Product::kTerms == 1;
 
   // C[channel, pixel]: the weight gives the rows, the image the columns. A block of the weight that L2 does not hold
-  // beside the sums is read once, panel by panel, for all of the unit's pixels.
+  // beside the sums is read once, panel by panel, for all of the unit's pixels; so are the lines of one that is not
+  // packed.
   void pixels_as_columns() {
     const Panels rows(job_.rows, job_.tile.rows);
     const int64_t first_row = rows.start(first_panel_);
     const int64_t unit_rows = rows.start(first_panel_ + panels_) - first_row;
     const int64_t tiles = divide_up(pixels_, kColumns), last_panel = first_panel_ + panels_;
-    const bool at_once = unit_rows * block_.length() * static_cast<int64_t>(sizeof(A)) > kMostHeldWeight;
+    const bool lines = kMayReadLines && job_.shape.weight_lines;
+    const bool at_once = lines || unit_rows * block_.length() * static_cast<int64_t>(sizeof(A)) > kMostHeldWeight;
     PixelRun runs[kMostUnitPixels];
     int first_run[kMostUnitPixels + 1] = {0};
     const auto panel_of = [&](int64_t i) { return panel_ + (at_once ? i * kColumns * block_.length() : 0); };
+    const auto count_of = [&](int64_t i) { return std::min(kColumns, pixels_ - i * kColumns); };
+    const auto width_of = [&](int64_t i) { return lines && count_of(i) <= kLanes<A> ? kLanes<A> : kColumns; };
     const auto gather_tile = [&](int64_t i) {
       PixelRun* own = runs + first_run[i];
-      const int64_t count = std::min(kColumns, pixels_ - i * kColumns);
+      const int64_t count = count_of(i);
       const int run_count = make_runs(*region_->region, first_pixel_ + i * kColumns, count, own);
       first_run[i + 1] = first_run[i] + run_count;
-      gather(own, run_count, kColumns, panel_of(i));
+      gather(own, run_count, width_of(i), panel_of(i));
     };
-    const auto run_tile = [&](int64_t i, int64_t p) {
+    const auto run_tile = [&](int64_t i, int64_t p, const A* panel, LineCopy<A>* next) {
       const PixelRun* own = runs + first_run[i];
       const int run_count = first_run[i + 1] - first_run[i];
       const int64_t row = rows.start(p);
-      T* direct = contiguous_columns(own, run_count, std::min(kColumns, pixels_ - i * kColumns));
+      T* direct = count_of(i) == width_of(i) ? evenly_spaced(own, run_count, 1) : nullptr;
       A* partial = partial_of(i * kColumns * unit_rows + (row - first_row) * kColumns);
-      multiply_and_store({rows.rows(p), row, kColumns, weight_panel(row), panel_of(i), direct,
-                          job_.result_strides.channel, partial, own, run_count});
+      multiply_and_store({rows.rows(p), row, width_of(i), panel, panel_of(i), direct, job_.result_strides.channel,
+                          partial, own, run_count, next});
     };
     if (!at_once) {
       for (int64_t i = 0; i < tiles; ++i) {
         gather_tile(i);
-        for (int64_t p = first_panel_; p < last_panel; ++p) run_tile(i, p);
+        for (int64_t p = first_panel_; p < last_panel; ++p) run_tile(i, p, weight_panel(rows.start(p)), nullptr);
       }
       return;
     }
     for (int64_t i = 0; i < tiles; ++i) gather_tile(i);
+    if constexpr (kMayReadLines) {
+      if (lines) {
+        if (first_block_) {
+          LineCopy<A> first = copy_of(block_, rows, first_panel_, own_weight_, 0);
+          first.copy(first.left);
+        }
+        for (int64_t p = first_panel_; p < last_panel; ++p) {
+          LineCopy<A> next = copy_of_next(rows, p, tiles);
+          for (int64_t i = 0; i < tiles; ++i) run_tile(i, p, own_weight_, &next);
+          next.copy(next.left);
+          std::swap(own_weight_, next_weight_);
+        }
+        return;
+      }
+    }
     for (int64_t p = first_panel_; p < last_panel; ++p)
       for (int64_t i = 0; i < tiles; ++i) {
         if (p + 1 < last_panel) prefetch_part(weight_panel(rows.start(p + 1)), rows.rows(p + 1), i, tiles);
-        run_tile(i, p);
+        run_tile(i, p, weight_panel(rows.start(p)), nullptr);
       }
+  }
+
+  // What is to be copied while panel p of the current block is multiplied by so many tiles.
+  LineCopy<A> copy_of_next(const Panels& rows, int64_t p, int64_t tiles) {
+    const int64_t lines = tiles * divide_up(block_.length(), kLanes<A>);
+    if (p + 1 < first_panel_ + panels_) return copy_of(block_, rows, p + 1, next_weight_, lines);
+    if (last_block_) return {};
+    return copy_of(region_->reduction.block(block_index_ + 1), rows, first_panel_, next_weight_, lines);
+  }
+
+  // The copy of panel p of a block, in the course of so many lines of products. Where whole lines would end beyond the
+  // weight it is done at once.
+  LineCopy<A> copy_of(const Block& block, const Panels& rows, int64_t p, A* to, int64_t lines) {
+    constexpr int64_t W = kLanes<A>;
+    const int64_t depth = job_.weight_depth, distance = job_.weight_row, length = block.length();
+    const int64_t width = divide_up(length, W);
+    const int64_t first = group_ * job_.weight_group + rows.start(p) * distance + block.channel * depth + block.tap;
+    const int64_t end = (job_.problem->groups * job_.rows - 1) * distance + region_->reduction.length();
+    const A* from = static_cast<const A*>(job_.weight) + first;
+    if (first + (rows.rows(p) - 1) * distance + width * W <= end) {
+      const int64_t count = width * rows.rows(p);
+      return {from, distance, rows.rows(p), to, 0, count, divide_up(count, std::max<int64_t>(1, lines))};
+    }
+    for (int64_t k = 0; k < length; k += W)
+      for (int64_t i = 0; i < rows.rows(p); ++i, to += W)
+        copy_row(to, from + i * distance + k, std::min(W, length - k));
+    return {};
   }
 
   // Part i of n of a weight panel, on its way to the cache while another is multiplied.
@@ -163,7 +212,7 @@ class ConvUnit {
   struct TileJob {
     int64_t rows;     // of the tile
     int64_t channel;  // first result channel of the tile in its group
-    int64_t columns;  // valid columns, where they are channels
+    int64_t columns;  // valid columns, where they are channels; else those that are multiplied
     const A* a;
     const A* b;
     T* direct;                // the result, where the tile can be written in place; else null
@@ -171,6 +220,7 @@ class ConvUnit {
     A* partial;
     const PixelRun* runs;
     int run_count;
+    LineCopy<A>* next = nullptr;  // where a is a panel of lines: the one that is copied meanwhile
   };
 
   void multiply_and_store(const TileJob& tile) {
@@ -182,20 +232,23 @@ class ConvUnit {
       start = !bias ? TileStart::kZero : job_.shape.pixels_are_rows ? TileStart::kColumnBias : TileStart::kRowBias;
     }
     if constexpr (std::is_same_v<T, A>) {
-      if (tile.direct && epilogue_.is_clamp()) {
+      // Partial sums stay together: lines of the result may be multiples of 4 KiB apart, and each in a page of its own.
+      if (last_block_ && tile.direct && epilogue_.is_clamp()) {
         T* c = place_of(tile);
         TileCall<A> call{block_.length(), tile.a, tile.b, c, tile.direct_distance, start, bias};
-        if (last_block_ && !epilogue_.is_bias()) {
+        if (!first_block_) call.sums = tile.partial;
+        if (!epilogue_.is_bias()) {
           call.clamp = &epilogue_.clamp();
           if (epilogue_.has_residual()) call.residual = prefetched(epilogue_.residual_of(c), tile);
         }
-        return multiply<A, false, Product>(tile.rows, call);
+        return multiply_tile(tile, call);
       }
     }
-    multiply<A, false, Product>(tile.rows, {block_.length(), tile.a, tile.b, tile.partial, kColumns, start, bias});
+    multiply_tile(tile, {block_.length(), tile.a, tile.b, tile.partial, kColumns, start, bias});
     if (!last_block_) return;
     if (tile.direct)
-      return epilogue_.write({place_of(tile), tile.direct_distance, 1, tile.partial, kColumns, 1, tile.rows, kColumns});
+      return epilogue_.write(
+          {place_of(tile), tile.direct_distance, 1, tile.partial, kColumns, 1, tile.rows, tile.columns});
     if (!epilogue_.is_bias()) finish_partial(tile);
     const auto store = [](T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
       store_line(to, to_step, from, from_step, n);
@@ -207,6 +260,12 @@ class ConvUnit {
     for (int64_t i = 0; i < tile.rows; ++i) rows[i] = tile.partial + i * kColumns;
     transpose_rows(rows, static_cast<int>(tile.rows), tile.columns, turned);
     for_each_line(tile, {turned, 1, tile.rows}, store);
+  }
+
+  void multiply_tile(const TileJob& tile, const TileCall<A>& call) {
+    if constexpr (kMayReadLines)
+      if (tile.next) return multiply_in_lines(tile.rows, tile.columns, call, *tile.next);
+    multiply<A, false, Product>(tile.rows, call);
   }
 
   // The place of a tile's partial sums. One that its first block completes leaves it at once: all such share one in L1.
@@ -269,9 +328,6 @@ class ConvUnit {
     }
     return result() + first;
   }
-  T* contiguous_columns(const PixelRun* runs, int run_count, int64_t count) const {
-    return count == kColumns ? evenly_spaced(runs, run_count, 1) : nullptr;
-  }
   T* contiguous_channels(const PixelRun* runs, int run_count, int64_t count, int64_t* distance) const {
     if (job_.result_strides.channel != 1) return nullptr;
     *distance = runs[0].len > 1 || count == 1 ? result_step() : result_offset(runs[1]) - result_offset(runs[0]);
@@ -294,7 +350,7 @@ class ConvUnit {
       for_each_line(tile, place_in(tile), [&](const T* to, int64_t to_step, A* from, int64_t from_step, int64_t n) {
         epilogue_.add_residuals(from, from_step, to, to_step, n);
       });
-    epilogue_.activate_rows(tile.partial, kColumns, tile.rows, kColumns);
+    epilogue_.activate_rows(tile.partial, kColumns, tile.rows, job_.shape.pixels_are_rows ? kColumns : tile.columns);
   }
 
   // A tile's sums in scratch memory.
@@ -336,6 +392,8 @@ class ConvUnit {
   A* partial_;
   A* widened_;
   A* own_weight_;
+  A* next_weight_;
+  int64_t block_index_ = 0;
   Block block_{};
   bool first_block_ = true, last_block_ = true;
 };

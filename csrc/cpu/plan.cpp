@@ -6,6 +6,7 @@
 #include "band.h"
 #include "col2im_plan.h"
 #include "grouped_plan.h"
+#include "line_plan.h"
 #include "wgrad_plan.h"
 #include "winograd_plan.h"
 
@@ -124,7 +125,8 @@ double busiest(int64_t pixels, int64_t size, int64_t tile, int64_t blocks, int64
 
 UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   const int64_t rows = gather_rows(r), pixels = largest_region(r), groups = r.problem.groups;
-  const double as_columns = fill(pixels, r.tile.columns), as_rows = fill(rows, r.tile.columns);
+  const bool lines = may_read_lines(r);  // and multiply half of a tile alone
+  const double as_columns = fill(pixels, lines ? r.lanes : r.tile.columns), as_rows = fill(rows, r.tile.columns);
   UnitShape shape;
   // A result whose channels are contiguous is written in place only with channels along the vector; otherwise that
   // orientation has to transpose its result, which must be paid for by fuller vectors.
@@ -138,6 +140,7 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   // Rows of terms as they lie need no transposition (pixel_rows.h), which repays even a vector that is half empty.
   if (panel_terms(r) == 1 && r.result_channels_last && (r.source_channels_last || gather_depth(r) == 1))
     shape.pixels_are_rows = true;
+  if (lines && !shape.pixels_are_rows) return line_shape(r, threads);
   const int64_t width = shape.pixels_are_rows ? r.tile.columns : r.tile.rows;
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, width));
   const int64_t weight_bytes = weight_elements(r.problem) * r.sum_bytes / panel_terms(r);
@@ -194,7 +197,7 @@ void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
   plan.channels_inner = r.source_channels_last;
   const int64_t rows = gather_rows(r), groups = r.problem.groups;
   int64_t weight = groups * packed_channels(plan.shape, r.tile, rows) * panel_depth(r) * kernel_taps(r.problem);
-  if (plan.shape.packs_own_weight) weight = 0;
+  if (plan.shape.reads_weight()) weight = 0;
   plan.shared_bytes = (weight + groups * packed_channels(plan.shape, r.tile, rows)) * r.sum_bytes;
   plan.thread_bytes = ConvWorkspace(plan.shape, r.tile).elements() * r.sum_bytes;
 }

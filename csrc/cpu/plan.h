@@ -41,7 +41,8 @@ struct PlanRequest {
   int sum_bytes = 4;                  // of the type that sums are kept in
   int kernel_terms = 1;               // most terms of the reduction in an element of a panel
   int64_t threads = 1;
-  bool winograd = true;  // may be used
+  bool weight_in_order = true;  // the weight's rows are contiguous, taps inside of channels
+  bool winograd = true;         // may be used
 };
 
 struct Declined {

@@ -42,7 +42,7 @@ bool append_region(ConvJob& job, const Region& region, bool channels_inner, int6
   r.region = &region;
   r.reduction = Reduction(region.taps(), job.panel_depth, channels_inner);
   int64_t elements = groups * packed_channels(job.shape, job.tile, job.rows) * region.taps() * job.panel_depth;
-  if (job.shape.packs_own_weight) elements = 0;
+  if (job.shape.reads_weight()) elements = 0;
   if (!job.wave.empty() && packed + elements > capacity) return false;
   r.pixels = job.problem->batch * region.positions();
   r.pixel_blocks = divide_up(r.pixels, job.shape.pixels);
@@ -50,7 +50,7 @@ bool append_region(ConvJob& job, const Region& region, bool channels_inner, int6
   r.first_pack = job.pack_count;
   r.first_unit = job.unit_count;
   packed += elements;
-  if (!job.shape.packs_own_weight) job.pack_count += groups * r.reduction.blocks() * job.weight_panels();
+  if (!job.shape.reads_weight()) job.pack_count += groups * r.reduction.blocks() * job.weight_panels();
   job.unit_count += groups * r.pixel_blocks * job.channel_blocks();
   job.wave.push_back(r);
   return true;

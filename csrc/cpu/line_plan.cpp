@@ -1,0 +1,56 @@
+#include "line_plan.h"
+
+#include <algorithm>
+
+namespace convext {
+namespace {
+
+// Sums of a unit that reads the weight as it lies, and the pixels that these suffice for: they stream through L2 beside
+// the gathered pixels of a block, which stay.
+constexpr int64_t kMostLineSums = int64_t{1} << 20, kLeastLinePixels = 128;
+// Channels from which on a unit has as many pixels as its sums allow; few repay a block's pixels that leave L2 room.
+constexpr int64_t kManyLineRows = 256;
+
+}  // namespace
+
+bool may_read_lines(const PlanRequest& r) {
+  return r.op == ConvOperator::kFprop && r.weight_in_order && !r.source_channels_last && !r.result_channels_last &&
+         r.element_bytes == r.sum_bytes && panel_terms(r) == 1;
+}
+
+UnitShape line_shape(const PlanRequest& r, int64_t threads) {
+  const ConvProblem& p = r.problem;
+  const int64_t rows = gather_rows(r), pixels = std::max<int64_t>(1, p.batch * output_pixels(p)), groups = p.groups;
+  const int64_t panels = std::max<int64_t>(1, divide_up(rows, r.tile.rows)), lanes = r.lanes;
+  // For each term of the reduction: the products of a vector of pixels and a channel take half a cycle, gathering such
+  // a vector some, and a line of the weight a sixteenth.
+  const auto cycles = [&](int64_t size, int64_t unit_rows) {
+    constexpr double kProduct = 0.52, kGathered = 3, kWeight = 0.1;
+    const auto n = static_cast<double>(unit_rows), vectors = static_cast<double>(divide_up(size, lanes));
+    return vectors * (n * kProduct + kGathered) + kWeight * n;
+  };
+  UnitShape best;
+  best.weight_lines = true;
+  double least = 0;
+  const auto consider = [&](int64_t size, int64_t unit_panels) {
+    const int64_t units = divide_up(pixels, size) * divide_up(panels, unit_panels) * groups;
+    const double busiest =
+        static_cast<double>(divide_up(units, threads)) * cycles(size, std::min(rows, unit_panels * r.tile.rows));
+    if (best.pixels > 0 && busiest >= 0.99 * least) return;
+    best.pixels = size, best.panels = unit_panels, least = busiest;
+  };
+  const int64_t fewest = divide_up(panels * r.tile.rows * kLeastLinePixels * r.sum_bytes, kMostLineSums);
+  for (int64_t blocks = fewest;; blocks = std::min(2 * blocks, fewest * threads)) {
+    const int64_t unit_panels = divide_up(panels, std::min(blocks, panels));
+    const int64_t fitting = kMostLineSums / r.sum_bytes / (unit_panels * r.tile.rows);
+    const int64_t enough = rows < kManyLineRows ? kMostUnitPixels / 2 : kMostUnitPixels;
+    const int64_t most = std::clamp(fitting / r.tile.columns * r.tile.columns, r.tile.columns, enough);
+    const int64_t parts = divide_up(pixels, most);
+    consider(most, unit_panels);
+    for (int64_t i = 0; parts < 16 * threads && i <= std::min<int64_t>(2 * threads, 32); ++i)
+      consider(std::min(most, round_up(divide_up(pixels, parts + i), lanes)), unit_panels);
+    if (blocks >= fewest * threads || blocks >= panels) return best;
+  }
+}
+
+}  // namespace convext

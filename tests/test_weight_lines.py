@@ -1,0 +1,101 @@
+"""fprop on the weight as it lies (csrc/cpu/line_product.h): every place of lines, panels and blocks, and its end."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import random
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import convext
+from convext import functional as F
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def integers(*shape: int, dtype: torch.dtype) -> Tensor:
+    """Small integers, whose sums are exact in any order."""
+    return torch.randint(-2, 3, shape).to(dtype)
+
+
+def some_problem(choose: random.Random) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]:
+    """Sizes of an image and a weight, and settings, around the edges of tiles, panels and blocks of 256 terms."""
+    groups = choose.choice((1, 1, 1, 2))
+    channels, results = choose.choice((1, 3, 16, 29, 65, 130, 300)), choose.choice((1, 8, 13, 14, 15, 65, 130, 200))
+    kernel = (choose.choice((1, 2, 3, 5)), choose.choice((1, 2, 3, 5)))
+    size = (choose.randint(5, 17) + kernel[0], choose.choice((2, 4, 7, 14, 16, 29, 40)) + kernel[1])
+    settings = {
+        "stride": choose.choice((1, 1, 2)),
+        "padding": (choose.randint(0, 2), choose.randint(0, 2)),
+        "groups": groups,
+    }
+    return (choose.choice((1, 2, 3)), channels * groups, *size), (results * groups, channels, *kernel), settings
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_exact_on_integers(dtype: torch.dtype, isa: str, seed: int, threads: None) -> None:
+    choose = random.Random(seed)
+    for count in (1, 2, 1, 3, 1, 2, 5, 1):
+        image, weight, settings = some_problem(choose)
+        x, w, bias = (integers(*shape, dtype=dtype) for shape in (image, weight, weight[:1]))
+        torch.set_num_threads(count)
+        with convext.backends.winograd.flags(enabled=False):
+            y = F.conv2d(x, w, bias, **settings)
+        want = torch.nn.functional.conv2d(x.double(), w.double(), bias.double(), **settings)
+        torch.testing.assert_close(y, want.to(dtype), rtol=0, atol=0, msg=f"{image} {weight} {settings}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("image", "weight"), [((1, 130, 9, 14), (150, 130, 3, 3)), ((3, 300, 7, 7), (90, 300, 1, 2))])
+def test_the_bits_are_those_of_a_packed_weight(
+    image: tuple[int, ...], weight: tuple[int, ...], dtype: torch.dtype, isa: str, threads: None
+) -> None:
+    """A weight whose rows are not contiguous is packed; and neither the threads nor the batch change a bit."""
+    x, w = torch.randn(image, dtype=dtype), torch.randn(weight, dtype=dtype)
+    swapped = w.transpose(0, 1).contiguous().transpose(0, 1)
+    sliced = torch.randn(weight[0] + 3, weight[1] + 2, *weight[2:], dtype=dtype)[1:-2, 1:-1]
+    sliced.copy_(w)
+    with convext.backends.winograd.flags(enabled=False):
+        torch.set_num_threads(1)
+        want = F.conv2d(x, w, padding=(1, 2))
+        for count in (1, 2, 7):
+            torch.set_num_threads(count)
+            for other in (w, swapped, sliced):
+                assert torch.equal(F.conv2d(x, other, padding=(1, 2)), want)
+            assert torch.equal(F.conv2d(torch.cat([x, x, x]), w, padding=(1, 2))[: image[0]], want)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("weight", [(15, 29, 3, 3), (130, 65, 1, 1), (28, 3, 3, 5), (200, 33, 2, 2)])
+def test_reads_nothing_beyond_the_weight(weight: tuple[int, ...], dtype: torch.dtype, isa: str) -> None:
+    """The weight ends where a page begins that must not be read."""
+    w = integers(*weight, dtype=dtype)
+    page, size = mmap.PAGESIZE, w.numel() * w.element_size()
+    pages = -(-size // page) * page
+    memory = mmap.mmap(-1, pages + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    assert protect(ctypes.c_void_p(start + pages), ctypes.c_size_t(page), 0) == 0
+    at_end = torch.frombuffer(memory, dtype=dtype, count=w.numel(), offset=pages - size).view(weight)
+    at_end.copy_(w)
+    x = integers(2, weight[1], 12, 19, dtype=dtype)
+    with convext.backends.winograd.flags(enabled=False):
+        y = F.conv2d(x, at_end, padding=1)
+    want = torch.nn.functional.conv2d(x.double(), w.double(), padding=1)
+    torch.testing.assert_close(y, want.to(dtype), rtol=0, atol=0)
+    assert protect(ctypes.c_void_p(start + pages), ctypes.c_size_t(page), mmap.PROT_READ | mmap.PROT_WRITE) == 0
+
+
+@pytest.mark.parametrize("activation", [torch.nn.ReLU(), torch.nn.SiLU()], ids=str)
+def test_an_epilogue_finishes_halves_of_tiles(activation: torch.nn.Module, isa: str) -> None:
+    """Clamped in the registers, or activated in scratch memory; 14 x 14 pixels end within half of a tile."""
+    x, model = torch.randn(1, 40, 14, 14), torch.nn.Sequential(torch.nn.Conv2d(40, 130, 3, padding=1), activation)
+    with torch.no_grad(), convext.backends.winograd.flags(enabled=False):
+        fused = convext.fuse(convext.convert(model.eval()))
+        torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
