@@ -80,6 +80,7 @@ void set_layouts(PlanRequest& request, bool channels_last, int rank, bool is_dou
   const bool one_input = input_pixels(p) == 1, one_output = output_pixels(p) == 1;
   const bool input = (images && in > 1) || one_input, output = (images && out > 1) || one_output;
   request.source_channels_last = request.op == ConvOperator::kDgrad ? output : input;
+  request.weight_channels_last = kernel_taps(p) == 1;
   request.grad_channels_last = request.op == ConvOperator::kWgrad && ((results && out > 1) || one_output);
   switch (request.op) {
     case ConvOperator::kFprop: request.result_channels_last = (results && out > 1) || one_output; break;

@@ -102,6 +102,7 @@ void run(ConvOperator op, const ConvProblem& whole, ScalarType type, const ConvO
                                                                 : op == ConvOperator::kFprop ? outputs
                                                                                              : kernel_taps(p));
   request.grad_channels_last = op == ConvOperator::kWgrad && channels_last(operands.weight, outputs);
+  request.weight_channels_last = operands.weight.strides.channel == 1;
   const ConvPlan plan = plan_conv(request);
   if (plan.algorithm == Algorithm::kDirect) return run_direct(op, whole, type, given);
   run_plan(request, plan, engine, *packed, operands);

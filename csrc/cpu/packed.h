@@ -172,6 +172,19 @@ struct ConvWorkspace {
   int64_t elements() const { return image + partial + widened + weight; }
 };
 
+// fprop by inner products: a unit of work is (group, block of result channels, block of samples), whose rows stay in
+// half of an L2 of 1 MiB.
+struct InnerProductShape {
+  static constexpr int64_t kSamples = 12, kFilters = 16;
+  static int64_t units(const ConvProblem& p, int64_t rows) {
+    return p.groups * divide_up(rows, kFilters) * divide_up(p.batch, kSamples);
+  }
+  // Per-thread workspace: of each row the vector at its end, or where rows are widened a chunk.
+  static int64_t workspace_bytes(bool in_place, int64_t vector_bytes) {
+    return (kSamples + kFilters) * vector_bytes * (in_place ? 1 : kReductionBlock);
+  }
+};
+
 // wgrad by correlation and by outer products: a unit of work is (slice, group, block of filters, block of channels).
 struct WgradShape {
   int64_t filters = 1, channels = 1;  // of a block; outer products take all channels

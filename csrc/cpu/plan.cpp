@@ -43,6 +43,8 @@ constexpr int64_t kMostRowsOfOneTap = 8;
 // Channels of a group up to which a vector of several groups is filtered lane by lane; from twice as many on they fill
 // the vectors of a product of their own.
 constexpr int64_t kMostGroupedLanes = 8;
+// Terms from which an inner product repays adding its lanes up.
+constexpr int64_t kFewestInnerTerms = 64;
 // Below this many multiply-adds a second thread costs more to wake than it saves.
 constexpr int64_t kWorkPerThread = 1 << 16;
 
@@ -185,6 +187,12 @@ void plan_depthwise_channels(const PlanRequest& r, ConvPlan& plan) {
   }
 }
 
+void plan_inner_product(const PlanRequest& r, ConvPlan& plan) {
+  const bool in_place = r.element_bytes == r.sum_bytes || r.kernel_terms > 1;
+  plan.thread_bytes = InnerProductShape::workspace_bytes(in_place, r.lanes * r.sum_bytes);
+  plan.shared_bytes = r.problem.groups * r.problem.out_channels * r.sum_bytes;  // the bias
+}
+
 void plan_depthwise(const PlanRequest& r, ConvPlan& plan) { plan.thread_bytes = LanePlan(r).band.memory().bytes; }
 
 void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
@@ -262,6 +270,16 @@ std::string depthwise_refusal(const PlanRequest& r) {
   return "";
 }
 
+std::string inner_product_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+  if (input_pixels(p) != 1 || kernel_taps(p) != 1 || output_pixels(p) != 1) return "the image is not a single pixel";
+  if (!r.source_channels_last || !r.weight_channels_last) return "the terms of a sum are not contiguous";
+  if (p.in_channels < kFewestInnerTerms)
+    return "a sum has " + std::to_string(p.in_channels) + " terms, fewer than " + std::to_string(kFewestInnerTerms);
+  return "";
+}
+
 // Pixels that many taps read repay being staged for more channels.
 int64_t most_banded_rows(const PlanRequest& r) {
   if (panel_terms(r) > 1) return kMostBandedPairRows;
@@ -305,6 +323,7 @@ bool is_of_operator(Algorithm algorithm, ConvOperator op) {
     case Algorithm::kCorrelation:
     case Algorithm::kOuterProduct: return op == ConvOperator::kWgrad;
     case Algorithm::kCol2im: return op == ConvOperator::kDgrad;
+    case Algorithm::kInnerProduct: return op == ConvOperator::kFprop;
     case Algorithm::kBanded: return op != ConvOperator::kWgrad;
     default: return true;
   }
@@ -318,6 +337,7 @@ std::string refusal(Algorithm algorithm, const PlanRequest& r) {
     case Algorithm::kDepthwise: return depthwise_refusal(r);
     case Algorithm::kCorrelation: return correlation_refusal(r);
     case Algorithm::kWinograd: return winograd_refusal(r);
+    case Algorithm::kInnerProduct: return inner_product_refusal(r);
     case Algorithm::kGrouped: return grouped_refusal(r);
     case Algorithm::kCol2im: return col2im_refusal(r);
     case Algorithm::kOuterProduct: return outer_product_refusal(r);
@@ -338,6 +358,7 @@ const char* algorithm_name(Algorithm algorithm) {
     case Algorithm::kDepthwiseRows: return "depthwise_rows";
     case Algorithm::kDepthwise: return "depthwise";
     case Algorithm::kCorrelation: return "correlation";
+    case Algorithm::kInnerProduct: return "inner_product";
     case Algorithm::kWinograd: return "winograd";
     case Algorithm::kGrouped: return "grouped";
     case Algorithm::kCol2im: return "col2im";
@@ -367,7 +388,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
   for (const Algorithm candidate :
        {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwiseRows, Algorithm::kDepthwise, Algorithm::kGrouped,
-        Algorithm::kWinograd, Algorithm::kCorrelation, Algorithm::kOuterProduct, Algorithm::kCol2im, Algorithm::kBanded,
+        Algorithm::kInnerProduct, Algorithm::kWinograd, Algorithm::kCorrelation, Algorithm::kOuterProduct, Algorithm::kCol2im, Algorithm::kBanded,
         Algorithm::kPacked, Algorithm::kDirect}) {
     if (!is_of_operator(candidate, request.op)) continue;
     plan.algorithm = candidate;
@@ -382,6 +403,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
     case Algorithm::kDepthwise: plan_depthwise(request, plan); break;
     case Algorithm::kCorrelation: plan_correlation(request, plan); break;
     case Algorithm::kWinograd: plan_winograd(request, plan); break;
+    case Algorithm::kInnerProduct: plan_inner_product(request, plan); break;
     case Algorithm::kGrouped: plan_grouped(request, plan); break;
     case Algorithm::kCol2im: plan_col2im(request, plan); break;
     case Algorithm::kOuterProduct: plan_outer_product(request, plan); break;

@@ -148,6 +148,18 @@ void run_col2im(const PlanRequest& request, const ConvPlan& plan, const Kernels&
   });
 }
 
+void run_inner_product(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                       const ConvOperands& operands) {
+  ConvJob job = make_job(request, plan, operands);
+  const Workspace workspace(plan);
+  job.packed_bias = workspace.shared();
+  if (job.epilogue.bias) kernels.pack_bias(job);
+  for_each_worker(plan.workers, InnerProductShape::units(request.problem, job.rows),
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_inner_product(job, begin, end, workspace.of_worker(worker));
+                  });
+}
+
 void run_grouped(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                  const ConvOperands& operands) {
   ConvJob job = make_job(request, plan, operands);
@@ -288,6 +300,7 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& en
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast: return run_depthwise_channels(request, plan, kernels, operands);
     case Algorithm::kDepthwise: return run_depthwise_conv(request, plan, kernels, operands);
+    case Algorithm::kInnerProduct: return run_inner_product(request, plan, kernels, operands);
     case Algorithm::kWinograd: return run_winograd_conv(request, plan, engine, type, operands);
     case Algorithm::kDepthwiseRows: return run_depthwise_rows(request, plan, kernels, operands);
     case Algorithm::kGrouped: return run_grouped(request, plan, kernels, operands);
