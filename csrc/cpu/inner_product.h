@@ -8,9 +8,9 @@
 // columns with zeros. The tile is correlation.h's, up to 4 samples by 8 result channels, a vector of lanes to each sum:
 //
 //                      weight[m .. m + NR)[c .. c + W)
-//   source[n    ][c..]  sum  sum  ...  sum            Sums are cut into chunks of as many vectors as a reduction block
-//   source[n + 1][c..]  sum  sum  ...  sum            has terms, whose lanes are added up, pairwise, and join the ones
-//   ..                                                before. Neither the tile nor the unit enters the arithmetic.
+//   source[n    ][c..]  sum  sum  ...  sum            Sums are cut into chunks of 64 or 256 vectors, whose lanes are
+//   source[n + 1][c..]  sum  sum  ...  sum            added up, pairwise, and join the ones before. Neither the tile
+//   ..                                                nor the unit enters the arithmetic.
 //
 // Rows of a narrower type are widened into L2 first, unless the level multiplies pairs; the end of a row that fills no
 // vector is copied beside zeros.
@@ -23,13 +23,13 @@ class InnerProduct {
   using Staged = std::conditional_t<kPairs, uint16_t, A>;
   static constexpr bool kInPlace = std::is_same_v<Element, Staged>;
   static constexpr int W = kLanes<Staged>;
-  static constexpr int64_t kChunk = kReductionBlock * W, kSamples = InnerProductShape::kSamples,
-                           kFilters = InnerProductShape::kFilters;
+  static constexpr InnerProductShape kShape = InnerProductShape::of(kInPlace);
+  static constexpr int64_t kSamples = kShape.samples, kFilters = kShape.filters, kChunk = kShape.vectors * W;
 
  public:
   InnerProduct(const ConvJob& job, void* workspace)
       : job_(job), epilogue_(job), source_rows_(static_cast<Staged*>(workspace)) {
-    weight_rows_ = source_rows_ + kSamples * (kInPlace ? W : kChunk);
+    weight_rows_ = source_rows_ + kSamples * kShape.copied * W;
   }
 
   // A block of samples by a block of result channels of a group.
@@ -41,8 +41,7 @@ class InnerProduct {
     const int64_t source_distance = job_.source_strides.outer, weight_distance = job_.weight_row;
     const Element* source = static_cast<const Element*>(job_.source) + n0 * source_distance +
                             group * job_.depth * job_.source_strides.channel;
-    const Element* weight =
-        static_cast<const Element*>(job_.weight) + group * job_.weight_group + m0 * weight_distance;
+    const Element* weight = static_cast<const Element*>(job_.weight) + group * job_.weight_group + m0 * weight_distance;
     for (int64_t c = 0; c < job_.depth; c += kChunk) {
       const int64_t length = std::min(kChunk, job_.depth - c), whole = kInPlace ? length / W * W : 0;
       CorrelationSegment<Staged> segments[2];

@@ -173,15 +173,17 @@ struct ConvWorkspace {
 };
 
 // fprop by inner products: a unit of work is (group, block of result channels, block of samples), whose rows stay in
-// half of an L2 of 1 MiB.
+// half of an L2 of 1 MiB. Where they are widened a block has more of them, for each is widened once for the others.
 struct InnerProductShape {
-  static constexpr int64_t kSamples = 12, kFilters = 16;
-  static int64_t units(const ConvProblem& p, int64_t rows) {
-    return p.groups * divide_up(rows, kFilters) * divide_up(p.batch, kSamples);
+  int64_t samples = 1, filters = 1;  // of a block
+  int64_t vectors = 1;               // of a row, that are summed in registers
+  int64_t copied = 1;                // of these: where a row is read in place the last, which ends with zeros
+  static constexpr InnerProductShape of(bool in_place) {
+    constexpr int64_t kWidened = kReductionBlock / 4;
+    return in_place ? InnerProductShape{12, 16, kReductionBlock, 1} : InnerProductShape{48, 32, kWidened, kWidened};
   }
-  // Per-thread workspace: of each row the vector at its end, or where rows are widened a chunk.
-  static int64_t workspace_bytes(bool in_place, int64_t vector_bytes) {
-    return (kSamples + kFilters) * vector_bytes * (in_place ? 1 : kReductionBlock);
+  int64_t units(const ConvProblem& p, int64_t rows) const {
+    return p.groups * divide_up(rows, filters) * divide_up(p.batch, samples);
   }
 };
 

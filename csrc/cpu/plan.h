@@ -62,6 +62,7 @@ struct ConvPlan {
   WinogradShape winograd;
   WinogradWgradShape winograd_wgrad;
   Col2imShape col2im;
+  InnerProductShape inner_product;
   GroupedShape grouped;
   // Banded.
   int64_t band_rows = 1;

@@ -154,7 +154,7 @@ void run_inner_product(const PlanRequest& request, const ConvPlan& plan, const K
   const Workspace workspace(plan);
   job.packed_bias = workspace.shared();
   if (job.epilogue.bias) kernels.pack_bias(job);
-  for_each_worker(plan.workers, InnerProductShape::units(request.problem, job.rows),
+  for_each_worker(plan.workers, plan.inner_product.units(request.problem, job.rows),
                   [&](int64_t worker, int64_t begin, int64_t end) {
                     kernels.run_inner_product(job, begin, end, workspace.of_worker(worker));
                   });
