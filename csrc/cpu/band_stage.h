@@ -6,15 +6,19 @@ template <class T, class A, class Product = MultiplyAdd<A>>
 class BandStager {
  public:
   // `channels`: those of the image. Where the product takes pairs of them, so does `fill`.
+  // Channels of the stage stand `distance` apart.
+  BandStager(const ImageReader<T>& image, const Band& band, int64_t channels, int64_t distance)
+      : image_(image), band_(band), channels_(channels), distance_(distance) {}
   BandStager(const ImageReader<T>& image, const Band& band, int64_t channels)
-      : image_(image), band_(band), channels_(channels) {}
+      : BandStager(image, band, channels, band.channel_size) {}
 
   void fill(int64_t n, int64_t depth, int64_t qd, int64_t qh, int64_t qw, A* stage) const {
     const GatherAxis* g = image_.region->axis;
-    for (int64_t c = 0; c < depth; ++c)
+    for (int64_t c = 0; c < depth; ++c) {
+      A* to = stage + c * distance_;
+      const T* channel = image_.data + n * image_.strides.outer + c * Product::kTerms * image_.strides.channel;
+      const int64_t odd = 2 * c + 1 < channels_ ? image_.strides.channel : -1;  // 0: of an expanded image
       for (int64_t t = 0; t < g[0].taps; ++t) {
-        const T* channel = image_.data + n * image_.strides.outer + c * Product::kTerms * image_.strides.channel;
-        const int64_t odd = 2 * c + 1 < channels_ ? image_.strides.channel : -1;  // 0: of an expanded image
         const int64_t d = padded_source(image_.mode, qd * g[0].step + tap_offset(g[0], t), g[0].extent);
         for (int64_t gw = 0; gw < band_.w.groups; ++gw) {
           const RowSpan span = row_span(gw, qw);
@@ -22,12 +26,14 @@ class BandStager {
             for (int64_t i = 0; i < band_.rows + band_.h.span; ++i) {
               const int64_t h = padded_source_in_reach(band_.h.source(g[1], gh, qh, i), g[1].extent);
               fill_row(d < 0 || h < 0 ? nullptr : channel + d * image_.strides.axis[0] + h * image_.strides.axis[1],
-                       odd, span, stage);
-              stage += band_.pitch;
+                       odd, span, to);
+              to += band_.pitch;
             }
           }
         }
       }
+      std::fill_n(to, band_.shared, A{0});
+    }
   }
 
  private:
@@ -52,10 +58,14 @@ class BandStager {
   void fill_row(const T* row, [[maybe_unused]] int64_t odd, const RowSpan& span, A* to) const {
     const GatherAxis& g = image_.region->axis[2];
     const int64_t len = band_.pitch, x = span.x, begin = span.begin, end = span.end;
-    for (int64_t i = 0; i < len; i += kLanes<A>) store(to + i, Vector<A>{});
-    if (!row) return;
+    const auto zero = [&](int64_t from, int64_t last) {
+      for (int64_t i = from; i < last; i += kLanes<A>) store(to + i, Vector<A>{});
+    };
+    if (!row) return zero(0, len);
     const int64_t step = image_.strides.axis[2];
+    zero(0, begin);
     if (begin < end) copy(to + begin, row + (x + begin * g.step) * step, odd, g.step * step, end - begin);
+    zero(end, len);
     if (image_.mode == PaddingMode::kZeros) return;
     const auto pad = [&](int64_t from, int64_t last) {
       for (int64_t i = from; i < last; ++i) {
@@ -77,5 +87,5 @@ class BandStager {
 
   const ImageReader<T>& image_;
   const Band& band_;
-  int64_t channels_;
+  int64_t channels_, distance_;
 };

@@ -59,6 +59,12 @@ struct Reduction {
       channel_chunk = balanced(depth, std::max<int64_t>(1, kReductionBlock / tap_chunk));
     }
   }
+  // Blocks of some channels under the taps of a part, of so many neighbours, in the order of the parts.
+  static Reduction by_part(int64_t taps, int64_t depth, int64_t part) {
+    Reduction reduction(part, depth, false);
+    reduction.taps = taps;
+    return reduction;
+  }
   // Blocks of some channels under a single tap; the taps of a chunk of channels follow each other.
   static Reduction by_tap(int64_t taps, int64_t depth) {
     Reduction reduction(taps, depth, true);

@@ -210,6 +210,9 @@ void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
   plan.thread_bytes = ConvWorkspace(plan.shape, r.tile).elements() * r.sum_bytes;
 }
 
+// Whether what is beside the source are zeros: bands are of no other gradients.
+bool reads_zeros(const PlanRequest& r) { return r.op == ConvOperator::kDgrad || r.problem.mode == PaddingMode::kZeros; }
+
 void plan_banded(const PlanRequest& r, ConvPlan& plan) {
   const int64_t threads = plan.workers, rows = gather_rows(r), groups = r.problem.groups;
   const std::vector<Region> regions = regions_of(r);
@@ -225,7 +228,7 @@ void plan_banded(const PlanRequest& r, ConvPlan& plan) {
   }
   int64_t elements = 0;
   for (const Region& region : regions) {
-    const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, plan.band_rows);
+    const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, plan.band_rows, reads_zeros(r));
     elements = std::max(elements, banded.workspace_elements(rows, r.sum_bytes));
   }
   plan.thread_bytes = kReductionBlock * static_cast<int64_t>(sizeof(int64_t)) + elements * r.sum_bytes;
@@ -314,8 +317,9 @@ std::string banded_refusal(const PlanRequest& r) {
   for (const Region& region : regions) {
     if (region.taps() > kReductionBlock)
       return "the kernel has " + std::to_string(region.taps()) + " taps, more than " + std::to_string(kReductionBlock);
-    const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, r.problem.axis[1].input);
-    if (banded.band.columns * 5 < banded.band.pitch * 3) return "padding would fill two fifths of the columns";
+    const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, r.problem.axis[1].input, reads_zeros(r));
+    if (banded.band.columns * 5 < (banded.band.pitch + banded.band.shared) * 3)
+      return "padding would fill two fifths of the columns";
     if (banded.stage_elements() * r.sum_bytes > kMostStageBytes) return "a row of the band is too long to stage";
   }
   return "";

@@ -111,7 +111,8 @@ void run_banded_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   int64_t packed = 0;
   for (const Region& region : regions) {
     RegionJob r;
-    const BandedRegion banded(region, job.rows, job.panel_depth, request.sum_bytes, plan.band_rows);
+    const BandedRegion banded(region, job.rows, job.panel_depth, request.sum_bytes, plan.band_rows,
+                              job.source_mode == PaddingMode::kZeros);
     r.region = &region;
     r.reduction = banded.reduction;
     r.packed_offset = packed;
