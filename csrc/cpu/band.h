@@ -136,15 +136,26 @@ struct BandedRegion {
       reduction = Reduction::by_part(r.taps(), depth, plane.taps());
     }
     constexpr int64_t kMostColumns = 256, kTile = 32, kLine = 64;
-    // Rows that are cut are cut into whole tiles.
     const int64_t count = r.axis[2].count;
-    const int64_t columns = count <= kMostColumns ? count : round_up(balanced(count, kMostColumns), kTile);
-    const int64_t pitch = columns + StagedAxis(r.axis[2], columns).span;
-    const int64_t fitting = kBandPartialBytes / sum_bytes / std::max<int64_t>(1, rows * pitch);
-    band = Band(plane, reduction.channel_chunk, kBlockBandBytes / sum_bytes, std::clamp<int64_t>(fitting, 1, most_rows),
-                columns, zeros);
+    if (count <= kMostColumns) {
+      band = banded(rows, count, sum_bytes, most_rows, zeros);
+    } else {  // rows are cut into whole tiles, as long as is best for the share of what is staged that is multiplied
+      double best = 0;
+      for (int64_t most = kMostColumns; most >= kTile; most -= kTile) {
+        const Band cut = banded(rows, most, sum_bytes, most_rows, zeros);
+        const double share = static_cast<double>(cut.rows * cut.columns) / static_cast<double>(cut.group_size);
+        if (share > best) band = cut, best = share;
+      }
+    }
     channel_distance = (divide_up((band.channel_size + band.shared) * sum_bytes, kLine) | 1) * kLine / sum_bytes;
     distance = round_up(band.flat_elements(), 64) + 16;
+  }
+  // A band of at most so many rows and columns.
+  Band banded(int64_t channels, int64_t columns, int64_t sum_bytes, int64_t most_rows, bool zeros) const {
+    const int64_t pitch = columns + StagedAxis(plane.axis[2], columns).span;
+    const int64_t fitting = kBandPartialBytes / sum_bytes / std::max<int64_t>(1, channels * pitch);
+    return Band(plane, reduction.channel_chunk, kBlockBandBytes / sum_bytes, std::clamp<int64_t>(fitting, 1, most_rows),
+                columns, zeros);
   }
   bool by_plane(const Region& r) const { return plane.axis[0].taps < r.axis[0].taps; }
   int64_t stage_elements() const { return reduction.channel_chunk * channel_distance + kBandSlack; }
