@@ -6,6 +6,7 @@
 #include "band.h"
 #include "col2im_plan.h"
 #include "grouped_plan.h"
+#include "inner_product_plan.h"
 #include "wgrad_plan.h"
 #include "winograd_plan.h"
 
@@ -43,10 +44,6 @@ constexpr int64_t kMostRowsOfOneTap = 8;
 // Channels of a group up to which a vector of several groups is filtered lane by lane; from twice as many on they fill
 // the vectors of a product of their own.
 constexpr int64_t kMostGroupedLanes = 8;
-// Terms from which inner products repay adding their lanes up: of so few results that panels are mostly padding, and of
-// more, which panels multiply faster once there are many samples (64 samples of 256 terms by 256: 34 us against 29;
-// one: 8 against 10).
-constexpr int64_t kFewestInnerTerms = 64, kInnerTermsOfMany = 512, kFewInnerResults = 16;
 // Below this many multiply-adds a second thread costs more to wake than it saves.
 constexpr int64_t kWorkPerThread = 1 << 16;
 
@@ -189,13 +186,6 @@ void plan_depthwise_channels(const PlanRequest& r, ConvPlan& plan) {
   }
 }
 
-void plan_inner_product(const PlanRequest& r, ConvPlan& plan) {
-  const InnerProductShape& shape = plan.inner_product =
-      InnerProductShape::of(r.element_bytes == r.sum_bytes || r.kernel_terms > 1);
-  plan.thread_bytes = (shape.samples + shape.filters) * shape.copied * r.lanes * r.sum_bytes;
-  plan.shared_bytes = r.problem.groups * r.problem.out_channels * r.sum_bytes;  // the bias
-}
-
 void plan_depthwise(const PlanRequest& r, ConvPlan& plan) { plan.thread_bytes = LanePlan(r).band.memory().bytes; }
 
 void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
@@ -209,9 +199,6 @@ void plan_packed_conv(const PlanRequest& r, ConvPlan& plan) {
   plan.shared_bytes = (weight + groups * packed_channels(plan.shape, r.tile, rows)) * r.sum_bytes;
   plan.thread_bytes = ConvWorkspace(plan.shape, r.tile).elements() * r.sum_bytes;
 }
-
-// Whether what is beside the source are zeros: bands are of no other gradients.
-bool reads_zeros(const PlanRequest& r) { return r.op == ConvOperator::kDgrad || r.problem.mode == PaddingMode::kZeros; }
 
 void plan_banded(const PlanRequest& r, ConvPlan& plan) {
   const int64_t threads = plan.workers, rows = gather_rows(r), groups = r.problem.groups;
@@ -273,17 +260,6 @@ std::string depthwise_refusal(const PlanRequest& r) {
   if (region_count(r) > kMostRegions) return too_many_regions(r);
   if (LanePlan(r).band.memory().bytes > kMostStageBytes)
     return "a band of the image with its taps needs more than " + std::to_string(kMostStageBytes >> 20) + " MiB";
-  return "";
-}
-
-std::string inner_product_refusal(const PlanRequest& r) {
-  const ConvProblem& p = r.problem;
-  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
-  if (input_pixels(p) != 1 || kernel_taps(p) != 1 || output_pixels(p) != 1) return "the image is not a single pixel";
-  if (!r.source_channels_last || !r.weight_channels_last) return "the terms of a sum are not contiguous";
-  const int64_t fewest = p.out_channels <= kFewInnerResults ? kFewestInnerTerms : kInnerTermsOfMany;
-  if (p.in_channels < fewest)
-    return "a sum has " + std::to_string(p.in_channels) + " terms, fewer than " + std::to_string(fewest);
   return "";
 }
 

@@ -112,6 +112,10 @@ inline int panel_terms(const PlanRequest& r) {
   const bool folded = r.op == ConvOperator::kDgrad && r.problem.mode != PaddingMode::kZeros;
   return folded ? 1 : r.kernel_terms;
 }
+// Whether what is beside the source are zeros: the gradient of a padding mode folds border pixels instead.
+inline bool reads_zeros(const PlanRequest& r) {
+  return r.op == ConvOperator::kDgrad || r.problem.mode == PaddingMode::kZeros;
+}
 // Channels of the panels' reduction: of the source, or pairs of them.
 inline int64_t panel_depth(const PlanRequest& r) { return divide_up(gather_depth(r), panel_terms(r)); }
 
