@@ -68,8 +68,9 @@ PlanRequest request_for(const std::string& op, const std::string& dtype, const I
 }
 
 // What cpu/conv.cpp reads off the operands, for contiguous or channels_last ones: whether the kernel's taps become
-// channels, and the layouts, also of what contract.cpp's result_format allocates. 1-D images and results of 3-D float64
-// are never channels_last, a single channel has no layout, and a single pixel is channels_last always.
+// channels, which axes are joined, and the layouts, also of what contract.cpp's result_format allocates. 1-D images and
+// results of 3-D float64 are never channels_last, a single channel has no layout, and a single pixel is channels_last
+// always.
 void set_layouts(PlanRequest& request, bool channels_last, int rank, bool is_double) {
   ConvProblem& p = request.problem;
   const int64_t in = p.groups * p.in_channels, out = p.groups * p.out_channels;
@@ -77,9 +78,11 @@ void set_layouts(PlanRequest& request, bool channels_last, int rank, bool is_dou
   const bool dense = !images || in == 1, dense_result = !results || in == 1;
   const bool dense_operands = request.op == ConvOperator::kFprop ? dense : dense && dense_result;
   if (request.packed_type && dense_operands && kernel_is_image(p)) p = taps_as_channels(p);
+  if (request.packed_type) join_pointwise_axes(p, [](int) { return true; }, [](int) {});
   const bool one_input = input_pixels(p) == 1, one_output = output_pixels(p) == 1;
   const bool input = (images && in > 1) || one_input, output = (images && out > 1) || one_output;
   request.source_channels_last = request.op == ConvOperator::kDgrad ? output : input;
+  request.weight_channels_last = kernel_taps(p) == 1;
   request.grad_channels_last = request.op == ConvOperator::kWgrad && ((results && out > 1) || one_output);
   switch (request.op) {
     case ConvOperator::kFprop: request.result_channels_last = (results && out > 1) || one_output; break;

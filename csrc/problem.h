@@ -89,6 +89,36 @@ inline ConvProblem taps_as_channels(ConvProblem p) {
   return p;
 }
 
+// Whether windows along an axis are single elements, one at each: a 1 x 1 kernel has two such axes.
+inline bool is_pointwise(const ConvAxis& a) { return a.kernel == 1 && a.stride == 1 && a.lo == 0 && a.hi == 0; }
+
+// Leaves an axis out: those before it move up by one.
+template <class T>
+inline void remove_axis(T (&axis)[kSpatialAxes], int index) {
+  for (int i = index; i > 0; --i) axis[i] = axis[i - 1];
+  axis[0] = T{};
+}
+
+// Leaves out pointwise axes of one element and joins neighbouring pointwise ones, where `continues(i)` says that axis i
+// goes on in memory where axis i + 1 ends: rows then are as long as they can be, and what windows span stands next to
+// them. `removed(i)` is told of each axis that remove_axis took away.
+template <class Continues, class Removed>
+inline void join_pointwise_axes(ConvProblem& p, Continues continues, Removed removed) {
+  const auto remove = [&](int i) {
+    remove_axis(p.axis, i);
+    removed(i);
+  };
+  for (int i = 1; i < kSpatialAxes; ++i)
+    if (is_pointwise(p.axis[i]) && p.axis[i].input == 1) remove(i);
+  for (int i = 0; i + 1 < kSpatialAxes; ++i) {
+    const ConvAxis& a = p.axis[i];
+    ConvAxis& next = p.axis[i + 1];
+    if (!is_pointwise(a) || a.input == 1 || !is_pointwise(next) || !continues(i)) continue;
+    next.input = next.output = next.input * a.input;
+    remove(i);
+  }
+}
+
 // The input coordinate that padded coordinate x reads, or -1 for a zero.
 constexpr int64_t padded_source(PaddingMode mode, int64_t x, int64_t extent) {
   if (x >= 0 && x < extent) return x;

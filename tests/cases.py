@@ -115,6 +115,8 @@ def long_reductions() -> Iterator[ConvCase]:
     yield ConvCase((5, 5), 1, (600, 17), batch=1)
     for c in (255, 256, 257, 512, 513, 1025):
         yield ConvCase((4, 3), 1, (c, 3), batch=1, bias=False)
+    yield ConvCase((1, 1), 1, (600, 17), batch=5)
+    yield ConvCase((4, 4), 4, (70, 3), batch=3)
     yield ConvCase((6, 6), 3, (512, 16), batch=1, padding=1)
     yield ConvCase((3, 5, 4), 3, (40, 33), batch=1, padding=1)
     yield ConvCase((70, 71), 3, (2, 3), batch=2, padding=1)  # wgrad sums 9940 pixels

@@ -41,6 +41,15 @@ struct StagedAxis {
   int64_t source(const GatherAxis& g, int64_t group, int64_t q, int64_t i) const {
     return (q + i) * g.step + (by_tap ? g.off0 + group * g.off_step : first + group);
   }
+  // Of the staged positions of all `positions`: how many lie before the source and as many behind it, in every group.
+  int64_t beside(const GatherAxis& g, int64_t positions) const {
+    int64_t fewest = positions + span;
+    for (int64_t group = 0; group < groups; ++group) {
+      const int64_t x = source(g, group, 0, 0), behind = divide_up(std::max<int64_t>(0, g.extent - x), g.step);
+      fewest = std::min({fewest, divide_up(std::max<int64_t>(0, -x), g.step), positions + span - behind});
+    }
+    return std::max<int64_t>(0, fewest);
+  }
 };
 
 inline constexpr int64_t kFewestColumns = 64;
@@ -49,13 +58,16 @@ struct Band {
   int64_t rows = 1, columns = 1;  // result positions; bands at the end may have fewer
   StagedAxis h, w;
   int64_t pitch = 1;         // between staged rows, and between rows of the result
+  int64_t shared = 0;        // staged columns behind a row that are those before the next one
   int64_t group_size = 1;    // elements of one (channel, depth tap, w group, h group)
   int64_t channel_size = 1;  // elements of one channel
   bool whole = false;        // one band covers a slice of the region
 
   Band() = default;
   // The longest band of at most `most_rows` whose stage takes at most `budget` elements, or a single row.
-  Band(const Region& r, int64_t depth, int64_t budget, int64_t most_rows = 64, int64_t most_columns = 1024) {
+  // With `shares_zeros` what is beside the source are zeros, and those behind a row also stand before the next.
+  Band(const Region& r, int64_t depth, int64_t budget, int64_t most_rows = 64, int64_t most_columns = 1024,
+       bool shares_zeros = false) {
     const GatherAxis *gd = &r.axis[0], *gh = &r.axis[1], *gw = &r.axis[2];
     // Columns are cut so that a row of the stage fits, and not evenly: the workspace must not depend on the remainder.
     columns = std::min(gw->count, most_columns);
@@ -64,7 +76,8 @@ struct Band {
     const int64_t staged_rows = std::max<int64_t>(1, depth) * gd->taps * w.groups * h.groups * (1 + h.span);
     columns = std::min(columns, std::max<int64_t>(kFewestColumns, budget / std::max<int64_t>(1, staged_rows) - w.span));
     w = StagedAxis(*gw, columns);
-    pitch = columns + w.span;
+    if (shares_zeros && columns == gw->count) shared = w.beside(*gw, columns);
+    pitch = columns + w.span - shared;
     // The span of the rows depends on by_tap, which depends on the rows: settle it for a tall band first.
     rows = balanced(gh->count, most_rows);
     for (int attempt = 0; attempt < 2; ++attempt) {
@@ -106,22 +119,46 @@ inline constexpr int64_t kBlockBandBytes = 128 << 10;
 inline constexpr int64_t kBandPartialBytes = 256 << 10;
 
 // How the banded algorithm covers a region: `rows` result channels, `most_rows` pixel rows a band at most.
+//
+// A reduction of several blocks is cut by depth taps first: a block then reads one plane of each channel, or, where
+// that lies beside the image, need not be multiplied.
 struct BandedRegion {
   Reduction reduction;
+  Region plane;  // the region under one depth tap of a block, the first, or all of them
   Band band;
+  int64_t channel_distance = 0;  // in the stage: an odd number of cache lines, which then fill all sets of a cache
   int64_t distance = 0;  // between the partial sums of two channels, off the powers of two that collide in a cache
   BandedRegion() = default;
-  BandedRegion(const Region& r, int64_t rows, int64_t depth, int64_t sum_bytes, int64_t most_rows)
-      : reduction(r.taps(), depth, false) {
-    constexpr int64_t kMostColumns = 256;
-    const int64_t columns = std::min(r.axis[2].count, kMostColumns);
-    const int64_t pitch = columns + StagedAxis(r.axis[2], columns).span;
-    const int64_t fitting = kBandPartialBytes / sum_bytes / std::max<int64_t>(1, rows * pitch);
-    band = Band(r, reduction.channel_chunk, kBlockBandBytes / sum_bytes, std::clamp<int64_t>(fitting, 1, most_rows),
-                kMostColumns);
+  BandedRegion(const Region& r, int64_t rows, int64_t depth, int64_t sum_bytes, int64_t most_rows, bool zeros)
+      : reduction(r.taps(), depth, false), plane(r) {
+    if (reduction.blocks() > 1 && r.axis[0].taps > 1) {
+      plane.axis[0].taps = 1;
+      reduction = Reduction::by_part(r.taps(), depth, plane.taps());
+    }
+    constexpr int64_t kMostColumns = 256, kTile = 32, kLine = 64;
+    const int64_t count = r.axis[2].count;
+    if (count <= kMostColumns) {
+      band = banded(rows, count, sum_bytes, most_rows, zeros);
+    } else {  // rows are cut into whole tiles, as long as is best for the share of what is staged that is multiplied
+      double best = 0;
+      for (int64_t most = kMostColumns; most >= kTile; most -= kTile) {
+        const Band cut = banded(rows, most, sum_bytes, most_rows, zeros);
+        const double share = static_cast<double>(cut.rows * cut.columns) / static_cast<double>(cut.group_size);
+        if (share > best) band = cut, best = share;
+      }
+    }
+    channel_distance = (divide_up((band.channel_size + band.shared) * sum_bytes, kLine) | 1) * kLine / sum_bytes;
     distance = round_up(band.flat_elements(), 64) + 16;
   }
-  int64_t stage_elements() const { return band.stage_elements(reduction.channel_chunk) + kBandSlack; }
+  // A band of at most so many rows and columns.
+  Band banded(int64_t channels, int64_t columns, int64_t sum_bytes, int64_t most_rows, bool zeros) const {
+    const int64_t pitch = columns + StagedAxis(plane.axis[2], columns).span;
+    const int64_t fitting = kBandPartialBytes / sum_bytes / std::max<int64_t>(1, channels * pitch);
+    return Band(plane, reduction.channel_chunk, kBlockBandBytes / sum_bytes, std::clamp<int64_t>(fitting, 1, most_rows),
+                columns, zeros);
+  }
+  bool by_plane(const Region& r) const { return plane.axis[0].taps < r.axis[0].taps; }
+  int64_t stage_elements() const { return reduction.channel_chunk * channel_distance + kBandSlack; }
   // A cut region gets the budgets, so that the workspace of large images does not depend on how they are cut.
   int64_t workspace_elements(int64_t rows, int64_t sum_bytes) const {
     const int64_t needed = stage_elements() + rows * distance + 64;

@@ -2,14 +2,15 @@
 // cost more than multiplying it. Include only from engine.inl.h.
 //
 //   for each unit (region, image, group, band of result rows):                in parallel, disjoint results
-//     for each reduction block (some channels, all taps):
+//     for each reduction block (some channels, all taps of a depth or of all):
 //       stage the channels' rows of the band once                             band.h; L2
 //       for each 32 columns f of the band, each A panel: multiply_tile with B row (channel, tap) read from
 //         stage + offset(channel, tap) + f                                    no im2col, not even a panel
 //     (what a single tap reads is not staged but read where it lies, if it lies in one piece)
 //     copy the band's columns to the result, leaving out what lies between its rows
 //
-// Blocks and their order are those of the packed algorithm on NCHW images, so both give the same bits.
+// Blocks and their order are those of the packed algorithm on NCHW images, so both give the same bits, but for kernels
+// with a depth (BandedRegion).
 #pragma once
 
 template <class T, class A, class Product>
@@ -37,23 +38,33 @@ class BandedConv {
     const int64_t rows = std::min(band.rows, g[1].count - qh), columns = std::min(band.columns, g[2].count - qw);
 
     const Reduction& reduction = plan_.reduction;
+    bool started = false;
     for (int64_t b = 0; b < reduction.blocks(); ++b) {
-      const Block block = reduction.block(b);
+      Block block = reduction.block(b);
+      if (by_plane_) {
+        GatherAxis& plane = plan_.plane.axis[0];
+        plane.off0 = tap_offset(g[0], block.tap / block.taps);
+        if (padded_source(job_.source_mode, qd * plane.step + plane.off0, plane.extent) < 0) {
+          if (started || b + 1 < reduction.blocks()) continue;
+          block.channels = 0;  // nothing but the bias
+        }
+      }
       const ImageReader<T> image{
           static_cast<const T*>(job_.source) +
               (group * job_.depth + block.channel * Product::kTerms) * job_.source_strides.channel,
-          job_.source_strides, r->region, job_.source_mode, job_.problem};
+          job_.source_strides, &plan_.plane, job_.source_mode, job_.problem};
       const A* source = where_it_lies(image, block, n, {qd, qh, qw}, rows, columns);
-      if (region_->region->taps() == 1)
+      if (plan_.plane.taps() == 1)
         for (int64_t c = 0; c < block.channels; ++c)
-          offset_[c] = c * (source ? image.strides.channel : band.channel_size);
+          offset_[c] = c * (source ? image.strides.channel : plan_.channel_distance);
       if (!source) {
         source = stage_;
         if (block.length() > 0)
-          BandStager<T, A, Product>(image, band, job_.depth - block.channel * Product::kTerms)
+          BandStager<T, A, Product>(image, band, job_.depth - block.channel * Product::kTerms, plan_.channel_distance)
               .fill(n, block.channels, qd, qh, qw, stage_);
       }
-      multiply_block(block, b == 0, group, source, band.length(rows, columns));
+      multiply_block(block, !started, group, source, band.length(rows, columns));
+      started = true;
     }
     store_band(group, n, {qd, qh, qw}, rows, columns);
   }
@@ -64,14 +75,16 @@ class BandedConv {
   void enter(const RegionJob* r) {
     region_ = r;
     const Region& region = *r->region;
-    plan_ = BandedRegion(region, job_.rows, job_.panel_depth, sizeof(A), job_.band_rows);
+    plan_ = BandedRegion(region, job_.rows, job_.panel_depth, sizeof(A), job_.band_rows,
+                         job_.source_mode == PaddingMode::kZeros);
+    by_plane_ = plan_.by_plane(region);
     stage_ = workspace_;
     partial_ = stage_ + plan_.stage_elements();
     int64_t i = 0;
     for (int64_t c = 0; c < plan_.reduction.channel_chunk; ++c)
-      for (int64_t t = 0; t < region.taps(); ++t) {
-        const Tap tap = tap_at(region, t);
-        offset_[i++] = plan_.band.offset(region, c, tap.t[0], tap.t[1], tap.t[2]);
+      for (int64_t t = 0; t < plan_.plane.taps(); ++t) {
+        const Tap tap = tap_at(plan_.plane, t);
+        offset_[i++] = c * plan_.channel_distance + plan_.band.offset(plan_.plane, 0, tap.t[0], tap.t[1], tap.t[2]);
       }
   }
 
@@ -143,6 +156,7 @@ class BandedConv {
   A* workspace_;
   const RegionJob* region_ = nullptr;
   BandedRegion plan_;
+  bool by_plane_ = false;
   A* stage_ = nullptr;
   A* partial_ = nullptr;
 };

@@ -83,12 +83,25 @@ void merge_taps(ConvOperator op, ConvProblem& p, ConvOperands& operands) {
   for (Operand* o : {&image, &weight}) o->strides = {o->strides.outer, 1, {}};
 }
 
+// Makes the images' rows as long as their layouts allow.
+void join_axes(ConvOperator op, ConvProblem& p, ConvOperands& operands) {
+  const Operand& other = op == ConvOperator::kWgrad ? operands.weight : operands.result;
+  const auto continues = [&](int i) {
+    const auto in = [&](const Strides& s) { return s.axis[i] == s.axis[i + 1] * p.axis[i + 1].input; };
+    return in(operands.image.strides) && in(other.strides);
+  };
+  join_pointwise_axes(p, continues, [&](int i) {
+    for (Operand* o : {&operands.image, &operands.weight, &operands.result}) remove_axis(o->strides.axis, i);
+  });
+}
+
 void run(ConvOperator op, const ConvProblem& whole, ScalarType type, const ConvOperands& given) {
   const std::optional<FloatType> packed = float_type(type);
   if (!packed) return run_direct(op, whole, type, given);
   ConvProblem p = whole;
   ConvOperands operands = given;
   merge_taps(op, p, operands);
+  join_axes(op, p, operands);
   const Engine& engine = active_engine();
   PlanRequest request = make_request(op, p, engine, *packed, torch::stable::get_num_threads());
   // Images of one pixel are channels_last whatever their strides say.
@@ -103,6 +116,7 @@ void run(ConvOperator op, const ConvProblem& whole, ScalarType type, const ConvO
                                                                                              : kernel_taps(p));
   request.grad_channels_last = op == ConvOperator::kWgrad && channels_last(operands.weight, outputs);
   if (op != ConvOperator::kWgrad) request.weight_in_order = is_dense(operands.weight.strides, p.axis, p.in_channels);
+  request.weight_channels_last = operands.weight.strides.channel == 1;
   const ConvPlan plan = plan_conv(request);
   if (plan.algorithm == Algorithm::kDirect) return run_direct(op, whole, type, given);
   run_plan(request, plan, engine, *packed, operands);

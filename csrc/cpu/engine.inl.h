@@ -31,6 +31,7 @@ namespace {
 #include "grouped.h"
 #include "grouped_wgrad.h"
 #include "correlation.h"
+#include "inner_product.h"
 #include "depthwise_rows.h"
 #include "outer_wgrad.h"
 #include "banded.h"
@@ -131,6 +132,7 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
             .finish_wgrad = &finish_wgrad,
             .run_banded = &Packed::run_banded,
             .run_col2im = &Packed::run_col2im,
+            .run_inner_product = &Packed::run_inner_product,
             .run_grouped = &run_grouped,
             .run_grouped_wgrad = &run_grouped_wgrad,
             .run_depthwise_rows = &run_depthwise_rows,

@@ -43,6 +43,7 @@ Engine with_pairs(Engine engine) {
   kernels.run_banded = &PairKernels::run_banded;
   kernels.run_correlation_wgrad = &PairKernels::run_correlation_wgrad;
   kernels.run_col2im = &PairKernels::run_col2im;
+  kernels.run_inner_product = &PairKernels::run_inner_product;
   kernels.run_full_tile = &PairKernels::run_full_tile;
   engine.name = "avx512_bf16";
   return engine;

@@ -23,6 +23,7 @@ namespace {
 #include "packed_wgrad.h"
 #include "band_stage.h"
 #include "correlation.h"
+#include "inner_product.h"
 #include "banded.h"
 #include "col2im.h"
 #include "packed_kernels.h"

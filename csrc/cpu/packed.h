@@ -59,6 +59,12 @@ struct Reduction {
       channel_chunk = balanced(depth, std::max<int64_t>(1, kReductionBlock / tap_chunk));
     }
   }
+  // Blocks of some channels under the taps of a part, of so many neighbours, in the order of the parts.
+  static Reduction by_part(int64_t taps, int64_t depth, int64_t part) {
+    Reduction reduction(part, depth, false);
+    reduction.taps = taps;
+    return reduction;
+  }
   // Blocks of some channels under a single tap; the taps of a chunk of channels follow each other.
   static Reduction by_tap(int64_t taps, int64_t depth) {
     Reduction reduction(taps, depth, true);
@@ -176,6 +182,21 @@ struct ConvWorkspace {
                : shape.weight_lines   ? kReductionBlock * tile.rows * 2  // one is multiplied, the next is copied
                                       : 0) {}
   int64_t elements() const { return image + partial + widened + weight; }
+};
+
+// fprop by inner products: a unit of work is (group, block of result channels, block of samples), whose rows stay in
+// half of an L2 of 1 MiB. Where they are widened a block has more of them, for each is widened once for the others.
+struct InnerProductShape {
+  int64_t samples = 1, filters = 1;  // of a block
+  int64_t vectors = 1;               // of a row, that are summed in registers
+  int64_t copied = 1;                // of these: where a row is read in place the last, which ends with zeros
+  static constexpr InnerProductShape of(bool in_place) {
+    constexpr int64_t kWidened = kReductionBlock / 4;
+    return in_place ? InnerProductShape{12, 16, kReductionBlock, 1} : InnerProductShape{48, 32, kWidened, kWidened};
+  }
+  int64_t units(const ConvProblem& p, int64_t rows) const {
+    return p.groups * divide_up(rows, filters) * divide_up(p.batch, samples);
+  }
 };
 
 // wgrad by correlation and by outer products: a unit of work is (slice, group, block of filters, block of channels).

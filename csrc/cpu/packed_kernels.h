@@ -55,6 +55,10 @@ struct PackedKernels {
     Col2imConv<T, A, Product> conv(job, shape, static_cast<A*>(workspace));
     for (int64_t i = begin; i < end; ++i) conv.run(i);
   }
+  static void run_inner_product(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
+    InnerProduct<T, A, Product> product(job, workspace);
+    for (int64_t i = begin; i < end; ++i) product.run(i);
+  }
   static void run_correlation_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
     CorrelationWgrad<T, A, Product> wgrad(job, static_cast<std::byte*>(workspace));
     for (int64_t i = begin; i < end; ++i) wgrad.run(i);

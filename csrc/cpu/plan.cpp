@@ -6,6 +6,7 @@
 #include "band.h"
 #include "col2im_plan.h"
 #include "grouped_plan.h"
+#include "inner_product_plan.h"
 #include "line_plan.h"
 #include "wgrad_plan.h"
 #include "winograd_plan.h"
@@ -217,7 +218,7 @@ void plan_banded(const PlanRequest& r, ConvPlan& plan) {
   }
   int64_t elements = 0;
   for (const Region& region : regions) {
-    const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, plan.band_rows);
+    const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, plan.band_rows, reads_zeros(r));
     elements = std::max(elements, banded.workspace_elements(rows, r.sum_bytes));
   }
   plan.thread_bytes = kReductionBlock * static_cast<int64_t>(sizeof(int64_t)) + elements * r.sum_bytes;
@@ -295,8 +296,9 @@ std::string banded_refusal(const PlanRequest& r) {
   for (const Region& region : regions) {
     if (region.taps() > kReductionBlock)
       return "the kernel has " + std::to_string(region.taps()) + " taps, more than " + std::to_string(kReductionBlock);
-    const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, r.problem.axis[1].input);
-    if (banded.band.columns * 5 < banded.band.pitch * 3) return "padding would fill two fifths of the columns";
+    const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, r.problem.axis[1].input, reads_zeros(r));
+    if (banded.band.columns * 5 < (banded.band.pitch + banded.band.shared) * 3)
+      return "padding would fill two fifths of the columns";
     if (banded.stage_elements() * r.sum_bytes > kMostStageBytes) return "a row of the band is too long to stage";
   }
   return "";
@@ -308,6 +310,7 @@ bool is_of_operator(Algorithm algorithm, ConvOperator op) {
     case Algorithm::kCorrelation:
     case Algorithm::kOuterProduct: return op == ConvOperator::kWgrad;
     case Algorithm::kCol2im: return op == ConvOperator::kDgrad;
+    case Algorithm::kInnerProduct: return op == ConvOperator::kFprop;
     case Algorithm::kBanded: return op != ConvOperator::kWgrad;
     default: return true;
   }
@@ -321,6 +324,7 @@ std::string refusal(Algorithm algorithm, const PlanRequest& r) {
     case Algorithm::kDepthwise: return depthwise_refusal(r);
     case Algorithm::kCorrelation: return correlation_refusal(r);
     case Algorithm::kWinograd: return winograd_refusal(r);
+    case Algorithm::kInnerProduct: return inner_product_refusal(r);
     case Algorithm::kGrouped: return grouped_refusal(r);
     case Algorithm::kCol2im: return col2im_refusal(r);
     case Algorithm::kOuterProduct: return outer_product_refusal(r);
@@ -341,6 +345,7 @@ const char* algorithm_name(Algorithm algorithm) {
     case Algorithm::kDepthwiseRows: return "depthwise_rows";
     case Algorithm::kDepthwise: return "depthwise";
     case Algorithm::kCorrelation: return "correlation";
+    case Algorithm::kInnerProduct: return "inner_product";
     case Algorithm::kWinograd: return "winograd";
     case Algorithm::kGrouped: return "grouped";
     case Algorithm::kCol2im: return "col2im";
@@ -370,8 +375,8 @@ ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
   for (const Algorithm candidate :
        {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwiseRows, Algorithm::kDepthwise, Algorithm::kGrouped,
-        Algorithm::kWinograd, Algorithm::kCorrelation, Algorithm::kOuterProduct, Algorithm::kCol2im, Algorithm::kBanded,
-        Algorithm::kPacked, Algorithm::kDirect}) {
+        Algorithm::kInnerProduct, Algorithm::kWinograd, Algorithm::kCorrelation, Algorithm::kOuterProduct,
+        Algorithm::kCol2im, Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
     if (!is_of_operator(candidate, request.op)) continue;
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
@@ -385,6 +390,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
     case Algorithm::kDepthwise: plan_depthwise(request, plan); break;
     case Algorithm::kCorrelation: plan_correlation(request, plan); break;
     case Algorithm::kWinograd: plan_winograd(request, plan); break;
+    case Algorithm::kInnerProduct: plan_inner_product(request, plan); break;
     case Algorithm::kGrouped: plan_grouped(request, plan); break;
     case Algorithm::kCol2im: plan_col2im(request, plan); break;
     case Algorithm::kOuterProduct: plan_outer_product(request, plan); break;

@@ -18,6 +18,7 @@ enum class Algorithm {
   kDepthwiseRows,
   kDepthwise,
   kGrouped,
+  kInnerProduct,
   kWinograd,
   kCorrelation,
   kOuterProduct,
@@ -35,6 +36,7 @@ struct PlanRequest {
   bool source_channels_last = false;  // the gathered image's channels are contiguous
   bool result_channels_last = false;  // the result's channels are contiguous
   bool grad_channels_last = false;    // wgrad: those of grad_output are
+  bool weight_channels_last = false;  // fprop: the terms of a result channel under a tap are contiguous in the weight
   Tile tile;                          // of the engine, for the element type
   int lanes = 16;                     // of a vector of the sum type
   int element_bytes = 4;              // of the element type
@@ -61,6 +63,7 @@ struct ConvPlan {
   WinogradShape winograd;
   WinogradWgradShape winograd_wgrad;
   Col2imShape col2im;
+  InnerProductShape inner_product;
   GroupedShape grouped;
   // Banded.
   int64_t band_rows = 1;
@@ -109,6 +112,10 @@ inline int64_t gather_depth(const PlanRequest& r) {
 inline int panel_terms(const PlanRequest& r) {
   const bool folded = r.op == ConvOperator::kDgrad && r.problem.mode != PaddingMode::kZeros;
   return folded ? 1 : r.kernel_terms;
+}
+// Whether what is beside the source are zeros: the gradient of a padding mode folds border pixels instead.
+inline bool reads_zeros(const PlanRequest& r) {
+  return r.op == ConvOperator::kDgrad || r.problem.mode == PaddingMode::kZeros;
 }
 // Channels of the panels' reduction: of the source, or pairs of them.
 inline int64_t panel_depth(const PlanRequest& r) { return divide_up(gather_depth(r), panel_terms(r)); }

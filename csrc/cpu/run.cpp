@@ -111,7 +111,8 @@ void run_banded_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
   int64_t packed = 0;
   for (const Region& region : regions) {
     RegionJob r;
-    const BandedRegion banded(region, job.rows, job.panel_depth, request.sum_bytes, plan.band_rows);
+    const BandedRegion banded(region, job.rows, job.panel_depth, request.sum_bytes, plan.band_rows,
+                              job.source_mode == PaddingMode::kZeros);
     r.region = &region;
     r.reduction = banded.reduction;
     r.packed_offset = packed;
@@ -146,6 +147,18 @@ void run_col2im(const PlanRequest& request, const ConvPlan& plan, const Kernels&
   for_each_worker(plan.workers, units, [&](int64_t worker, int64_t begin, int64_t end) {
     kernels.run_col2im(job, shape, begin, end, workspace.of_worker(worker));
   });
+}
+
+void run_inner_product(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                       const ConvOperands& operands) {
+  ConvJob job = make_job(request, plan, operands);
+  const Workspace workspace(plan);
+  job.packed_bias = workspace.shared();
+  if (job.epilogue.bias) kernels.pack_bias(job);
+  for_each_worker(plan.workers, plan.inner_product.units(request.problem, job.rows),
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_inner_product(job, begin, end, workspace.of_worker(worker));
+                  });
 }
 
 void run_grouped(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
@@ -288,6 +301,7 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& en
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast: return run_depthwise_channels(request, plan, kernels, operands);
     case Algorithm::kDepthwise: return run_depthwise_conv(request, plan, kernels, operands);
+    case Algorithm::kInnerProduct: return run_inner_product(request, plan, kernels, operands);
     case Algorithm::kWinograd: return run_winograd_conv(request, plan, engine, type, operands);
     case Algorithm::kDepthwiseRows: return run_depthwise_rows(request, plan, kernels, operands);
     case Algorithm::kGrouped: return run_grouped(request, plan, kernels, operands);

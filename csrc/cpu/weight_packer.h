@@ -49,15 +49,17 @@ struct WeightPacker {
                     block.channel * Product::kTerms * job.weight_depth;
     const int64_t rows = std::min(width, job.rows - start);
     int64_t offset[kReductionBlock];  // of each tap in the weight
-    // The channels of a single tap are in order either way.
-    bool contiguous = job.weight_depth == block.taps && (!r.reduction.channels_inner || block.taps == 1);
+    bool neighbours = true;
     for (int64_t t = 0; t < block.taps; ++t) {
       const Tap tap = tap_at(*r.region, block.tap + t);
       offset[t] = 0;
       for (int i = 0; i < kSpatialAxes; ++i)
         offset[t] += (r.region->axis[i].tap0 + tap.t[i] * r.region->axis[i].tap_step) * job.weight_tap[i];
-      contiguous = contiguous && offset[t] == offset[0] + t;
+      neighbours = neighbours && offset[t] == offset[0] + t;
     }
+    // The channels of a single tap are in order either way.
+    const bool contiguous =
+        neighbours && job.weight_depth == block.taps && (!r.reduction.channels_inner || block.taps == 1);
     const int64_t channel_step = r.reduction.channel_step(block), tap_step = r.reduction.tap_step(block);
     if constexpr (Product::kTerms == 2) {
       const int64_t channels = job.depth - 2 * block.channel;
@@ -71,6 +73,13 @@ struct WeightPacker {
     if (contiguous) {  // fprop's contiguous weight: each row is one run of the block
       list_rows(offset[0]);
       return transpose_rows(row, static_cast<int>(width), block.length(), to);
+    }
+    if (neighbours && block.taps > 1 && !r.reduction.channels_inner) {  // some of fprop's taps: a run a channel
+      for (int64_t c = 0; c < block.channels; ++c) {
+        list_rows(offset[0] + c * job.weight_depth);
+        transpose_rows(row, static_cast<int>(width), block.taps, to + c * channel_step * width);
+      }
+      return;
     }
     if (job.weight_row == 1) {  // dgrad's 1x1 or channels_last weight has lines of the panel's layout
       for (int64_t t = 0; t < block.taps; ++t)

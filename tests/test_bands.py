@@ -1,0 +1,112 @@
+"""Staged bands of 3-D kernels, and images whose pointwise axes are joined into longer rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import convext
+from tests.cases import LAYOUTS, MODES, ConvCase
+from tests.guarded import guarded
+from tests.reference import OPERATORS, call, check, operands
+from tests.test_plan import plan_of
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def banded() -> Iterator[ConvCase]:
+    """Several blocks of a depth tap each: beside the image at either end, all of them; strides, dilation, modes."""
+    yield ConvCase((6, 9, 11), 3, (40, 16), batch=1, padding=1)
+    yield ConvCase((5, 8, 24), 5, (8, 16), padding=2)
+    yield ConvCase((7, 9, 10), 3, (33, 15), stride=2, padding=1)
+    yield ConvCase((3, 8, 9), 3, (30, 5), padding=((3, 4), (1, 1), (2, 0)))  # depths of padding alone
+    yield ConvCase((9, 7, 8), (3, 2, 4), (24, 7), padding=((2, 1), (0, 1), (3, 2)), dilation=(2, 1, 1), bias=False)
+    yield ConvCase((4, 20, 19), (2, 7, 7), (6, 20), padding=(1, 3, 3), stride=(1, 2, 2))
+    yield ConvCase((4, 6, 300), (3, 3, 2), (20, 6), batch=1, padding=1)
+    for mode in MODES[1:]:
+        yield ConvCase((5, 6, 7), 3, (40, 9), padding=2, padding_mode=mode)
+
+
+def joined() -> Iterator[ConvCase]:
+    """A kernel along one axis or none: rows are planes, or volumes, wherever the layout has them follow each other."""
+    for layout in LAYOUTS:
+        yield ConvCase((5, 12, 28), (3, 1, 1), (70, 20), padding=(1, 0, 0), layout=layout)
+        yield ConvCase((5, 9, 10), (2, 1, 1), (20, 33), stride=(2, 1, 1), layout=layout)
+        yield ConvCase((3, 7, 9), 1, (40, 17), layout=layout)
+        yield ConvCase((13, 11), 1, (33, 70), layout=layout)
+        yield ConvCase((17, 1), (3, 1), (9, 12), padding=(1, 0), layout=layout)
+        yield ConvCase((4, 1, 15), (2, 1, 1), (9, 12), layout=layout)
+    yield ConvCase((6, 8, 9), (1, 1, 3), (20, 12), padding=(0, 0, 1), stride=(1, 1, 2))
+    yield ConvCase((6, 8, 9), (1, 3, 1), (20, 12), groups=2)
+    yield ConvCase((6, 8, 9), (3, 1, 1), (17, 17), groups=17, padding=(2, 0, 0))
+    yield ConvCase((6, 8, 9), (3, 1, 1), (6, 4), padding=(1, 0, 0), padding_mode="circular")
+    yield ConvCase((4, 40, 41), (3, 1, 1), (64, 32), batch=1, padding=(1, 0, 0))
+
+
+BANDED, JOINED = list(banded()), list(joined())
+
+
+@pytest.mark.parametrize("draw", ("integers", "normal"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", BANDED + JOINED, ids=lambda c: c.id)
+def test_against_torch_in_float64(case: ConvCase, dtype: torch.dtype, draw: str, seed: int) -> None:
+    with convext.backends.winograd.flags(enabled=False):
+        for operator in OPERATORS:
+            assert not check(operator, case, dtype, draw, seed=seed, isa=convext.backends.cpu.isa_levels())
+
+
+@pytest.mark.parametrize("case", (*BANDED[:7], *JOINED[:2], JOINED[-1]), ids=lambda c: c.id)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_bits_do_not_depend_on_threads_or_batch(case: ConvCase, dtype: torch.dtype, threads: None, isa: str) -> None:
+    with convext.backends.winograd.flags(enabled=False):
+        for operator in ("fprop", "dgrad"):
+            of = dataclasses.replace(case.transposed if operator == "dgrad" else case, batch=3)
+            image, *rest = operands(operator, of, dtype, "normal", 1)
+            assert image is not None
+            results = []
+            for count in (1, 2, 5):
+                torch.set_num_threads(count)
+                results.append(call(operator, of, [image, *rest]))
+            assert all(torch.equal(r, results[0]) for r in results), operator
+            one = dataclasses.replace(of, batch=1)
+            for n in range(3):
+                assert torch.equal(call(operator, one, [image[n : n + 1], *rest])[0], results[0][n]), operator
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected as Linux does it")
+@pytest.mark.cpu_only("of the CPU's memory")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nothing_is_read_beyond_the_operands(dtype: torch.dtype, isa: str) -> None:
+    with convext.backends.winograd.flags(enabled=False):
+        for case in (*BANDED, *JOINED[:6], *JOINED[-5:]):
+            for operator in OPERATORS:
+                of = case.transposed if operator == "dgrad" else case
+                tensors = [t if t is None else guarded(t) for t in operands(operator, of, dtype, "normal", 2)]
+                assert torch.isfinite(call(operator, of, tensors)).all()
+
+
+@pytest.mark.cpu_only("of the CPU's plans")
+def test_a_band_multiplies_no_depth_of_padding() -> None:
+    """An infinite weight of a depth tap reaches no result at which that tap reads padding."""
+    case = ConvCase((6, 9, 11), 3, (40, 16), batch=1, padding=1)
+    with convext.backends.winograd.flags(enabled=False):
+        assert plan_of("fprop", case).algorithm == "banded"
+        x, w = torch.rand(case.input_shape) + 0.5, torch.rand(case.weight_shape) + 0.5
+        w[:, :, 0] = float("inf")
+        y = convext.functional.conv3d(x, w, padding=1)
+    assert torch.isfinite(y[:, :, 0]).all() and not torch.isfinite(y[:, :, 1:]).any()
+
+
+@pytest.mark.cpu_only("of the CPU's plans")
+def test_joined_axes_have_one_plan() -> None:
+    """What is one matrix product is planned as one, however its pixels are numbered."""
+    for operator in OPERATORS:
+        plans = [
+            plan_of(operator, ConvCase(size, 1, (40, 48), batch=1))
+            for size in ((720,), (24, 30), (2, 12, 30), (720, 1))
+        ]
+        assert all(plan == plans[0] for plan in plans), operator
