@@ -81,6 +81,7 @@ struct FetchPlan {
 template <class A, Fetch kFetch>
 class Fetcher {
  public:
+  Fetcher() = default;
   explicit Fetcher(const FetchPlan<A>& plan) : second_(plan.second) {
     if constexpr (kFetch != Fetch::kWhole) std::memcpy(&index_, plan.lanes, sizeof index_);
     if constexpr (kFetch == Fetch::kJoined) std::memcpy(&mask_, plan.lanes + kLanes<A>, sizeof mask_);
@@ -98,7 +99,7 @@ class Fetcher {
 
  private:
   LaneIndices<A> index_ = {}, mask_ = {};
-  int64_t second_;
+  int64_t second_ = 0;
 };
 
 // Planes that vectors may be loaded from: where they lie, or copied.
@@ -169,13 +170,13 @@ inline void for_each_row_run(const GatherAxis& g, int most, Visit visit) {
                    [&](int64_t first, int64_t step, int count) { visit(first, step, count, tap_offset(g, first)); });
 }
 
-// Taps of one column whose source rows follow each other, `first` elements from the tile's source on.
+// Taps of some columns, of rows that read source rows one position apart, `first` elements from the tile's source on.
 template <class A>
 struct ShiftedPass {
-  FetchPlan<A> fetch;
-  int64_t first, begin, end;    // position rows [begin, end) from which the first tap reads inside of the image
-  int64_t weight, weight_step;  // of the first tap; between taps
-  int count;
+  const FetchPlan<A>* columns;
+  int64_t first, begin, end;  // position rows [begin, end) from which the first tap reads inside of the image
+  int64_t weight, row_step, column_step;  // of the first tap; between taps
+  int rows, count;                        // of taps, and columns of them
 };
 
 template <class A>
@@ -190,29 +191,51 @@ struct ShiftedTile {
   int64_t to_pitch;
 };
 
-template <class A, int kRows, int kTaps, Fetch kFetch, bool kShared>
+inline constexpr int kMostShiftedColumns = 3;
+
+template <class A, int kRows, int kTaps, int kColumns, Fetch kFetch, bool kShared>
 [[gnu::always_inline]] inline void add_shifted(const ShiftedPass<A>& pass, const ShiftedTile<A>& tile,
                                                Vector<A> (&sum)[kRows]) {
-  Vector<A> w[kTaps];
+  std::conditional_t<kShared, Vector<A>, A> w[kTaps][kColumns];
+  int64_t column[kColumns];
+  Fetcher<A, kFetch> fetch[kColumns];
+#pragma GCC unroll 3
+  for (int j = 0; j < kColumns; ++j) {
+    fetch[j] = Fetcher<A, kFetch>(pass.columns[j]);
+    column[j] = pass.columns[j].first;
 #pragma GCC unroll 4
-  for (int k = 0; k < kTaps; ++k) {
-    const int64_t tap = pass.weight + k * pass.weight_step;
-    if constexpr (kShared) {
-      w[k] = load(tile.weight + tap * kLanes<A>);
-    } else {
-      w[k] = Vector<A>{} + tile.weight[tap];
+    for (int k = 0; k < kTaps; ++k) {
+      const int64_t tap = pass.weight + k * pass.row_step + j * pass.column_step;
+      if constexpr (kShared) {
+        w[k][j] = load(tile.weight + tap * kLanes<A>);
+      } else {
+        w[k][j] = tile.weight[tap];
+      }
     }
   }
-  const Fetcher<A, kFetch> fetch(pass.fetch);
   const A* from = tile.source + pass.first + tile.row * tile.pitch;
   const int64_t begin = pass.begin - tile.row, end = pass.end - tile.row;
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows + kTaps - 1; ++i) {
+  for (int i = 0; i < kRows + kTaps - 1; ++i, from += tile.pitch) {
     if (i < begin || i >= end) continue;
-    const Vector<A> x = fetch(from + i * tile.pitch);
+#pragma GCC unroll 3
+    for (int j = 0; j < kColumns; ++j) {
+      const Vector<A> x = fetch[j](from + column[j]);
 #pragma GCC unroll 4
-    for (int k = 0; k < kTaps; ++k)
-      if (i - k >= 0 && i - k < kRows) sum[i - k] += w[k] * x;
+      for (int k = 0; k < kTaps; ++k)
+        if (i - k >= 0 && i - k < kRows) sum[i - k] += w[k][j] * x;
+    }
+  }
+}
+
+template <class A, int kRows, int kColumns, Fetch kFetch, bool kShared>
+[[gnu::always_inline]] inline void add_columns(const ShiftedPass<A>& pass, const ShiftedTile<A>& tile,
+                                               Vector<A> (&sum)[kRows]) {
+  switch (pass.rows) {
+    case 1: return add_shifted<A, kRows, 1, kColumns, kFetch, kShared>(pass, tile, sum);
+    case 2: return add_shifted<A, kRows, 2, kColumns, kFetch, kShared>(pass, tile, sum);
+    case 3: return add_shifted<A, kRows, 3, kColumns, kFetch, kShared>(pass, tile, sum);
+    default: return add_shifted<A, kRows, kMostPassRows, kColumns, kFetch, kShared>(pass, tile, sum);
   }
 }
 
@@ -220,10 +243,9 @@ template <class A, int kRows, Fetch kFetch, bool kShared>
 [[gnu::always_inline]] inline void add_pass(const ShiftedPass<A>& pass, const ShiftedTile<A>& tile,
                                             Vector<A> (&sum)[kRows]) {
   switch (pass.count) {
-    case 1: return add_shifted<A, kRows, 1, kFetch, kShared>(pass, tile, sum);
-    case 2: return add_shifted<A, kRows, 2, kFetch, kShared>(pass, tile, sum);
-    case 3: return add_shifted<A, kRows, 3, kFetch, kShared>(pass, tile, sum);
-    default: return add_shifted<A, kRows, kMostPassRows, kFetch, kShared>(pass, tile, sum);
+    case 1: return add_columns<A, kRows, 1, kFetch, kShared>(pass, tile, sum);
+    case 2: return add_columns<A, kRows, 2, kFetch, kShared>(pass, tile, sum);
+    default: return add_columns<A, kRows, kMostShiftedColumns, kFetch, kShared>(pass, tile, sum);
   }
 }
 
@@ -234,7 +256,7 @@ void filter_shifted(const ShiftedTile<A>& tile) {
     if constexpr (kShared) {
       add_pass<A, kRows, Fetch::kJoined, true>(*pass, tile, sum);
     } else {
-      switch (pass->fetch.kind) {
+      switch (pass->columns->kind) {
         case Fetch::kWhole: add_pass<A, kRows, Fetch::kWhole, false>(*pass, tile, sum); break;
         case Fetch::kShifted: add_pass<A, kRows, Fetch::kShifted, false>(*pass, tile, sum); break;
         case Fetch::kJoined: add_pass<A, kRows, Fetch::kJoined, false>(*pass, tile, sum); break;
@@ -245,14 +267,15 @@ void filter_shifted(const ShiftedTile<A>& tile) {
   for (int i = 0; i < kRows; ++i) store(tile.to + i * tile.to_pitch, tile.bias + sum[i]);
 }
 
-template <class A, bool kShared, std::size_t... I>
-constexpr auto filter_shifted_functions(std::index_sequence<I...>) {
-  return std::array{&filter_shifted<A, static_cast<int>(I) + 1, kShared>...};
-}
-// kFilterShifted<A, shared>[rows - 1]
+// Rows that a tile of so many is computed with: of all sizes, three are compiled.
+constexpr int64_t shifted_rows(int64_t rows) { return rows <= 4 ? 4 : rows == 8 ? 8 : 7; }
+
 template <class A, bool kShared>
-inline constexpr auto kFilterShifted =
-    filter_shifted_functions<A, kShared>(std::make_index_sequence<kShiftedTileRows>{});
+inline void filter_tile(const ShiftedTile<A>& tile, int64_t rows) {
+  if (rows == 8) return filter_shifted<A, 8, kShared>(tile);
+  if (rows == 7) return filter_shifted<A, 7, kShared>(tile);
+  filter_shifted<A, 4, kShared>(tile);
+}
 
 // fprop and dgrad; a unit is a group of an image, or two that share vectors.
 template <class T, class A>
@@ -262,8 +285,8 @@ class DepthwiseShifted {
       : DepthwiseShifted(job, shape, workspace, ShiftedWorkspace(shape, kLanes<A>, sizeof(A))) {}
 
   void run(int64_t unit) {
-    const int64_t groups = job_.problem->groups, of_image = divide_up(groups, shape_.planes);
-    const int64_t n = unit / of_image, group = unit % of_image * shape_.planes;
+    const int64_t groups = job_.problem->groups, of_image = (groups + shape_.planes - 1) / shape_.planes;
+    const int64_t n = unit / of_image, group = (unit - n * of_image) * shape_.planes;
     planes_ = std::min(shape_.planes, groups - group);
     if (reader_.enter(n, group * shape_.depth, planes_ * shape_.depth, shape_.planes * shape_.depth)) list_passes();
     for (int64_t m = 0; m < shape_.multiplier; ++m) {
@@ -271,9 +294,8 @@ class DepthwiseShifted {
       enter_filter(group, m, channel);
       const Strides& r = job_.result_strides;
       T* result = static_cast<T*>(job_.result) + n * r.outer + channel * r.channel;
-      const Panels tiles(divide_up(shape_.height, shape_.row_phases), kShiftedTileRows);
-      for (int64_t i = 0; i < tiles.count; ++i)
-        for (int64_t v = 0; v < shape_.vectors; ++v) run_tile(v, tiles.start(i), tiles.rows(i), result);
+      for (int64_t i = 0; i < tiles_.count; ++i)
+        for (int64_t v = 0; v < shape_.vectors; ++v) run_tile(v, tiles_.start(i), tiles_.rows(i), result);
     }
   }
 
@@ -284,15 +306,22 @@ class DepthwiseShifted {
       : job_(job),
         shape_(shape),
         epilogue_(job),
+        tiles_(divide_up(shape.height, shape.row_phases), kShiftedTileRows),
         passes_(reinterpret_cast<ShiftedPass<A>*>(workspace + at.passes)),
+        fetches_(reinterpret_cast<FetchPlan<A>*>(workspace + at.fetches)),
         lanes_(reinterpret_cast<LaneInteger<A>*>(workspace + at.lanes_of_taps)),
         weight_(reinterpret_cast<A*>(workspace + at.weight)),
         sums_(reinterpret_cast<A*>(workspace + at.sums)),
         reader_(job.source, job.source_strides, job.problem->batch, job.problem->groups * shape.depth,
                 shape.source_height, shape.source_width, reinterpret_cast<A*>(workspace + at.source)) {
     static_assert(sizeof(ShiftedPass<A>) <= ShiftedWorkspace::kPassBytes);
+    static_assert(sizeof(FetchPlan<A>) <= ShiftedWorkspace::kFetchBytes);
     const int64_t* axis = job.weight_tap;
     const int64_t columns = shape.column_taps;
+    chunk_ = W / shape.planes * shape.column_phases;
+    const int64_t room = shape.height * shape.width - chunk_;
+    if (shape.vectors == 1 && job.result_strides.axis[1] == shape.width && room >= 0)
+      spilling_ = room / shape.width + 1;
     dense_weight_ = std::is_same_v<T, A> && shape.planes == 1 && (columns == 1 || axis[2] == 1) &&
                     (shape.taps == columns || axis[1] == columns);
   }
@@ -303,34 +332,42 @@ class DepthwiseShifted {
   // The vector's first position: the last vector starts early.
   int64_t start(int64_t vector) const { return std::max<int64_t>(0, std::min(vector * W, shape_.positions - W)); }
 
-  // passes_[vector][row phase][column phase], the taps of a region each; what they read of the lanes is kept for each
-  // column of taps.
+  // passes_[vector][row phase][column phase], those of a region each; fetches_[vector][row phase][column of taps].
   void list_passes() {
-    const int64_t depth_step = dense_weight_ ? job_.weight_depth : shape_.taps;
+    const int64_t depth_step = dense_weight_ ? job_.weight_depth : shape_.taps, columns = shape_.column_taps;
     int64_t made = 0;
     for (int64_t v = 0; v < shape_.vectors; ++v)
-      for (int64_t ph = 0; ph < shape_.row_phases; ++ph)
+      for (int64_t ph = 0; ph < shape_.row_phases; ++ph) {
+        FetchPlan<A>* fetches = fetches_ + (v * shape_.row_phases + ph) * columns;
         for (int64_t pw = 0; pw < shape_.column_phases; ++pw) {
           const GatherAxis &h = region(ph, pw).axis[1], &w = region(ph, pw).axis[2];
+          const Panels parts(w.taps, kMostShiftedColumns);
+          for (int64_t t = 0; t < w.taps; ++t)
+            fetches[t] = FetchPlan<A>(shape_.planes, reader_.distance(), start(v), 0, w.count - start(v), w.step,
+                                      tap_offset(w, t), w.extent, lanes_ + (fetches + t - fetches_) * 2 * W);
           pass_starts_[ph][pw] = v == 0 ? made : pass_starts_[ph][pw];
           for (int64_t c = 0; c < shape_.depth; ++c)
-            for (int64_t tw = 0; tw < w.taps; ++tw) {
-              const int64_t column = w.tap0 + tw * w.tap_step;  // of the kernel
-              const FetchPlan<A> fetch(shape_.planes, reader_.distance(), start(v), 0, w.count - start(v), w.step,
-                                       tap_offset(w, tw), w.extent, lanes_ + (v * shape_.column_taps + column) * 2 * W);
+            for (int64_t i = 0; i < parts.count; ++i) {
+              FetchPlan<A>* part = fetches + parts.start(i);
+              for (int64_t t = 1; t < parts.rows(i); ++t) part->kind = std::max(part->kind, part[t].kind);
               for_each_row_run(h, kMostPassRows, [&](int64_t first, int64_t step, int count, int64_t row) {
-                passes_[made++] = {fetch,
-                                   c * reader_.distance() + row * reader_.pitch() + fetch.first,
-                                   positions_below(row, h.step),
-                                   positions_below(row - h.extent, h.step),
-                                   c * depth_step + (h.tap0 + first * h.tap_step) * shape_.column_taps + column,
-                                   step * h.tap_step * shape_.column_taps,
-                                   count};
+                passes_[made++] = {
+                    part,
+                    c * reader_.distance() + row * reader_.pitch(),
+                    positions_below(row, h.step),
+                    positions_below(row - h.extent, h.step),
+                    c * depth_step + (h.tap0 + first * h.tap_step) * columns + w.tap0 + parts.start(i) * w.tap_step,
+                    step * h.tap_step * columns,
+                    w.tap_step,
+                    count,
+                    static_cast<int>(parts.rows(i))};
               });
             }
           if (v == 0) pass_counts_[ph][pw] = made - pass_starts_[ph][pw];
+          fetches += w.taps;
         }
-    passes_of_vector_ = made / std::max<int64_t>(1, shape_.vectors);
+      }
+    passes_of_vector_ = made / shape_.vectors;
   }
 
   // The weight and the bias of result channel m of a group, or those of two groups in the halves of vectors.
@@ -372,23 +409,17 @@ class DepthwiseShifted {
     const Strides& r = job_.result_strides;
     const int64_t row_phases = shape_.row_phases, column_phases = shape_.column_phases;
     const int64_t first = row * row_phases, lines = std::min(rows * row_phases, shape_.height - first);
-    const int64_t column = start(vector) * column_phases, chunk = W / shape_.planes * column_phases;
-    const int64_t length = std::min(shape_.width - column, chunk);
+    const int64_t column = start(vector) * column_phases, length = std::min(shape_.width - column, chunk_);
     T* to = result + first * r.axis[1] + column * r.axis[2];
-    // Lines that may be written beyond their ends, for the next one overwrites that.
-    const bool spills = shape_.vectors == 1 && r.axis[1] == shape_.width;
-    const int64_t room = (shape_.height - first) * shape_.width - chunk;
-    const int64_t spilling = length == chunk       ? lines
-                             : !spills || room < 0 ? 0
-                                                   : std::min(lines, room / shape_.width + 1);
+    const int64_t spilling = length == chunk_ ? lines : std::clamp<int64_t>(spilling_ - first, 0, lines);
     const bool plain = std::is_same_v<T, A> && epilogue_.is_bias() && r.axis[2] == 1;
     if constexpr (std::is_same_v<T, A>)
-      if (plain && spilling == lines && chunk == W && shape_.planes == 1 && row_phases == 1)
+      if (plain && spilling == shifted_rows(lines) && chunk_ == W && shape_.planes == 1 && row_phases == 1)
         return sum(vector, 0, 0, row, lines, to, r.axis[1]);
     const int64_t distance = column_phases * W;
-    for (int64_t ph = 0; ph < row_phases; ++ph) {
-      const int64_t height = divide_up(lines - ph, row_phases);
-      for (int64_t pw = 0; pw < column_phases && height > 0; ++pw)
+    for (int64_t ph = 0; ph < std::min(row_phases, lines); ++ph) {
+      const int64_t height = row_phases == 1 ? lines : (lines + 1 - ph) / kMostPhases;
+      for (int64_t pw = 0; pw < column_phases; ++pw)
         sum(vector, ph, pw, row, height, sums_ + ph * distance + pw * W, row_phases * distance);
     }
     if (column_phases > 1) {
@@ -399,10 +430,10 @@ class DepthwiseShifted {
       }
     }
     for (int64_t p = 0; p < planes_; ++p, to += r.channel) {
-      const A* from = sums_ + p * chunk;
+      const A* from = sums_ + p * chunk_;
       if constexpr (std::is_same_v<T, A>)
         if (plain) {
-          put_lines(to, r.axis[1], from, distance, spilling, chunk);
+          put_lines(to, r.axis[1], from, distance, spilling);
           for (int64_t i = spilling; i < lines; ++i) copy_row(to + i * r.axis[1], from + i * distance, length);
           continue;
         }
@@ -416,15 +447,16 @@ class DepthwiseShifted {
     const ShiftedPass<A>* passes = passes_ + vector * passes_of_vector_ + pass_starts_[row_phase][column_phase];
     const ShiftedTile<A> tile{
         passes, pass_counts_[row_phase][column_phase], filter_, bias_, reader_.planes(), row, pitch, to, to_pitch};
-    (shape_.planes > 1 ? kFilterShifted<A, true> : kFilterShifted<A, false>)[static_cast<std::size_t>(rows - 1)](tile);
+    if (shape_.planes > 1) return filter_tile<A, true>(tile, shifted_rows(rows));
+    filter_tile<A, false>(tile, shifted_rows(rows));
   }
 
-  static void put_lines(A* to, int64_t pitch, const A* from, int64_t distance, int64_t lines, int64_t chunk) {
+  void put_lines(A* to, int64_t pitch, const A* from, int64_t distance, int64_t lines) const {
     const auto put = [&](auto elements) {
       for (int64_t i = 0; i < lines; ++i) std::memcpy(to + i * pitch, from + i * distance, elements * sizeof(A));
     };
-    if (chunk == W / 2) return put(std::integral_constant<std::size_t, W / 2>{});
-    if (chunk == W) return put(std::integral_constant<std::size_t, W>{});
+    if (chunk_ == W / 2) return put(std::integral_constant<std::size_t, W / 2>{});
+    if (chunk_ == W) return put(std::integral_constant<std::size_t, W>{});
     put(std::integral_constant<std::size_t, 2 * W>{});
   }
 
@@ -433,13 +465,18 @@ class DepthwiseShifted {
   const ConvJob& job_;
   const ShiftedShape& shape_;
   const EpilogueOf<T, A> epilogue_;
+  const Panels tiles_;
   ShiftedPass<A>* passes_;
+  FetchPlan<A>* fetches_;
   LaneInteger<A>* lanes_;
   A *weight_, *sums_;
   PlaneReader<T, A> reader_;
   const A* filter_ = nullptr;
   Vector<A> bias_ = {};
   bool dense_weight_;
+  // Elements that are written of a line at least; lines of a plane that may be written beyond their ends, for the next
+  // one overwrites that.
+  int64_t chunk_, spilling_ = 0;
   int64_t planes_ = 1;  // of the current unit
   int64_t passes_of_vector_ = 0, pass_starts_[kMostPhases][kMostPhases] = {},
           pass_counts_[kMostPhases][kMostPhases] = {};

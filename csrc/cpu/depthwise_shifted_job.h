@@ -52,10 +52,11 @@ struct ShiftedShape {
 // type.
 struct ShiftedWorkspace {
   static constexpr int64_t kPassBytes = 128, kFetchBytes = 32, kVectorPair = 2 * 64;
-  int64_t passes = 0, lanes_of_taps, source, weight, sums, bytes;
+  int64_t passes = 0, fetches, lanes_of_taps, source, weight, sums, bytes;
   ShiftedWorkspace(const ShiftedShape& s, int64_t lanes, int64_t sum_bytes)
-      : lanes_of_taps(s.vectors * s.depth * s.taps * kPassBytes),
-        source(lanes_of_taps + s.vectors * s.column_taps * kVectorPair),
+      : fetches(s.vectors * s.depth * s.taps * kPassBytes),
+        lanes_of_taps(fetches + round_up(s.vectors * s.row_phases * s.column_taps * kFetchBytes, 64)),
+        source(lanes_of_taps + s.vectors * s.row_phases * s.column_taps * kVectorPair),
         weight(source + round_up(s.source_elements(lanes) * sum_bytes, 64)),
         sums(weight + round_up(s.taps * std::max(s.depth, s.planes * lanes) * sum_bytes, 64)),
         bytes(sums + (kShiftedTileRows * s.row_phases * s.column_phases + 1) * lanes * sum_bytes) {}
