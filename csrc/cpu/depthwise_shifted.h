@@ -12,8 +12,9 @@
 //                                             vectors. Rows outside of the image are skipped.
 //
 // A vector holds a row of one plane, or of two planes where it would be half empty (7 x 7 images). It is loaded and
-// shifted once for all results above and below that it reaches, eight rows of them at a time, as in depthwise_rows.h,
-// whose stage this does without: to copy a plane with its padding took as long as half of its products. Phases of a
+// shifted once for all results above and below that it reaches: the sums of as many rows of results as there are rows
+// of taps are in registers while the rows of the source pass, and the first of them is complete after each. No plane is
+// staged, as in depthwise_rows.h: to copy one with its padding took as long as half of its products. Phases of a
 // strided dgrad are summed apart, a vector each, and interleaved as they are written.
 //
 // Lanes move by an index in a register, which takes vectors of 64 bytes; the plan sends narrower ones elsewhere. Sums
@@ -170,111 +171,109 @@ inline void for_each_row_run(const GatherAxis& g, int most, Visit visit) {
                    [&](int64_t first, int64_t step, int count) { visit(first, step, count, tap_offset(g, first)); });
 }
 
-// Taps of some columns, of rows that read source rows one position apart, `first` elements from the tile's source on.
+// Rows of taps of a pass, and columns: their weights, the sums of as many rows of results and the indices fit 32
+// registers.
+inline constexpr int kMostShiftedRows = 7, kMostShiftedColumns = 3;
+constexpr int most_shifted_columns(int rows) { return rows <= 5 ? kMostShiftedColumns : 2; }
+
+// Taps of some columns, and of rows that read source rows one position apart.
 template <class A>
 struct ShiftedPass {
   const FetchPlan<A>* columns;
-  int64_t first, begin, end;  // position rows [begin, end) from which the first tap reads inside of the image
+  int64_t first, begin, end;  // of the source's elements; position rows from which the first tap reads the image
   int64_t weight, row_step, column_step;  // of the first tap; between taps
   int rows, count;                        // of taps, and columns of them
 };
 
 template <class A>
 struct ShiftedTile {
-  const ShiftedPass<A>* passes;
-  int64_t pass_count;
+  const ShiftedPass<A>* pass;
   const A* weight;  // a number a tap, or a vector where planes share one
-  Vector<A> bias;
   const A* source;
-  int64_t row, pitch;  // first position row; elements between what two of them read
+  int64_t row, height, pitch;  // position rows, and elements between what two of them read
   A* to;
   int64_t to_pitch;
+  const A* bias;  // a vector, which begins the sums; null: they are added to what stands there
 };
 
-inline constexpr int kMostShiftedColumns = 3;
-
-template <class A, int kRows, int kTaps, int kColumns, Fetch kFetch, bool kShared>
-[[gnu::always_inline]] inline void add_shifted(const ShiftedPass<A>& pass, const ShiftedTile<A>& tile,
-                                               Vector<A> (&sum)[kRows]) {
-  std::conditional_t<kShared, Vector<A>, A> w[kTaps][kColumns];
+template <class A, Fetch kFetch, bool kShared, int kRows, int kColumns>
+void filter_shifted(const ShiftedTile<A>& tile) {
+  const ShiftedPass<A>& pass = *tile.pass;
+  Vector<A> w[kRows][kColumns], sum[kRows] = {};
   int64_t column[kColumns];
   Fetcher<A, kFetch> fetch[kColumns];
 #pragma GCC unroll 3
   for (int j = 0; j < kColumns; ++j) {
     fetch[j] = Fetcher<A, kFetch>(pass.columns[j]);
     column[j] = pass.columns[j].first;
-#pragma GCC unroll 4
-    for (int k = 0; k < kTaps; ++k) {
+#pragma GCC unroll 7
+    for (int k = 0; k < kRows; ++k) {
       const int64_t tap = pass.weight + k * pass.row_step + j * pass.column_step;
       if constexpr (kShared) {
         w[k][j] = load(tile.weight + tap * kLanes<A>);
       } else {
-        w[k][j] = tile.weight[tap];
+        w[k][j] = tile.weight[tap] - Vector<A>{};  // which leaves -0 as it is
       }
     }
   }
-  const A* from = tile.source + pass.first + tile.row * tile.pitch;
+  const int64_t pitch = tile.pitch, to_pitch = tile.to_pitch, height = tile.height + kRows - 1;
   const int64_t begin = pass.begin - tile.row, end = pass.end - tile.row;
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows + kTaps - 1; ++i, from += tile.pitch) {
-    if (i < begin || i >= end) continue;
+  // No result is complete before the last row of taps has had its first row.
+  int64_t i = std::clamp<int64_t>(begin, 0, kRows - 1);
+  const A* from = tile.source + pass.first + (tile.row + i) * pitch;
+  A* to = tile.to + (i - (kRows - 1)) * to_pitch;
+  const auto add_row = [&]() [[gnu::always_inline]] {
+    if (i >= begin && i < end) {
 #pragma GCC unroll 3
-    for (int j = 0; j < kColumns; ++j) {
-      const Vector<A> x = fetch[j](from + column[j]);
-#pragma GCC unroll 4
-      for (int k = 0; k < kTaps; ++k)
-        if (i - k >= 0 && i - k < kRows) sum[i - k] += w[k][j] * x;
-    }
-  }
-}
-
-template <class A, int kRows, int kColumns, Fetch kFetch, bool kShared>
-[[gnu::always_inline]] inline void add_columns(const ShiftedPass<A>& pass, const ShiftedTile<A>& tile,
-                                               Vector<A> (&sum)[kRows]) {
-  switch (pass.rows) {
-    case 1: return add_shifted<A, kRows, 1, kColumns, kFetch, kShared>(pass, tile, sum);
-    case 2: return add_shifted<A, kRows, 2, kColumns, kFetch, kShared>(pass, tile, sum);
-    case 3: return add_shifted<A, kRows, 3, kColumns, kFetch, kShared>(pass, tile, sum);
-    default: return add_shifted<A, kRows, kMostPassRows, kColumns, kFetch, kShared>(pass, tile, sum);
-  }
-}
-
-template <class A, int kRows, Fetch kFetch, bool kShared>
-[[gnu::always_inline]] inline void add_pass(const ShiftedPass<A>& pass, const ShiftedTile<A>& tile,
-                                            Vector<A> (&sum)[kRows]) {
-  switch (pass.count) {
-    case 1: return add_columns<A, kRows, 1, kFetch, kShared>(pass, tile, sum);
-    case 2: return add_columns<A, kRows, 2, kFetch, kShared>(pass, tile, sum);
-    default: return add_columns<A, kRows, kMostShiftedColumns, kFetch, kShared>(pass, tile, sum);
-  }
-}
-
-template <class A, int kRows, bool kShared>
-void filter_shifted(const ShiftedTile<A>& tile) {
-  Vector<A> sum[kRows] = {};
-  for (const ShiftedPass<A>*pass = tile.passes, *end = pass + tile.pass_count; pass < end; ++pass) {
-    if constexpr (kShared) {
-      add_pass<A, kRows, Fetch::kJoined, true>(*pass, tile, sum);
-    } else {
-      switch (pass->columns->kind) {
-        case Fetch::kWhole: add_pass<A, kRows, Fetch::kWhole, false>(*pass, tile, sum); break;
-        case Fetch::kShifted: add_pass<A, kRows, Fetch::kShifted, false>(*pass, tile, sum); break;
-        case Fetch::kJoined: add_pass<A, kRows, Fetch::kJoined, false>(*pass, tile, sum); break;
+      for (int j = 0; j < kColumns; ++j) {
+        const Vector<A> x = fetch[j](from + column[j]);
+#pragma GCC unroll 7
+        for (int k = 0; k < kRows; ++k) sum[k] += w[k][j] * x;
       }
     }
+    from += pitch;
+  };
+  const auto shift = [&]() [[gnu::always_inline]] {
+#pragma GCC unroll 7
+    for (int k = kRows - 1; k > 0; --k) sum[k] = sum[k - 1];
+    sum[0] = Vector<A>{};
+    to += to_pitch;
+  };
+  for (; i < kRows - 1; ++i) add_row(), shift();
+  if (tile.bias) {
+    const Vector<A> bias = load(tile.bias);
+    for (; i < height; ++i) add_row(), store(to, bias + sum[kRows - 1]), shift();
+  } else {
+    for (; i < height; ++i) add_row(), store(to, load(to) + sum[kRows - 1]), shift();
   }
-#pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i) store(tile.to + i * tile.to_pitch, tile.bias + sum[i]);
 }
 
-// Rows that a tile of so many is computed with: of all sizes, three are compiled.
-constexpr int64_t shifted_rows(int64_t rows) { return rows <= 4 ? 4 : rows == 8 ? 8 : 7; }
+template <class A>
+using ShiftedFunction = void (*)(const ShiftedTile<A>&);
+template <class A, Fetch kFetch, bool kShared, int kRows, std::size_t... J>
+constexpr std::array<ShiftedFunction<A>, kMostShiftedColumns> filter_shifted_of(std::index_sequence<J...>) {
+  return {&filter_shifted<A, kFetch, kShared, kRows, static_cast<int>(J) + 1>...};
+}
+template <class A, Fetch kFetch, bool kShared, std::size_t... I>
+constexpr auto filter_shifted_functions(std::index_sequence<I...>) {
+  return std::array{filter_shifted_of<A, kFetch, kShared, static_cast<int>(I) + 1>(
+      std::make_index_sequence<static_cast<std::size_t>(most_shifted_columns(static_cast<int>(I) + 1))>{})...};
+}
+// kFilterShifted<A, fetch, shared>[rows - 1][columns - 1]
+template <class A, Fetch kFetch, bool kShared>
+inline constexpr auto kFilterShifted =
+    filter_shifted_functions<A, kFetch, kShared>(std::make_index_sequence<kMostShiftedRows>{});
 
-template <class A, bool kShared>
-inline void filter_tile(const ShiftedTile<A>& tile, int64_t rows) {
-  if (rows == 8) return filter_shifted<A, 8, kShared>(tile);
-  if (rows == 7) return filter_shifted<A, 7, kShared>(tile);
-  filter_shifted<A, 4, kShared>(tile);
+template <class A>
+inline void filter_tile(const ShiftedTile<A>& tile, bool shared) {
+  const std::size_t i = static_cast<std::size_t>(tile.pass->rows - 1),
+                    j = static_cast<std::size_t>(tile.pass->count - 1);
+  if (shared) return kFilterShifted<A, Fetch::kJoined, true>[i][j](tile);
+  switch (tile.pass->columns->kind) {
+    case Fetch::kWhole: return kFilterShifted<A, Fetch::kWhole, false>[i][j](tile);
+    case Fetch::kShifted: return kFilterShifted<A, Fetch::kShifted, false>[i][j](tile);
+    default: return kFilterShifted<A, Fetch::kJoined, false>[i][j](tile);
+  }
 }
 
 // fprop and dgrad; a unit is a group of an image, or two that share vectors.
@@ -341,16 +340,16 @@ class DepthwiseShifted {
         FetchPlan<A>* fetches = fetches_ + (v * shape_.row_phases + ph) * columns;
         for (int64_t pw = 0; pw < shape_.column_phases; ++pw) {
           const GatherAxis &h = region(ph, pw).axis[1], &w = region(ph, pw).axis[2];
-          const Panels parts(w.taps, kMostShiftedColumns);
           for (int64_t t = 0; t < w.taps; ++t)
             fetches[t] = FetchPlan<A>(shape_.planes, reader_.distance(), start(v), 0, w.count - start(v), w.step,
                                       tap_offset(w, t), w.extent, lanes_ + (fetches + t - fetches_) * 2 * W);
           pass_starts_[ph][pw] = v == 0 ? made : pass_starts_[ph][pw];
           for (int64_t c = 0; c < shape_.depth; ++c)
-            for (int64_t i = 0; i < parts.count; ++i) {
-              FetchPlan<A>* part = fetches + parts.start(i);
-              for (int64_t t = 1; t < parts.rows(i); ++t) part->kind = std::max(part->kind, part[t].kind);
-              for_each_row_run(h, kMostPassRows, [&](int64_t first, int64_t step, int count, int64_t row) {
+            for_each_row_run(h, kMostShiftedRows, [&](int64_t first, int64_t step, int rows, int64_t row) {
+              const Panels parts(w.taps, most_shifted_columns(rows));
+              for (int64_t i = 0; i < parts.count; ++i) {
+                FetchPlan<A>* part = fetches + parts.start(i);
+                for (int64_t t = 1; t < parts.rows(i); ++t) part->kind = std::max(part->kind, part[t].kind);
                 passes_[made++] = {
                     part,
                     c * reader_.distance() + row * reader_.pitch(),
@@ -359,10 +358,10 @@ class DepthwiseShifted {
                     c * depth_step + (h.tap0 + first * h.tap_step) * columns + w.tap0 + parts.start(i) * w.tap_step,
                     step * h.tap_step * columns,
                     w.tap_step,
-                    count,
+                    rows,
                     static_cast<int>(parts.rows(i))};
-              });
-            }
+              }
+            });
           if (v == 0) pass_counts_[ph][pw] = made - pass_starts_[ph][pw];
           fetches += w.taps;
         }
@@ -374,17 +373,19 @@ class DepthwiseShifted {
   void enter_filter(int64_t group, int64_t m, int64_t channel) {
     const T* weight = static_cast<const T*>(job_.weight) + group * job_.weight_group + m * job_.weight_row;
     const T* bias = static_cast<const T*>(job_.epilogue.bias);
-    bias_ = Vector<A>{};
+    Vector<A> first = {};
     if (shape_.planes > 1) {
       const int64_t other = planes_ > 1;
-      if (bias) bias_ = halves(widen(bias[channel]), widen(bias[channel + other]));
+      if (bias) first = halves(widen(bias[channel]), widen(bias[channel + other]));
       for_each_weight([&](int64_t index, int64_t offset) {
         store(weight_ + index * W, halves(widen(weight[offset]), widen(weight[offset + other * job_.weight_group])));
       });
+      store(bias_, first);
       filter_ = weight_;
       return;
     }
-    if (bias) bias_ += widen(bias[channel]);
+    if (bias) first += widen(bias[channel]);
+    store(bias_, first);
     if constexpr (std::is_same_v<T, A>) filter_ = weight;
     if (dense_weight_) return;
     for_each_weight([&](int64_t index, int64_t offset) { weight_[index] = widen(weight[offset]); });
@@ -413,8 +414,10 @@ class DepthwiseShifted {
     T* to = result + first * r.axis[1] + column * r.axis[2];
     const int64_t spilling = length == chunk_ ? lines : std::clamp<int64_t>(spilling_ - first, 0, lines);
     const bool plain = std::is_same_v<T, A> && epilogue_.is_bias() && r.axis[2] == 1;
+    // A second pass would read what the first has written beyond a line.
+    const bool in_place = spilling == lines && (length == chunk_ || passes_of_vector_ == 1);
     if constexpr (std::is_same_v<T, A>)
-      if (plain && spilling == shifted_rows(lines) && chunk_ == W && shape_.planes == 1 && row_phases == 1)
+      if (plain && in_place && chunk_ == W && shape_.planes == 1 && row_phases == 1)
         return sum(vector, 0, 0, row, lines, to, r.axis[1]);
     const int64_t distance = column_phases * W;
     for (int64_t ph = 0; ph < std::min(row_phases, lines); ++ph) {
@@ -444,11 +447,12 @@ class DepthwiseShifted {
   void sum(int64_t vector, int64_t row_phase, int64_t column_phase, int64_t row, int64_t rows, A* to,
            int64_t to_pitch) const {
     const int64_t pitch = region(row_phase, column_phase).axis[1].step * reader_.pitch();
-    const ShiftedPass<A>* passes = passes_ + vector * passes_of_vector_ + pass_starts_[row_phase][column_phase];
-    const ShiftedTile<A> tile{
-        passes, pass_counts_[row_phase][column_phase], filter_, bias_, reader_.planes(), row, pitch, to, to_pitch};
-    if (shape_.planes > 1) return filter_tile<A, true>(tile, shifted_rows(rows));
-    filter_tile<A, false>(tile, shifted_rows(rows));
+    const ShiftedPass<A>* pass = passes_ + vector * passes_of_vector_ + pass_starts_[row_phase][column_phase];
+    const ShiftedPass<A>* const end = pass + pass_counts_[row_phase][column_phase];
+    if (pass == end)  // a phase without a tap
+      for (int64_t i = 0; i < rows; ++i) store(to + i * to_pitch, load(bias_));
+    for (const A* bias = bias_; pass < end; ++pass, bias = nullptr)
+      filter_tile<A>({pass, filter_, reader_.planes(), row, rows, pitch, to, to_pitch, bias}, shape_.planes > 1);
   }
 
   void put_lines(A* to, int64_t pitch, const A* from, int64_t distance, int64_t lines) const {
@@ -472,7 +476,7 @@ class DepthwiseShifted {
   A *weight_, *sums_;
   PlaneReader<T, A> reader_;
   const A* filter_ = nullptr;
-  Vector<A> bias_ = {};
+  A bias_[W];
   bool dense_weight_;
   // Elements that are written of a line at least; lines of a plane that may be written beyond their ends, for the next
   // one overwrites that.

@@ -9,8 +9,8 @@ namespace convext {
 
 // Of the vectors whose lanes are moved by an index in a register.
 inline constexpr int kShiftedVectorBytes = 64;
-// Rows of a tile, whose sums are in registers.
-inline constexpr int64_t kShiftedTileRows = 8;
+// Rows of positions whose results wait in L1, if they do.
+inline constexpr int64_t kShiftedTileRows = 56;
 // Most filters of a unit of wgrad, whose sums over lanes are taken together.
 inline constexpr int64_t kMostShiftedFilters = 16;
 

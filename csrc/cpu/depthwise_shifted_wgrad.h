@@ -12,25 +12,20 @@
 // A unit is some filters: all images, in order. Lanes add up at most kReductionBlock rows at a time.
 #pragma once
 
-// Rows of taps of a block, and columns: their sums, the rows of grad and the indices fit 32 registers.
-inline constexpr int kMostShiftedTapRows = 7;
-constexpr int most_shifted_tap_columns(int rows) { return rows <= 5 ? 3 : 2; }
-inline constexpr int kMostShiftedTapColumns = 3;
-
 template <class A>
 struct ShiftedBlock {
-  const FetchPlan<A>* columns;  // of the taps
-  int64_t first, begin, end;    // as a pass has them, without the columns
-  int64_t sum, row_step;        // the first tap's; between rows of taps
-  int rows, count;              // of taps, and columns of them
+  int64_t column;             // of the taps, the first
+  int64_t first, begin, end;  // as a pass has them
+  int64_t sum, row_step;      // the first tap's; between rows of taps
+  int rows, count;            // of taps, and columns of them
 };
 
 template <class A>
 struct ShiftedTapTile {
   const ShiftedBlock<A>* block;
-  const FetchPlan<A>* fetch_grad;
+  const FetchPlan<A>* fetches;  // of grad and of each column of taps
   const A* grad;
-  int64_t grad_pitch, height;
+  int64_t grad_pitch, height;  // at least as high as the block has rows
   const A* source;
   int64_t row, pitch;
   A* sums;  // [tap][lane], added to
@@ -41,28 +36,31 @@ void correlate_shifted(const ShiftedTapTile<A>& tile) {
   constexpr int W = kLanes<A>;
   const ShiftedBlock<A>& block = *tile.block;
   Vector<A> sum[kRows][kColumns] = {}, g[kRows] = {};
-  const Fetcher<A, kFetch> fetch_grad(*tile.fetch_grad);
-  const std::array<Fetcher<A, kFetch>, kColumns> fetch = [&]<std::size_t... J>(std::index_sequence<J...>) {
-    return std::array<Fetcher<A, kFetch>, kColumns>{Fetcher<A, kFetch>(block.columns[J])...};
-  }(std::make_index_sequence<kColumns>{});
+  const Fetcher<A, kFetch> fetch_grad(*tile.fetches);
+  Fetcher<A, kFetch> fetch[kColumns];
   int64_t column[kColumns];
 #pragma GCC unroll 3
-  for (int j = 0; j < kColumns; ++j) column[j] = block.columns[j].first;
-  const A* grad = tile.grad + tile.fetch_grad->first;
+  for (int j = 0; j < kColumns; ++j) {
+    const FetchPlan<A>& plan = tile.fetches[1 + block.column + j];
+    fetch[j] = Fetcher<A, kFetch>(plan);
+    column[j] = plan.first;
+  }
+  const A* grad = tile.grad + tile.fetches->first;
   const A* from = tile.source + block.first + tile.row * tile.pitch;
   const int64_t begin = block.begin - tile.row, end = block.end - tile.row, height = tile.height;
   // Source row i meets grad row i - k under tap row k; at the ends not all of them are there.
-  const auto add_row = [&](int64_t i, auto has_tap) [[gnu::always_inline]] {
+  int64_t i = 0;
+  const auto add_row = [&](int first, int last) [[gnu::always_inline]] {
     if (i >= begin && i < end) {
 #pragma GCC unroll 3
       for (int j = 0; j < kColumns; ++j) {
-        const Vector<A> x = fetch[static_cast<std::size_t>(j)](from + column[j]);
+        const Vector<A> x = fetch[j](from + column[j]);
 #pragma GCC unroll 7
         for (int k = 0; k < kRows; ++k)
-          if (has_tap(k)) sum[k][j] += g[k] * x;
+          if (k >= first && k <= last) sum[k][j] += g[k] * x;
       }
     }
-    from += tile.pitch;
+    from += tile.pitch, ++i;
 #pragma GCC unroll 7
     for (int k = kRows - 1; k > 0; --k) g[k] = g[k - 1];
   };
@@ -70,16 +68,11 @@ void correlate_shifted(const ShiftedTapTile<A>& tile) {
     g[0] = fetch_grad(grad);
     grad += tile.grad_pitch;
   };
-  int64_t i = 0;
-  for (; i < std::min<int64_t>(kRows - 1, height); ++i) {
-    load_grad();
-    add_row(i, [&](int k) { return k <= i; });
-  }
-  for (; i < height; ++i) {
-    load_grad();
-    add_row(i, [](int) { return true; });
-  }
-  for (; i < height + kRows - 1; ++i) add_row(i, [&](int k) { return k <= i && i - k < height; });
+#pragma GCC unroll 7
+  for (int last = 0; last < kRows - 1; ++last) load_grad(), add_row(0, last);
+  while (i < height) load_grad(), add_row(0, kRows - 1);
+#pragma GCC unroll 7
+  for (int first = 1; first < kRows; ++first) add_row(first, kRows - 1);
 #pragma GCC unroll 7
   for (int k = 0; k < kRows; ++k)
 #pragma GCC unroll 3
@@ -92,18 +85,18 @@ void correlate_shifted(const ShiftedTapTile<A>& tile) {
 template <class A>
 using ShiftedTapFunction = void (*)(const ShiftedTapTile<A>&);
 template <class A, Fetch kFetch, int kRows, std::size_t... J>
-constexpr std::array<ShiftedTapFunction<A>, kMostShiftedTapColumns> correlate_shifted_of(std::index_sequence<J...>) {
+constexpr std::array<ShiftedTapFunction<A>, kMostShiftedColumns> correlate_shifted_of(std::index_sequence<J...>) {
   return {&correlate_shifted<A, kFetch, kRows, static_cast<int>(J) + 1>...};
 }
 template <class A, Fetch kFetch, std::size_t... I>
 constexpr auto correlate_shifted_functions(std::index_sequence<I...>) {
   return std::array{correlate_shifted_of<A, kFetch, static_cast<int>(I) + 1>(
-      std::make_index_sequence<static_cast<std::size_t>(most_shifted_tap_columns(static_cast<int>(I) + 1))>{})...};
+      std::make_index_sequence<static_cast<std::size_t>(most_shifted_columns(static_cast<int>(I) + 1))>{})...};
 }
 // kCorrelateShifted<A, fetch>[rows - 1][columns - 1]
 template <class A, Fetch kFetch>
 inline constexpr auto kCorrelateShifted =
-    correlate_shifted_functions<A, kFetch>(std::make_index_sequence<kMostShiftedTapRows>{});
+    correlate_shifted_functions<A, kFetch>(std::make_index_sequence<kMostShiftedRows>{});
 
 // sum_of_lanes for the halves of vectors: lane j of half h of the i-th result is the sum of half h of v[2 * j + i].
 template <class A>
@@ -161,7 +154,7 @@ class DepthwiseShiftedWgrad {
     static_assert(sizeof(FetchPlan<A>) <= ShiftedWorkspace::kFetchBytes);
   }
 
-  // fetches_[vector], of grad and then of each column of taps; blocks_ are those of every vector, but for the fetches.
+  // fetches_[vector], of grad and then of each column of taps; blocks_ are those of every vector.
   void list_blocks() {
     const GatherAxis &h = job_.source_region.axis[1], &w = job_.source_region.axis[2];
     const int64_t columns = shape_.column_taps, stride = (columns + 1);
@@ -180,18 +173,19 @@ class DepthwiseShiftedWgrad {
       }
     }
     block_count_ = 0;
-    for_each_row_run(h, kMostShiftedTapRows, [&](int64_t first, int64_t step, int rows, int64_t row) {
-      const Panels parts(columns, most_shifted_tap_columns(rows));
-      for (int64_t i = 0; i < parts.count; ++i)
-        blocks_[block_count_++] = {fetches_ + 1 + parts.start(i),
-                                   row * source_.pitch(),
-                                   positions_below(row, h.step),
-                                   positions_below(row - h.extent, h.step),
-                                   first * columns + parts.start(i),
-                                   step * columns,
-                                   rows,
-                                   static_cast<int>(parts.rows(i))};
-    });
+    for_each_row_run(h, static_cast<int>(std::min<int64_t>(kMostShiftedRows, shape_.height)),
+                     [&](int64_t first, int64_t step, int rows, int64_t row) {
+                       const Panels parts(columns, most_shifted_columns(rows));
+                       for (int64_t i = 0; i < parts.count; ++i)
+                         blocks_[block_count_++] = {parts.start(i),
+                                                    row * source_.pitch(),
+                                                    positions_below(row, h.step),
+                                                    positions_below(row - h.extent, h.step),
+                                                    first * columns + parts.start(i),
+                                                    step * columns,
+                                                    rows,
+                                                    static_cast<int>(parts.rows(i))};
+                     });
   }
 
   // Adds an image's products for one filter, or two that share vectors.
@@ -199,23 +193,17 @@ class DepthwiseShiftedWgrad {
     const bool moved = source_.enter(n, filter / shape_.multiplier, count, shape_.planes);
     if (grad_.enter(n, filter, count, shape_.planes) || moved) list_blocks();
     const int64_t pitch = job_.source_region.axis[1].step * source_.pitch();
-    for (int64_t y = 0; y < shape_.height; y += kReductionBlock)
+    const Panels chunks(shape_.height, kReductionBlock);
+    const int64_t stride = shape_.column_taps + 1;
+    for (int64_t i = 0; i < chunks.count; ++i)
       for (int64_t v = 0; v < shape_.vectors; ++v)
         for (const ShiftedBlock<A>* b = blocks_; b < blocks_ + block_count_; ++b) {
-          const int64_t stride = shape_.column_taps + 1;
-          ShiftedBlock<A> block = *b;
-          block.columns += v * stride;
-          const FetchPlan<A>& grad = fetches_[v * stride];
-          const ShiftedTapTile<A> tile{&block,
-                                       &grad,
-                                       grad_.planes() + y * grad_.pitch(),
-                                       grad_.pitch(),
-                                       std::min(kReductionBlock, shape_.height - y),
-                                       source_.planes(),
-                                       y,
-                                       pitch,
-                                       sums};
-          function_of(grad.kind, b->rows, b->count)(tile);
+          const FetchPlan<A>* fetches = fetches_ + v * stride;
+          const int64_t y = chunks.start(i);
+          const ShiftedTapTile<A> tile{
+              b,     fetches, grad_.planes() + y * grad_.pitch(), grad_.pitch(), chunks.rows(i), source_.planes(), y,
+              pitch, sums};
+          function_of(fetches->kind, b->rows, b->count)(tile);
         }
   }
   static ShiftedTapFunction<A> function_of(Fetch kind, int rows, int columns) {
