@@ -192,9 +192,16 @@ struct ShiftedTile {
   const A* source;
   int64_t row, height, pitch;  // position rows, and elements between what two of them read
   A* to;
-  int64_t to_pitch;
-  const A* bias;  // a vector, which begins the sums; null: they are added to what stands there
+  int64_t to_pitch, to_distance;  // between rows; where planes share a vector, between them, or zero to store it whole
+  const A* bias;                  // a vector, which begins the sums; null: they are added to what stands there
+  int64_t in_place;               // rows that go there; the others, a vector each, to `rest`
+  A* rest;
 };
+
+template <class A>
+inline void store_half(A* to, Vector<A> v, int half) {
+  std::memcpy(to, reinterpret_cast<const std::byte*>(&v) + half * (kVectorBytes / 2), kVectorBytes / 2);
+}
 
 template <class A, Fetch kFetch, bool kShared, int kRows, int kColumns>
 void filter_shifted(const ShiftedTile<A>& tile) {
@@ -216,12 +223,11 @@ void filter_shifted(const ShiftedTile<A>& tile) {
       }
     }
   }
-  const int64_t pitch = tile.pitch, to_pitch = tile.to_pitch, height = tile.height + kRows - 1;
+  const int64_t pitch = tile.pitch, to_distance = tile.to_distance;
   const int64_t begin = pass.begin - tile.row, end = pass.end - tile.row;
   // No result is complete before the last row of taps has had its first row.
   int64_t i = std::clamp<int64_t>(begin, 0, kRows - 1);
   const A* from = tile.source + pass.first + (tile.row + i) * pitch;
-  A* to = tile.to + (i - (kRows - 1)) * to_pitch;
   const auto add_row = [&]() [[gnu::always_inline]] {
     if (i >= begin && i < end) {
 #pragma GCC unroll 3
@@ -237,15 +243,28 @@ void filter_shifted(const ShiftedTile<A>& tile) {
 #pragma GCC unroll 7
     for (int k = kRows - 1; k > 0; --k) sum[k] = sum[k - 1];
     sum[0] = Vector<A>{};
-    to += to_pitch;
   };
   for (; i < kRows - 1; ++i) add_row(), shift();
-  if (tile.bias) {
-    const Vector<A> bias = load(tile.bias);
-    for (; i < height; ++i) add_row(), store(to, bias + sum[kRows - 1]), shift();
-  } else {
-    for (; i < height; ++i) add_row(), store(to, load(to) + sum[kRows - 1]), shift();
+  const int64_t height = tile.height + kRows - 1;
+  if (!tile.bias) {
+    for (A* to = tile.to; i < height; ++i, to += tile.to_pitch)
+      add_row(), store(to, load(to) + sum[kRows - 1]), shift();
+    return;
   }
+  const Vector<A> bias = load(tile.bias);
+  A* to = tile.to;
+  for (const int64_t stop = tile.in_place + kRows - 1; i < stop; ++i, to += tile.to_pitch) {
+    add_row();
+    const Vector<A> result = bias + sum[kRows - 1];
+    if (kShared && to_distance != 0) {
+      store_half(to, result, 0);
+      store_half(to + to_distance, result, 1);
+    } else {
+      store(to, result);
+    }
+    shift();
+  }
+  for (to = tile.rest; i < height; ++i, to += kLanes<A>) add_row(), store(to, bias + sum[kRows - 1]), shift();
 }
 
 template <class A>
@@ -415,15 +434,21 @@ class DepthwiseShifted {
     const int64_t spilling = length == chunk_ ? lines : std::clamp<int64_t>(spilling_ - first, 0, lines);
     const bool plain = std::is_same_v<T, A> && epilogue_.is_bias() && r.axis[2] == 1;
     // A second pass would read what the first has written beyond a line.
-    const bool in_place = spilling == lines && (length == chunk_ || passes_of_vector_ == 1);
+    const bool in_place = plain && row_phases == 1 && column_phases == 1 && planes_ == shape_.planes &&
+                          (passes_of_vector_ == 1 || (length == chunk_ && shape_.planes == 1));
     if constexpr (std::is_same_v<T, A>)
-      if (plain && in_place && chunk_ == W && shape_.planes == 1 && row_phases == 1)
-        return sum(vector, 0, 0, row, lines, to, r.axis[1]);
+      if (in_place) {
+        sum(vector, 0, 0, row, lines, to, r.axis[1], shape_.planes > 1 ? r.channel : 0, spilling);
+        for (int64_t p = 0; p < planes_; ++p)
+          for (int64_t i = spilling; i < lines; ++i)
+            copy_row(to + p * r.channel + i * r.axis[1], sums_ + (i - spilling) * W + p * chunk_, length);
+        return;
+      }
     const int64_t distance = column_phases * W;
     for (int64_t ph = 0; ph < std::min(row_phases, lines); ++ph) {
       const int64_t height = row_phases == 1 ? lines : (lines + 1 - ph) / kMostPhases;
       for (int64_t pw = 0; pw < column_phases; ++pw)
-        sum(vector, ph, pw, row, height, sums_ + ph * distance + pw * W, row_phases * distance);
+        sum(vector, ph, pw, row, height, sums_ + ph * distance + pw * W, row_phases * distance, 0, height);
     }
     if (column_phases > 1) {
       for (A* line = sums_; line < sums_ + lines * distance; line += distance) {
@@ -444,15 +469,17 @@ class DepthwiseShifted {
     }
   }
 
-  void sum(int64_t vector, int64_t row_phase, int64_t column_phase, int64_t row, int64_t rows, A* to,
-           int64_t to_pitch) const {
+  void sum(int64_t vector, int64_t row_phase, int64_t column_phase, int64_t row, int64_t rows, A* to, int64_t to_pitch,
+           int64_t to_distance, int64_t in_place) const {
     const int64_t pitch = region(row_phase, column_phase).axis[1].step * reader_.pitch();
     const ShiftedPass<A>* pass = passes_ + vector * passes_of_vector_ + pass_starts_[row_phase][column_phase];
     const ShiftedPass<A>* const end = pass + pass_counts_[row_phase][column_phase];
     if (pass == end)  // a phase without a tap
       for (int64_t i = 0; i < rows; ++i) store(to + i * to_pitch, load(bias_));
     for (const A* bias = bias_; pass < end; ++pass, bias = nullptr)
-      filter_tile<A>({pass, filter_, reader_.planes(), row, rows, pitch, to, to_pitch, bias}, shape_.planes > 1);
+      filter_tile<A>(
+          {pass, filter_, reader_.planes(), row, rows, pitch, to, to_pitch, to_distance, bias, in_place, sums_},
+          shape_.planes > 1);
   }
 
   void put_lines(A* to, int64_t pitch, const A* from, int64_t distance, int64_t lines) const {

@@ -231,16 +231,26 @@ class DepthwiseShiftedWgrad {
   void write(int64_t first, int64_t last) const {
     const Strides& r = job_.result_strides;
     const int64_t columns = shape_.column_taps;
-    for (int64_t filter = first; filter < last; ++filter) {
-      T* to = static_cast<T*>(job_.result) + filter * r.outer;
-      int64_t term = (filter - first) / shape_.planes * shape_.taps;
-      const int64_t half = (filter - first) % shape_.planes;
-      for (int64_t h = 0; h < shape_.taps / columns; ++h)
-        for (int64_t w = 0; w < columns; ++w, ++term) {
-          const int64_t place =
-              shape_.planes == 1 ? term : term / W * 2 * W + term % 2 * W + half * (W / 2) + term % W / 2;
-          to[h * r.axis[1] + w * r.axis[2]] = Narrow<T>::from(total_[place]);
+    const bool dense = r.axis[2] == 1 && (r.axis[1] == columns || shape_.taps == columns);
+    for (int64_t filter = first; filter < last; filter += shape_.planes) {
+      const int64_t term = (filter - first) / shape_.planes * shape_.taps;
+      for (int64_t half = 0; half < std::min(shape_.planes, last - filter); ++half) {
+        T* to = static_cast<T*>(job_.result) + (filter + half) * r.outer;
+        const A* sums = total_ + term;
+        if (shape_.planes > 1) {  // of whole vectors, as add_lanes has left them
+          for (int64_t t = 0; t < shape_.taps; ++t) {
+            const uint64_t at = static_cast<uint64_t>(term + t);
+            sums_[t] = total_[at / W * (2 * W) + at % 2 * W + at % W / 2 + static_cast<uint64_t>(half) * (W / 2)];
+          }
+          sums = sums_;
         }
+        if (dense) {
+          store_line(to, 1, sums, 1, shape_.taps);
+        } else {
+          for (int64_t h = 0; h < shape_.taps / columns; ++h)
+            store_line(to + h * r.axis[1], r.axis[2], sums + h * columns, 1, columns);
+        }
+      }
     }
   }
 
