@@ -19,10 +19,11 @@ constexpr int64_t kMostTapsByRows = 9;
 constexpr int64_t kFewPixels = 64;
 // Strides of rows that are shifted in registers: two vectors hold what one vector of positions reads.
 constexpr int64_t kMostShiftedStride = 2;
-// Taps up to which planes that share vectors are worth it: under more of them, most rows of taps read padding, and the
-// sums over lanes take longer than the products (7 x 7 of 7 x 7 pixels, 768 channels: 80 against 60 us, wgrad 169
-// against 69).
+// Taps up to which planes that share vectors are worth it: under more of them, most rows of taps read padding (7 x 7 of
+// 7 x 7 pixels, 768 channels: 73 against 60 us).
 constexpr int64_t kMostTapsOfPairs = 9;
+// The same of wgrad where a row is one vector.
+constexpr int64_t kMostTapsOfShortRows = 25;
 // Rows of a result from which tiles of rows share what they load.
 constexpr int64_t kFewestRows = 4;
 
@@ -111,6 +112,8 @@ std::string depthwise_shifted_refusal(const PlanRequest& r) {
     return "the kernel has " + std::to_string(shape.taps) + " taps, more than " + std::to_string(kMostTapsOfPairs) +
            ", for rows of " + std::to_string(shape.width);
   if (pairs && shape.column_phases > 1) return "the phases of so short rows are not worth interleaving";
+  if (r.op == ConvOperator::kWgrad && (pairs || (shape.vectors == 1 && shape.taps > kMostTapsOfShortRows)))
+    return "rows of " + std::to_string(shape.width) + " are too few products for the sums over lanes";
   const int64_t elements = std::max(shape.source_elements(r.lanes), shape.grad_elements(r.lanes));
   if (elements * r.sum_bytes > kMostImageBytes)
     return "the planes of a vector need more than " + std::to_string(kMostImageBytes >> 10) + " KiB";
