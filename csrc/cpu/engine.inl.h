@@ -31,6 +31,7 @@ namespace {
 #include "grouped_wgrad.h"
 #include "correlation.h"
 #include "depthwise_rows.h"
+#include "shifted_planes.h"
 #include "depthwise_shifted.h"
 #include "depthwise_shifted_wgrad.h"
 #include "outer_wgrad.h"
