@@ -19,6 +19,8 @@ constexpr int64_t kMostTapsByRows = 9;
 constexpr int64_t kFewPixels = 64;
 // Strides of rows that are shifted in registers: two vectors hold what one vector of positions reads.
 constexpr int64_t kMostShiftedStride = 2;
+// Rows between the first and the last of a kernel: neighbouring taps are looked for in all of them, once a thread.
+constexpr int64_t kMostShiftedExtent = 1024;
 // Taps up to which planes that share vectors are worth it: under more of them, most rows of taps read padding (7 x 7 of
 // 7 x 7 pixels, 768 channels: 73 against 60 us).
 constexpr int64_t kMostTapsOfPairs = 9;
@@ -100,6 +102,9 @@ std::string depthwise_shifted_refusal(const PlanRequest& r) {
   if (p.mode != PaddingMode::kZeros) return "borders are no zeros";
   if (w.stride > kMostShiftedStride || (r.op == ConvOperator::kDgrad && h.stride > kMostShiftedStride))
     return "the stride is more than " + std::to_string(kMostShiftedStride);
+  if (kernel_extent(h) > kMostShiftedExtent)
+    return "the kernel covers " + std::to_string(kernel_extent(h)) + " rows, more than " +
+           std::to_string(kMostShiftedExtent);
   const ShiftedShape shape(p, r.op, r.lanes, std::max<int64_t>(1, r.threads));
   const bool pairs = shape.planes > 1;
   if (shape.height < kFewestRows || (pairs ? 8 : 2) * shape.positions < (pairs ? 3 : 1) * r.lanes)
