@@ -52,6 +52,8 @@ MORE = (
     ConvCase((5, 61), 3, (40, 33), batch=2, padding=1, layout="channels_last"),
     ConvCase((9, 40), 5, (8, 16), batch=2, padding=2),
     ConvCase((30, 29), 3, (17, 17), batch=2, padding=1, groups=17),
+    ConvCase((7, 7), 3, (9, 9), batch=2, padding=1, groups=9),  # two planes a vector
+    ConvCase((30, 29), 3, (12, 12), batch=2, padding=1, groups=12, stride=2),  # phases of rows
     ConvCase((30, 29), 3, (40, 40), batch=2, padding=1, groups=40, layout="channels_last", stride=2),
     ConvCase((9, 10), 3, (128, 136), batch=2, padding=1, groups=8),
     ConvCase((6, 6), 6, (8, 24), batch=3),
@@ -111,6 +113,7 @@ def test_every_algorithm_is_reached() -> None:
         "col2im",
         "depthwise",
         "depthwise_rows",
+        "depthwise_shifted",
         "grouped",
         "inner_product",
         "depthwise_channels_last",

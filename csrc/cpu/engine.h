@@ -5,6 +5,7 @@
 
 #include "../elements.h"
 #include "col2im_job.h"
+#include "depthwise_shifted_job.h"
 #include "grouped_job.h"
 #include "lane_band.h"
 #include "norm.h"
@@ -46,6 +47,9 @@ struct Kernels {
   void (*run_grouped_wgrad)(const WgradJob&, const GroupedShape&, int64_t begin, int64_t end, void* workspace);
   void (*run_depthwise_rows)(const ConvJob&, const GroupedShape&, int64_t begin, int64_t end, void* workspace);
   void (*run_depthwise_rows_wgrad)(const WgradJob&, const GroupedShape&, int64_t begin, int64_t end, void* workspace);
+  void (*run_depthwise_shifted)(const ConvJob&, const ShiftedShape&, int64_t begin, int64_t end, void* workspace);
+  void (*run_depthwise_shifted_wgrad)(const WgradJob&, const ShiftedShape&, int64_t begin, int64_t end,
+                                      void* workspace);
   void (*run_depthwise)(const ConvJob&, const LaneBand&, int64_t begin, int64_t end, void* workspace);
   void (*run_depthwise_wgrad)(const WgradJob&, const LaneBand&, int64_t begin, int64_t end, void* workspace);
   void (*run_correlation_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);

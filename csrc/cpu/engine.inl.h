@@ -33,6 +33,9 @@ namespace {
 #include "correlation.h"
 #include "inner_product.h"
 #include "depthwise_rows.h"
+#include "shifted_planes.h"
+#include "depthwise_shifted.h"
+#include "depthwise_shifted_wgrad.h"
 #include "outer_wgrad.h"
 #include "banded.h"
 #include "col2im.h"
@@ -79,6 +82,21 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
                                        void* workspace) {
     if constexpr (std::is_same_v<T, A>) {
       DepthwiseRowsWgrad<A> wgrad(job, shape, static_cast<std::byte*>(workspace));
+      for (int64_t i = begin; i < end; ++i) wgrad.run(i);
+    }
+  }
+  // Only where vectors are wide enough.
+  static void run_depthwise_shifted(const ConvJob& job, const ShiftedShape& shape, int64_t begin, int64_t end,
+                                    void* workspace) {
+    if constexpr (kVectorBytes == kShiftedVectorBytes) {
+      DepthwiseShifted<T, A> conv(job, shape, static_cast<std::byte*>(workspace));
+      for (int64_t i = begin; i < end; ++i) conv.run(i);
+    }
+  }
+  static void run_depthwise_shifted_wgrad(const WgradJob& job, const ShiftedShape& shape, int64_t begin, int64_t end,
+                                          void* workspace) {
+    if constexpr (kVectorBytes == kShiftedVectorBytes) {
+      DepthwiseShiftedWgrad<T, A> wgrad(job, shape, static_cast<std::byte*>(workspace));
       for (int64_t i = begin; i < end; ++i) wgrad.run(i);
     }
   }
@@ -137,6 +155,8 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
             .run_grouped_wgrad = &run_grouped_wgrad,
             .run_depthwise_rows = &run_depthwise_rows,
             .run_depthwise_rows_wgrad = &run_depthwise_rows_wgrad,
+            .run_depthwise_shifted = &run_depthwise_shifted,
+            .run_depthwise_shifted_wgrad = &run_depthwise_shifted_wgrad,
             .run_depthwise = &run_depthwise,
             .run_depthwise_wgrad = &run_depthwise_wgrad,
             .run_correlation_wgrad = &Packed::run_correlation_wgrad,

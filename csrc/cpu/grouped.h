@@ -158,10 +158,12 @@ class GroupedConv {
     }
     const bool one_run = job_.weight_depth == taps;
     const int64_t runs = one_run ? 1 : channels, length = one_run ? channels * taps : taps;
+    const T* const end = static_cast<const T*>(job_.weight) + (job_.problem->groups - 1) * job_.weight_group +
+                         (shape_.depth - 1) * job_.weight_depth + (rows - 1) * job_.weight_row + taps;
     for (int64_t run = 0; run < runs; ++run, to += length * rows) {
       const T* row[kMostGroupedChannels];
       for (int64_t m = 0; m < rows; ++m) row[m] = from + run * job_.weight_depth + m * job_.weight_row;
-      transpose_rows(row, static_cast<int>(rows), length, to);
+      transpose_rows(row, static_cast<int>(rows), length, to, end - row[rows - 1] >= round_up(length, W));
     }
   }
 

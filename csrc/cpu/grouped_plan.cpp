@@ -17,6 +17,15 @@ constexpr double kLeastFillFolded = 0.5;
 constexpr int64_t kMostTapsByRows = 9;
 // Result pixels up to which transforming the weight costs more than Winograd's algorithm saves.
 constexpr int64_t kFewPixels = 64;
+// Strides of rows that are shifted in registers: two vectors hold what one vector of positions reads.
+constexpr int64_t kMostShiftedStride = 2;
+// Rows between the first and the last of a kernel: neighbouring taps are looked for in all of them, once a thread.
+constexpr int64_t kMostShiftedExtent = 1024;
+// Taps up to which planes that share vectors are worth it: under more of them, most rows of taps read padding (7 x 7 of
+// 7 x 7 pixels, 768 channels: 73 against 60 us).
+constexpr int64_t kMostTapsOfPairs = 9;
+// The same of wgrad where a row is one vector.
+constexpr int64_t kMostTapsOfShortRows = 25;
 // Rows of a result from which tiles of rows share what they load.
 constexpr int64_t kFewestRows = 4;
 
@@ -38,6 +47,15 @@ std::string common_refusal(const PlanRequest& r) {
     return "there is nothing to multiply";
   if (p.axis[1].stride * p.axis[2].stride > kReductionBlock)
     return "the stride has more than " + std::to_string(kReductionBlock) + " phases";
+  return "";
+}
+
+// A depthwise layer's number of filters for a channel.
+std::string multiplier_refusal(const ConvProblem& p) {
+  if (p.in_channels != 1) return "a group has " + std::to_string(p.in_channels) + " input channels, not one";
+  if (p.out_channels > kMostMultiplier)
+    return "a group has " + std::to_string(p.out_channels) + " output channels, more than " +
+           std::to_string(kMostMultiplier);
   return "";
 }
 
@@ -74,12 +92,48 @@ void plan_grouped(const PlanRequest& r, ConvPlan& plan) {
   }
 }
 
+std::string depthwise_shifted_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  const ConvAxis &h = p.axis[1], &w = p.axis[2];
+  if (std::string reason = multiplier_refusal(p); !reason.empty()) return reason;
+  if (std::string reason = common_refusal(r); !reason.empty()) return reason;
+  if (r.lanes * r.sum_bytes != kShiftedVectorBytes)
+    return "vectors have fewer than " + std::to_string(kShiftedVectorBytes) + " bytes";
+  if (p.mode != PaddingMode::kZeros) return "borders are no zeros";
+  if (w.stride > kMostShiftedStride || (r.op == ConvOperator::kDgrad && h.stride > kMostShiftedStride))
+    return "the stride is more than " + std::to_string(kMostShiftedStride);
+  if (kernel_extent(h) > kMostShiftedExtent)
+    return "the kernel covers " + std::to_string(kernel_extent(h)) + " rows, more than " +
+           std::to_string(kMostShiftedExtent);
+  const ShiftedShape shape(p, r.op, r.lanes, std::max<int64_t>(1, r.threads));
+  const bool pairs = shape.planes > 1;
+  if (shape.height < kFewestRows || (pairs ? 8 : 2) * shape.positions < (pairs ? 3 : 1) * r.lanes)
+    return "an image of " + std::to_string(shape.height) + " x " + std::to_string(shape.width) + " leaves vectors of " +
+           std::to_string(r.lanes) + " or tiles of rows empty";
+  if (shape.depth * shape.taps > kReductionBlock)
+    return "a sum has " + std::to_string(shape.depth * shape.taps) + " terms, more than " +
+           std::to_string(kReductionBlock);
+  if (pairs && shape.taps > kMostTapsOfPairs)
+    return "the kernel has " + std::to_string(shape.taps) + " taps, more than " + std::to_string(kMostTapsOfPairs) +
+           ", for rows of " + std::to_string(shape.width);
+  if (pairs && shape.column_phases > 1) return "the phases of so short rows are not worth interleaving";
+  if (r.op == ConvOperator::kWgrad && (pairs || (shape.vectors == 1 && shape.taps > kMostTapsOfShortRows)))
+    return "rows of " + std::to_string(shape.width) + " are too few products for the sums over lanes";
+  const int64_t elements = std::max(shape.source_elements(r.lanes), shape.grad_elements(r.lanes));
+  if (elements * r.sum_bytes > kMostImageBytes)
+    return "the planes of a vector need more than " + std::to_string(kMostImageBytes >> 10) + " KiB";
+  return "";
+}
+
+void plan_depthwise_shifted(const PlanRequest& r, ConvPlan& plan) {
+  plan.shifted = ShiftedShape(r.problem, r.op, r.lanes, plan.workers);
+  plan.thread_bytes = r.op == ConvOperator::kWgrad ? ShiftedWgradWorkspace(plan.shifted, r.lanes, r.sum_bytes).bytes
+                                                   : ShiftedWorkspace(plan.shifted, r.lanes, r.sum_bytes).bytes;
+}
+
 std::string depthwise_rows_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
-  if (p.in_channels != 1) return "a group has " + std::to_string(p.in_channels) + " input channels, not one";
-  if (p.out_channels > kMostMultiplier)
-    return "a group has " + std::to_string(p.out_channels) + " output channels, more than " +
-           std::to_string(kMostMultiplier);
+  if (std::string reason = multiplier_refusal(p); !reason.empty()) return reason;
   if (std::string reason = common_refusal(r); !reason.empty()) return reason;
   if (r.element_bytes != r.sum_bytes) return "its operands would have to be widened first";
   if (r.op == ConvOperator::kDgrad && (p.axis[1].stride > 1 || p.axis[2].stride > 1))

@@ -13,4 +13,8 @@ void plan_grouped(const PlanRequest& request, ConvPlan& plan);
 std::string depthwise_rows_refusal(const PlanRequest& request);
 void plan_depthwise_rows(const PlanRequest& request, ConvPlan& plan);
 
+// The same of depthwise layers whose rows are shifted in registers (depthwise_shifted.h).
+std::string depthwise_shifted_refusal(const PlanRequest& request);
+void plan_depthwise_shifted(const PlanRequest& request, ConvPlan& plan);
+
 }  // namespace convext

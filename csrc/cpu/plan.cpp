@@ -320,6 +320,7 @@ bool is_of_operator(Algorithm algorithm, ConvOperator op) {
 std::string refusal(Algorithm algorithm, const PlanRequest& r) {
   switch (algorithm) {
     case Algorithm::kDepthwiseChannelsLast: return depthwise_channels_refusal(r);
+    case Algorithm::kDepthwiseShifted: return depthwise_shifted_refusal(r);
     case Algorithm::kDepthwiseRows: return depthwise_rows_refusal(r);
     case Algorithm::kDepthwise: return depthwise_refusal(r);
     case Algorithm::kCorrelation: return correlation_refusal(r);
@@ -342,6 +343,7 @@ std::string refusal(Algorithm algorithm, const PlanRequest& r) {
 const char* algorithm_name(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::kDepthwiseChannelsLast: return "depthwise_channels_last";
+    case Algorithm::kDepthwiseShifted: return "depthwise_shifted";
     case Algorithm::kDepthwiseRows: return "depthwise_rows";
     case Algorithm::kDepthwise: return "depthwise";
     case Algorithm::kCorrelation: return "correlation";
@@ -374,9 +376,10 @@ LanePlan::LanePlan(const PlanRequest& request) {
 ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
   for (const Algorithm candidate :
-       {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwiseRows, Algorithm::kDepthwise, Algorithm::kGrouped,
-        Algorithm::kInnerProduct, Algorithm::kWinograd, Algorithm::kCorrelation, Algorithm::kOuterProduct,
-        Algorithm::kCol2im, Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
+       {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwiseShifted, Algorithm::kDepthwiseRows,
+        Algorithm::kDepthwise, Algorithm::kGrouped, Algorithm::kInnerProduct, Algorithm::kWinograd,
+        Algorithm::kCorrelation, Algorithm::kOuterProduct, Algorithm::kCol2im, Algorithm::kBanded, Algorithm::kPacked,
+        Algorithm::kDirect}) {
     if (!is_of_operator(candidate, request.op)) continue;
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
@@ -386,6 +389,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
   plan.workers = useful_threads(request);
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast: plan_depthwise_channels(request, plan); break;
+    case Algorithm::kDepthwiseShifted: plan_depthwise_shifted(request, plan); break;
     case Algorithm::kDepthwiseRows: plan_depthwise_rows(request, plan); break;
     case Algorithm::kDepthwise: plan_depthwise(request, plan); break;
     case Algorithm::kCorrelation: plan_correlation(request, plan); break;

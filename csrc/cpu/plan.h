@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "col2im_job.h"
+#include "depthwise_shifted_job.h"
 #include "grouped_job.h"
 #include "lane_band.h"
 #include "packed.h"
@@ -15,6 +16,7 @@ namespace convext {
 // Candidates in the order they are tried; the last one takes everything.
 enum class Algorithm {
   kDepthwiseChannelsLast,
+  kDepthwiseShifted,
   kDepthwiseRows,
   kDepthwise,
   kGrouped,
@@ -65,6 +67,7 @@ struct ConvPlan {
   Col2imShape col2im;
   InnerProductShape inner_product;
   GroupedShape grouped;
+  ShiftedShape shifted;
   // Banded.
   int64_t band_rows = 1;
   // Packed wgrad.

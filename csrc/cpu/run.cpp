@@ -193,6 +193,22 @@ void run_depthwise_rows(const PlanRequest& request, const ConvPlan& plan, const 
                   });
 }
 
+void run_depthwise_shifted(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                           const ConvOperands& operands) {
+  ConvJob job = make_job(request, plan, operands);
+  const std::vector<Region> regions = regions_of(request);
+  for (const Region& region : regions) {
+    RegionJob r;
+    r.region = &region;
+    job.wave.push_back(r);
+  }
+  const Workspace workspace(plan);
+  for_each_worker(plan.workers, divide_up(request.problem.groups, plan.shifted.planes) * request.problem.batch,
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_depthwise_shifted(job, plan.shifted, begin, end, workspace.of_worker(worker));
+                  });
+}
+
 void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
                        const ConvOperands& operands) {
   ConvJob conv = make_job(request, plan, operands);
@@ -303,6 +319,7 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& en
     case Algorithm::kDepthwise: return run_depthwise_conv(request, plan, kernels, operands);
     case Algorithm::kInnerProduct: return run_inner_product(request, plan, kernels, operands);
     case Algorithm::kWinograd: return run_winograd_conv(request, plan, engine, type, operands);
+    case Algorithm::kDepthwiseShifted: return run_depthwise_shifted(request, plan, kernels, operands);
     case Algorithm::kDepthwiseRows: return run_depthwise_rows(request, plan, kernels, operands);
     case Algorithm::kGrouped: return run_grouped(request, plan, kernels, operands);
     case Algorithm::kCol2im: return run_col2im(request, plan, kernels, operands);

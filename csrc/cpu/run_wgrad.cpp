@@ -99,6 +99,16 @@ void run_depthwise_rows_wgrad(const PlanRequest& request, const ConvPlan& plan, 
                   });
 }
 
+void run_depthwise_shifted_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                                 const ConvOperands& operands) {
+  const WgradJob job = make_wgrad_job(request, plan, operands);
+  const Workspace workspace(plan);
+  for_each_worker(plan.workers, divide_up(request.problem.groups * request.problem.out_channels, plan.shifted.filters),
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_depthwise_shifted_wgrad(job, plan.shifted, begin, end, workspace.of_worker(worker));
+                  });
+}
+
 void run_correlation_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                            const ConvOperands& operands) {
   WgradJob job = make_wgrad_job(request, plan, operands);
@@ -144,6 +154,7 @@ void run_wgrad(const PlanRequest& request, const ConvPlan& plan, const Engine& e
     case Algorithm::kDepthwiseChannelsLast: return run_depthwise_channels_wgrad(request, plan, kernels, operands);
     case Algorithm::kDepthwise: return run_depthwise_wgrad(request, plan, kernels, operands);
     case Algorithm::kWinograd: return run_winograd_wgrad(request, plan, engine, type, operands);
+    case Algorithm::kDepthwiseShifted: return run_depthwise_shifted_wgrad(request, plan, kernels, operands);
     case Algorithm::kDepthwiseRows: return run_depthwise_rows_wgrad(request, plan, kernels, operands);
     case Algorithm::kGrouped: return run_grouped_wgrad(request, plan, kernels, operands);
     case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);

@@ -147,9 +147,9 @@ inline Vector<A> load_widened(const T* from) {
 // to[i * width + r] = rows[r][i], widened, for i < len and r < width.
 //
 // Whole vectors are stored: what spills over the end of a row of `to` is rewritten by the next row, and nothing is
-// written beyond the last.
+// written beyond the last. `readable`: whole vectors may be loaded beyond the rows' ends too.
 template <class A, class T>
-inline void transpose_rows(const T* const* rows, int width, int64_t len, A* to) {
+inline void transpose_rows(const T* const* rows, int width, int64_t len, A* to, bool readable = false) {
   constexpr int W = kLanes<A>;
   const int last_block = (width - 1) / W * W;
   for (int64_t i = 0; i < len; i += W) {
@@ -159,7 +159,7 @@ inline void transpose_rows(const T* const* rows, int width, int64_t len, A* to) 
       for (int r = 0; r < W; ++r) {
         if (r0 + r >= width) {
           v[r] = Vector<A>{};
-        } else if (n == W) {
+        } else if (n == W || readable) {
           v[r] = load_widened<A>(rows[r0 + r] + i);
         } else {
           T part[W] = {};

@@ -1,0 +1,207 @@
+"""Depthwise layers whose rows are shifted in registers: where they are taken, exact sums, ends of memory, bits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import convext
+import convext.functional as CF
+
+OPERATORS = ("fprop", "dgrad", "wgrad")
+SHIFTED = "depthwise_shifted"
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def algorithms(image: tuple[int, ...], weight: tuple[int, ...], **settings: Any) -> list[str]:
+    return [convext.conv_plan(operator, image, weight, **settings).algorithm for operator in OPERATORS]
+
+
+def integers(*shape: int) -> Tensor:
+    """Small integers, whose sums are exact in any order."""
+    return torch.randint(-3, 4, shape).double()
+
+
+def results(functional: Any, operands: tuple[Tensor, ...], settings: dict[str, Any]) -> list[Tensor]:
+    """Output and gradients to image and weight."""
+    x, w, bias, grad = operands
+    leaves = [t.detach().requires_grad_() for t in (x, w)]
+    y = functional.conv2d(*leaves, bias, **settings)
+    return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
+
+
+def operands(
+    channels: int, multiplier: int, size: tuple[int, int], kernel: tuple[int, int], batch: int, settings: dict[str, Any]
+) -> tuple[Tensor, ...]:
+    x, w = integers(batch, channels, *size), integers(channels * multiplier, 1, *kernel)
+    y = torch.nn.functional.conv2d(x, w, **settings)
+    return x, w, integers(w.shape[0]), integers(*y.shape)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "settings", "expected"),
+    [
+        ((112, 112), 3, {"padding": 1}, [SHIFTED] * 3),
+        ((28, 28), 7, {"padding": 3}, [SHIFTED] * 3),
+        ((112, 112), 3, {"padding": 1, "stride": 2}, [SHIFTED] * 3),
+        ((14, 14), 3, {"padding": 1}, [SHIFTED] * 3),
+        ((14, 14), 7, {"padding": 3}, [SHIFTED, SHIFTED, "depthwise"]),
+        ((7, 7), 3, {"padding": 1}, [SHIFTED, SHIFTED, "depthwise"]),
+        ((14, 14), 3, {"padding": 1, "stride": 2}, [SHIFTED, "depthwise", "depthwise"]),
+        ((7, 7), 7, {"padding": 3}, ["depthwise"] * 3),
+        ((4, 4), 3, {"padding": 1}, ["depthwise"] * 3),
+        ((2, 40), 3, {"padding": 1}, ["depthwise"] * 3),
+        ((56, 56), 3, {"padding": 1, "stride": 3}, ["depthwise_rows", "depthwise", "depthwise_rows"]),
+        ((512, 512), 3, {"padding": 1}, ["depthwise"] * 3),
+        ((14, 14), 3, {"padding": 600, "dilation": 600}, ["depthwise"] * 3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("threads", (1, 2, 3))
+def test_the_algorithm(
+    size: tuple[int, int], kernel: int, settings: dict[str, Any], expected: list[str], threads: int
+) -> None:
+    if "avx512" not in convext.backends.cpu.isa_levels():
+        pytest.skip("the lanes are those of AVX-512")
+    image, weight = (2, 64, *size), (64, 1, kernel, kernel)
+    with convext.backends.cpu.max_isa("avx512"):
+        assert algorithms(image, weight, groups=64, num_threads=threads, **settings) == expected
+    with convext.backends.cpu.max_isa("avx2"):
+        assert SHIFTED not in algorithms(image, weight, groups=64, num_threads=threads, **settings)
+
+
+# Rows of one vector and of several, of two planes, beside whole vectors; more rows than wait in L1.
+SIZES = ((4, 16), (7, 7), (14, 14), (5, 8), (9, 6), (11, 35), (31, 29), (60, 17), (12, 32), (130, 12))
+KERNELS = ((3, 3), (1, 4), (2, 1), (5, 5), (7, 7), (8, 9))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("multiplier", (1, 3))
+@pytest.mark.parametrize("stride", ((1, 1), (2, 2), (1, 2), (2, 1), (3, 2)), ids=str)
+def test_sums_are_exact(stride: tuple[int, int], multiplier: int, dtype: torch.dtype, isa: str) -> None:
+    for i, size in enumerate(SIZES):
+        for k, kernel in enumerate(KERNELS):
+            dilation = ((1, 1), (2, 1), (1, 2), (1, 1), (2, 5))[(i + k) % 5]
+            padding = [(0, n // 2 * d, min(n * d, 9))[(i + k) % 3] for n, d in zip(kernel, dilation, strict=True)]
+            settings: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": 5}
+            if any(s + 2 * p <= d * (n - 1) for s, p, d, n in zip(size, padding, dilation, kernel, strict=True)):
+                continue
+            given = operands(5, multiplier, size, kernel, 2, settings)
+            expected = results(torch.nn.functional, given, settings)
+            ours = results(CF, tuple(t.to(dtype) for t in given), settings)
+            for a, b in zip(ours, expected, strict=True):
+                assert torch.equal(a.double(), b.to(dtype).double()), (size, kernel, settings)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_any_strides_of_memory(dtype: torch.dtype, isa: str) -> None:
+    """Expanded gradients; sliced, transposed and flipped images; weights whose taps are not dense."""
+    settings: dict[str, Any] = {"padding": 1, "groups": 8}
+    bias, wide = integers(8).to(dtype), integers(2, 8, 20, 40).to(dtype)
+    weights = (integers(8, 1, 3, 3).to(dtype), integers(8, 1, 3, 6)[..., ::2].to(dtype).transpose(2, 3))
+    images = (
+        wide[..., :20:2],
+        wide[:, :, ::3, 3:10],
+        wide[..., :14],
+        wide.transpose(2, 3),
+        wide.flip(3)[:1, :, :, :19],
+    )
+    for x in images:
+        for w in weights:
+            for grad in (integers(*x.shape), integers(*x.shape[:-1], 1).expand(x.shape)):
+                given = (x, w, bias, grad.to(dtype))
+                expected = results(torch.nn.functional, tuple(t.double() for t in given), settings)
+                for a, b in zip(results(CF, given, settings), expected, strict=True):
+                    assert torch.equal(a.double(), b.to(dtype).double())
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("size", ((7, 7), (14, 14), (30, 29)), ids=str)
+@pytest.mark.parametrize("stride", (1, 2))
+def test_threads_and_batch_change_no_bit(stride: int, size: tuple[int, int], isa: str) -> None:
+    settings: dict[str, Any] = {"stride": stride, "padding": 1, "groups": 131}
+    x, w, bias = torch.randn(3, 131, *size), torch.randn(131, 1, 3, 3), torch.randn(131)
+    grad = torch.randn(CF.conv2d(x, w, **settings).shape)
+    torch.set_num_threads(1)
+    first = results(CF, (x, w, bias, grad), settings)
+    alone = results(CF, (x[1:2], w, bias, grad[1:2]), settings)
+    assert torch.equal(first[0][1:2], alone[0]) and torch.equal(first[1][1:2], alone[1])
+    exact = results(torch.nn.functional, tuple(t.double() for t in (x, w, bias, grad)), settings)
+    for a, b in zip(first, exact, strict=True):
+        assert (a.double() - b).norm() < 1e-6 * b.norm()
+    for count in (2, 3):
+        torch.set_num_threads(count)
+        for a, b in zip(results(CF, (x, w, bias, grad), settings), first, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("value", (torch.inf, torch.nan))
+def test_what_is_not_finite_stays_within_its_windows(value: float, isa: str) -> None:
+    """Vectors hold what lies beyond a row, another plane, and lanes that wgrad leaves out."""
+    for size, stride in (((7, 7), 1), ((9, 14), 1), ((9, 37), 1), ((14, 14), 2), ((9, 50), 2)):
+        settings: dict[str, Any] = {"groups": 8, "stride": stride, "padding": 1}
+        x, w, bias = torch.randn(1, 8, *size), torch.randn(8, 1, 3, 3), torch.zeros(8)
+        grad = torch.randn(CF.conv2d(x, w, **settings).shape)
+        for y, column in ((0, 0), (4, size[1] // 2), (size[0] - 1, size[1] - 1)):
+            for which in (0, 3):
+                given = [t.clone() for t in (x, w, bias, grad)]
+                given[which][0, 3, min(y, given[which].shape[2] - 1), min(column, given[which].shape[3] - 1)] = value
+                ours = results(CF, tuple(given), settings)
+                exact = results(torch.nn.functional, tuple(t.double() for t in given), settings)
+                for a, b in zip(ours[:2], exact[:2], strict=True):
+                    assert torch.equal(a.isfinite(), b.isfinite()), (size, y, column)
+                # Rows of padding are left out: there a gradient that is not finite meets no zeros.
+                assert (ours[2].isfinite() >= exact[2].isfinite()).all(), (size, y, column)
+                assert not ours[2][3].isfinite().all(), (size, y, column)
+
+
+GUARDED = """
+import ctypes, mmap
+import torch
+import convext
+
+libc, page = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
+kept = []
+
+def at_the_end(t):
+    '''The same tensor, followed by memory that must not be read.'''
+    size = t.numel() * t.element_size()
+    pages = -(-size // page) + 1
+    memory = mmap.mmap(-1, pages * page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert libc.mprotect(ctypes.c_void_p(start + (pages - 1) * page), page, 0) == 0
+    kept.append(memory)
+    whole = torch.frombuffer(memory, dtype=t.dtype, count=t.numel(), offset=(pages - 1) * page - size)
+    return whole.view(t.shape).copy_(t)
+
+for level in convext.backends.cpu.isa_levels():
+    with convext.backends.cpu.max_isa(level):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+            for c, d, h, w, k, s in SHAPES:
+                settings = {"padding": k // 2, "stride": s, "groups": c}
+                x, weight = torch.randn(1, c * d, h, w), torch.randn(c * d, d, k, k)
+                y = torch.nn.functional.conv2d(x, weight, **settings)
+                x, weight, grad = (at_the_end(t.to(dtype)) for t in (x, weight, torch.randn_like(y)))
+                leaves = [x.requires_grad_(), weight.requires_grad_()]
+                out = convext.functional.conv2d(*leaves, None, **settings)
+                torch.autograd.grad(out, leaves, grad)
+print("read nothing beyond")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
+def test_nothing_is_read_beyond_the_operands() -> None:
+    """Depthwise images that end in parts of vectors; groups of channels, whose weights are read in whole vectors."""
+    shapes = [
+        (c, 1, h, w, k, s) for c in (3, 16) for h, w in ((7, 7), (14, 14), (20, 29)) for k in (3, 5) for s in (1, 2)
+    ]
+    shapes += [(8, 16, 7, 7, 3, 1), (8, 32, 8, 8, 3, 2), (8, 15, 5, 9, 3, 1)]
+    code = GUARDED.replace("SHAPES", repr(shapes))
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and "read nothing beyond" in run.stdout, (run.returncode, run.stderr[-2000:])
