@@ -46,6 +46,20 @@ void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Ke
                   [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
 }
 
+void run_staged_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                      const ConvOperands& operands) {
+  const ConvProblem& p = request.problem;
+  WgradJob job = make_wgrad_job(request, plan, operands);
+  job.panels = plan.staged_wgrad.panels;
+  const StagedWgradBands bands(job.source_region, p, request.tile, request.sum_bytes);
+  const int64_t column_blocks = divide_up(p.in_channels, plan.staged_wgrad.tiles * request.tile.columns);
+  const Workspace workspace(plan);
+  for_each_worker(plan.workers, p.groups * job.row_blocks() * column_blocks,
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_staged_wgrad(job, plan.staged_wgrad, bands, begin, end, workspace.of_worker(worker));
+                  });
+}
+
 void run_winograd_wgrad(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
                         const ConvOperands& operands) {
   const WgradJob wgrad = make_wgrad_job(request, plan, operands);
@@ -79,50 +93,31 @@ void run_depthwise_wgrad(const PlanRequest& request, const ConvPlan& plan, const
                   });
 }
 
-void run_grouped_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+// Units of a grouped or depthwise layer, which write their results themselves.
+using GroupedStep = decltype(Kernels::run_grouped_wgrad);
+void run_grouped_units(const PlanRequest& request, const ConvPlan& plan, GroupedStep run, int64_t units,
                        const ConvOperands& operands) {
   const WgradJob job = make_wgrad_job(request, plan, operands);
   const Workspace workspace(plan);
-  for_each_worker(plan.workers, request.problem.groups * plan.grouped.vectors,
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_grouped_wgrad(job, plan.grouped, begin, end, workspace.of_worker(worker));
-                  });
+  for_each_worker(plan.workers, units, [&](int64_t worker, int64_t begin, int64_t end) {
+    run(job, plan.grouped, begin, end, workspace.of_worker(worker));
+  });
 }
 
-void run_depthwise_rows_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                              const ConvOperands& operands) {
-  const WgradJob job = make_wgrad_job(request, plan, operands);
-  const Workspace workspace(plan);
-  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_depthwise_rows_wgrad(job, plan.grouped, begin, end, workspace.of_worker(worker));
-                  });
-}
-
-void run_correlation_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                           const ConvOperands& operands) {
+// Blocks of filters and channels, then what adds up their slices.
+using BlockStep = decltype(Kernels::run_correlation_wgrad);
+using FinishStep = decltype(Kernels::finish_correlation_wgrad);
+void run_blocks(const PlanRequest& request, const ConvPlan& plan, BlockStep run, FinishStep finish,
+                const ConvOperands& operands) {
   WgradJob job = make_wgrad_job(request, plan, operands);
   const Workspace workspace(plan);
   job.partial = workspace.shared();
   for_each_worker(plan.workers, job.block_units(), [&](int64_t worker, int64_t begin, int64_t end) {
-    kernels.run_correlation_wgrad(job, begin, end, workspace.of_worker(worker));
+    run(job, begin, end, workspace.of_worker(worker));
   });
   if (plan.in_place) return;
   for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
-                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_correlation_wgrad(job, begin, end); });
-}
-
-void run_outer_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                     const ConvOperands& operands) {
-  WgradJob job = make_wgrad_job(request, plan, operands);
-  const Workspace workspace(plan);
-  job.partial = workspace.shared();
-  for_each_worker(plan.workers, job.block_units(), [&](int64_t worker, int64_t begin, int64_t end) {
-    kernels.run_outer_wgrad(job, begin, end, workspace.of_worker(worker));
-  });
-  if (plan.in_place) return;
-  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
-                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_outer_wgrad(job, begin, end); });
+                  [&](int64_t, int64_t begin, int64_t end) { finish(job, begin, end); });
 }
 
 void run_depthwise_channels_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
@@ -140,15 +135,22 @@ void run_depthwise_channels_wgrad(const PlanRequest& request, const ConvPlan& pl
 void run_wgrad(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
                const ConvOperands& operands) {
   const Kernels& kernels = engine.of(type);
+  const ConvProblem& p = request.problem;
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast: return run_depthwise_channels_wgrad(request, plan, kernels, operands);
     case Algorithm::kDepthwise: return run_depthwise_wgrad(request, plan, kernels, operands);
     case Algorithm::kWinograd: return run_winograd_wgrad(request, plan, engine, type, operands);
-    case Algorithm::kDepthwiseRows: return run_depthwise_rows_wgrad(request, plan, kernels, operands);
-    case Algorithm::kGrouped: return run_grouped_wgrad(request, plan, kernels, operands);
-    case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
-    case Algorithm::kOuterProduct: return run_outer_wgrad(request, plan, kernels, operands);
-    case Algorithm::kPacked: return run_packed_wgrad(request, plan, kernels, operands);
+    case Algorithm::kDepthwiseRows:
+      return run_grouped_units(request, plan, kernels.run_depthwise_rows_wgrad, p.groups * p.out_channels, operands);
+    case Algorithm::kGrouped:
+      return run_grouped_units(request, plan, kernels.run_grouped_wgrad, p.groups * plan.grouped.vectors, operands);
+    case Algorithm::kCorrelation:
+      return run_blocks(request, plan, kernels.run_correlation_wgrad, kernels.finish_correlation_wgrad, operands);
+    case Algorithm::kOuterProduct:
+      return run_blocks(request, plan, kernels.run_outer_wgrad, kernels.finish_outer_wgrad, operands);
+    case Algorithm::kPacked:
+      return plan.staged ? run_staged_wgrad(request, plan, kernels, operands)
+                         : run_packed_wgrad(request, plan, kernels, operands);
     default: return;
   }
 }
