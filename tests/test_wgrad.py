@@ -56,6 +56,15 @@ def reference(grad: Tensor, image: Tensor, kernel: int, stride: int = 1, padding
         ((1, 64, 28, 28), (64, 64, 3, 3), {"padding": 1}, "winograd"),
         # too few pixels for the sums over lanes
         ((1, 512, 7, 7), (512, 512, 1, 1), {}, "packed"),
+        ((8, 48, 7, 7), (128, 48, 7, 7), {"padding": 3}, "packed"),
+        # a stage that all filters share: under a stride, of narrow rows, of few pixels under one tap
+        ((1, 64, 56, 56), (64, 64, 3, 3), {"stride": 2, "padding": 1}, "packed"),
+        ((1, 30, 56, 56), (64, 30, 3, 3), {"stride": 2, "padding": 1}, "correlation"),
+        ((1, 16, 14, 14), (48, 16, 5, 5), {"padding": 2}, "packed"),
+        ((1, 16, 28, 28), (48, 16, 5, 5), {"padding": 2}, "correlation"),
+        ((1, 256, 14, 14), (256, 256, 1, 1), {}, "packed"),
+        ((1, 128, 14, 14), (256, 128, 1, 1), {}, "correlation"),
+        ((1, 512, 799), (512, 512, 3), {"stride": 2}, "packed"),
         ((1, 512, 28, 28), (1024, 512, 1, 1), {"stride": 2}, "packed"),
         # groups of few channels at any size and in any layout
         ((1, 32, 4, 4), (32, 8, 3, 3), {"padding": 1, "groups": 4}, "correlation"),
@@ -90,6 +99,60 @@ def test_correlation_at_every_edge_of_a_tile(
         torch.testing.assert_close(wgrad(grad, image, kernel, stride, padding), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("filters", (16, 29, 150))
+@pytest.mark.parametrize("channels", (16, 17, 33, 48, 70))
+def test_a_shared_stage_at_every_edge_of_a_tile(channels: int, filters: int, dtype: torch.dtype, isa: str) -> None:
+    """Several images to a chunk, one, and several chunks to an image; narrow last tiles, alone and behind others."""
+    torch.manual_seed(0)
+    for size, kernel, stride, padding, batch in ((7, 5, 1, 2, 8), (9, 3, 2, 1, 11), (70, 4, 2, 1, 1), (16, 2, 2, 0, 3)):
+        out = (size + 2 * padding - kernel) // stride + 1
+        image, grad = integers(batch, channels, size, size), integers(batch, filters, out, out)
+        expected = reference(grad, image, kernel, stride, padding).to(dtype)
+        with convext.backends.winograd.flags(enabled=False):
+            result = wgrad(grad.to(dtype), image.to(dtype), kernel, stride, padding)
+        torch.testing.assert_close(result, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+def test_a_shared_stage_of_one_tap(dtype: torch.dtype, isa: str) -> None:
+    for channels, stride, size in ((160, 1, 14), (170, 1, 13), (300, 2, 24)):
+        out = (size - 1) // stride + 1
+        image = integers(3, channels, size, size, dtype=dtype)
+        grad = integers(3, 161, out, out, dtype=dtype)
+        assert plan(tuple(image.shape), (161, channels, 1, 1), stride=stride, dtype=dtype).algorithm == "packed"
+        torch.testing.assert_close(
+            wgrad(grad, image, 1, stride), reference(grad, image, 1, stride).to(dtype), rtol=0, atol=0
+        )
+
+
+@pytest.mark.parametrize("mode", ("constant", "reflect", "replicate", "circular"))
+def test_a_shared_stage_in_every_shape(mode: str, isa: str) -> None:
+    """Padding modes, dilation, groups, depth, pixels that are not neighbours, a result that is channels_last."""
+    torch.manual_seed(0)
+    code = ("constant", "reflect", "replicate", "circular").index(mode)
+    for size, kernel, stride, dilation, groups in (
+        ((13, 12), (3, 4), (2, 2), (1, 1), 1),
+        ((14, 15), (3, 3), (2, 1), (2, 3), 2),
+        ((5, 8, 9), (3, 2, 3), (1, 2, 2), (1, 1, 1), 1),
+        ((40,), (17,), (2,), (1,), 3),
+    ):
+        axes = len(size)
+        image = integers(9, 32 * groups, *size)
+        padded = torch.nn.functional.pad(image, (2, 1) * axes, mode=mode)
+        weight = torch.zeros(34 * groups, 32, *kernel, dtype=torch.float64, requires_grad=True)
+        convolve = getattr(torch.nn.functional, f"conv{axes}d")
+        out = convolve(padded.double(), weight, None, stride, 0, dilation, groups)
+        grad = integers(*out.shape)
+        (expected,) = torch.autograd.grad(out, weight, grad.double())
+        conf = (list(stride), [2, 1] * axes, list(dilation), groups, code)
+        apart = torch.zeros(*grad.shape, 2)[..., 0].copy_(grad)
+        for g in (grad, apart):
+            with convext.backends.winograd.flags(enabled=False):
+                result = torch.ops.convext.conv_wgrad(g, image, list(kernel), *conf)
+            torch.testing.assert_close(result.double(), expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 @pytest.mark.parametrize("filters", (1, 5, 15, 29, 64, 150))
 @pytest.mark.parametrize("channels", (2, 3, 16, 24, 29))
@@ -119,13 +182,21 @@ def test_threads_change_no_bit(layout: torch.memory_format, isa: str) -> None:
     torch.manual_seed(0)
     before = torch.get_num_threads()
     try:
-        for channels, filters, size, kernel in ((24, 144, 56, 1), (3, 32, 64, 3), (40, 70, 14, 5), (64, 300, 28, 1)):
+        for channels, filters, size, kernel, stride in (
+            (24, 144, 56, 1, 1),
+            (3, 32, 64, 3, 1),
+            (40, 70, 14, 5, 1),
+            (64, 300, 28, 1, 1),
+            (40, 70, 29, 3, 2),
+            (200, 170, 14, 1, 1),
+        ):
+            out = (size - 1) // stride + 1
             image = torch.randn(2, channels, size, size).contiguous(memory_format=layout)
-            grad = torch.randn(2, filters, size, size).contiguous(memory_format=layout)
+            grad = torch.randn(2, filters, out, out).contiguous(memory_format=layout)
             results = []
             for threads in (1, 2, 5, 16):
                 torch.set_num_threads(threads)
-                results.append(wgrad(grad, image, kernel, padding=kernel // 2))
+                results.append(wgrad(grad, image, kernel, stride, kernel // 2))
             assert all(torch.equal(results[0], r) for r in results[1:])
     finally:
         torch.set_num_threads(before)

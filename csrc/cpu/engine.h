@@ -11,6 +11,7 @@
 #include "norm.h"
 #include "packed.h"
 #include "pool_job.h"
+#include "staged_wgrad_shape.h"
 #include "unfold.h"
 #include "winograd_job.h"
 
@@ -39,6 +40,8 @@ struct Kernels {
   void (*pack_weight)(const ConvJob&, int64_t begin, int64_t end);
   void (*run_conv)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
   void (*run_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
+  void (*run_staged_wgrad)(const WgradJob&, const StagedWgradShape&, const StagedWgradBands&, int64_t begin,
+                           int64_t end, void* workspace);
   void (*finish_wgrad)(const WgradJob&, int64_t begin, int64_t end);
   void (*run_banded)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
   void (*run_col2im)(const ConvJob&, const Col2imShape&, int64_t begin, int64_t end, void* workspace);

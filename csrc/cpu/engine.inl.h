@@ -26,6 +26,7 @@ namespace {
 #include "depthwise_channels_wgrad.h"
 #include "lane_stage.h"
 #include "depthwise.h"
+#include "staged_wgrad.h"
 #include "band_stage.h"
 #include "plane_stage.h"
 #include "grouped.h"
@@ -57,6 +58,11 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
     for (int64_t group = 0; group < job.problem->groups; ++group)
       for (int64_t i = 0; i < padded; ++i)
         to[group * padded + i] = i < job.rows ? widen(from[(group * job.rows + i) / job.epilogue.bias_repeats]) : A{0};
+  }
+  static void run_staged_wgrad(const WgradJob& job, const StagedWgradShape& shape, const StagedWgradBands& bands,
+                               int64_t begin, int64_t end, void* workspace) {
+    StagedWgrad<T, A> wgrad(job, shape, bands, static_cast<std::byte*>(workspace));
+    for (int64_t i = begin; i < end; ++i) wgrad.run(i);
   }
   static void finish_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) finish_wgrad_row<T, A>(job, i);
@@ -147,6 +153,7 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
             .pack_weight = &Packed::pack_weight,
             .run_conv = &Packed::run_conv,
             .run_wgrad = &Packed::run_wgrad,
+            .run_staged_wgrad = &run_staged_wgrad,
             .finish_wgrad = &finish_wgrad,
             .run_banded = &Packed::run_banded,
             .run_col2im = &Packed::run_col2im,

@@ -64,19 +64,29 @@ inline void write_pixels(const A* from, const Planes<T, A>& planes, int lanes, i
 template <class T, class A>
 class LaneStager {
  public:
-  LaneStager(const LaneBand& band, PaddingMode mode, int64_t* entries, A* stage)
+  // `pitch`: elements between places, where several vectors of planes are staged side by side.
+  LaneStager(const LaneBand& band, PaddingMode mode, int64_t* entries, A* stage, int64_t pitch = kLanes<A>)
       : band_(band),
         mode_(mode),
         stage_(stage),
+        pitch_(pitch),
         column_(entries),
         row_place_(column_ + band.source_columns()),
         row_offset_(row_place_ + band.source_rows()) {}
 
   // `planes` are those of the band's first channel; q is the band's first position.
   void fill(Planes<const T, A> planes, int64_t channel_stride, const int64_t (&q)[kSpatialAxes]) {
-    const bool moved = !filled_ || !std::equal(q, q + kSpatialAxes, q_);
     // Places outside of the image hold zeros, which no other band of the same position overwrites.
-    if (moved) std::fill_n(stage_, band_.vectors() * kLanes<A>, A{0});
+    fill(stage_, has_moved(q), planes, channel_stride, q);
+  }
+
+  // Fills one of several stages, which is cleared if it may hold another band's values.
+  void fill(A* stage, bool clears, Planes<const T, A> planes, int64_t channel_stride,
+            const int64_t (&q)[kSpatialAxes]) {
+    const bool moved = has_moved(q);
+    stage_ = stage;
+    if (clears)
+      for (int64_t i = 0; i < band_.vectors(); ++i) store(stage_ + i * pitch_, Vector<A>{});
     std::copy_n(q, kSpatialAxes, q_);
     filled_ = true;
     const LaneAxis &d = band_.axis[0], &h = band_.axis[1], &w = band_.axis[2];
@@ -92,13 +102,15 @@ class LaneStager {
             Planes<const T, A> channel = planes;
             for (const T*& start : channel.start) start += c * channel_stride;
             channel.room -= c * channel_stride;
-            stage_rows(channel, stage_ + c * band_.channel_size() * kLanes<A>);
+            stage_rows(channel, stage_ + c * band_.channel_size() * pitch_);
           }
         }
   }
 
  private:
   static constexpr int W = kLanes<A>;
+
+  bool has_moved(const int64_t (&q)[kSpatialAxes]) const { return !filled_ || !std::equal(q, q + kSpatialAxes, q_); }
 
   // The place of each source column [x_, x_ + columns_) that lies in the image, or -1 where no tap reads it.
   void list_columns(const StagePass& pass) {
@@ -109,7 +121,7 @@ class LaneStager {
     columns_ = std::max<int64_t>(0, std::min(extent - x_, w.coordinates() - begin));
     int64_t place = begin / w.step(), residue = begin % w.step();
     for (int64_t i = 0; i < columns_; ++i) {
-      column_[i] = residue < pass.residues ? ((pass.group + residue) * band_.group_size() + place) * W : -1;
+      column_[i] = residue < pass.residues ? ((pass.group + residue) * band_.group_size() + place) * pitch_ : -1;
       if (++residue == w.step()) residue = 0, ++place;
     }
     pass_ = &pass;
@@ -128,7 +140,7 @@ class LaneStager {
             const int64_t y = source_of(h, pass_h, q_[1] + j, rh);
             if (y < 0) continue;
             const int64_t group = ((pass_d.group + rd) * h.groups + pass_h.group + rh) * band_.axis[2].groups;
-            row_place_[rows_] = (group * band_.group_size() + band_.place(i, j, 0)) * W;
+            row_place_[rows_] = (group * band_.group_size() + band_.place(i, j, 0)) * pitch_;
             row_offset_[rows_++] = z * planes.axis[0] + y * planes.axis[1];
           }
       }
@@ -177,13 +189,14 @@ class LaneStager {
         if (source < 0 || source == x) continue;
         A lanes[W];
         for (int l = 0; l < W; ++l) lanes[l] = widen(planes.start[l][row_offset_[row] + source * planes.axis[2]]);
-        store(to + ((pass_->group + r) * band_.group_size() + i) * W, load(lanes));
+        store(to + ((pass_->group + r) * band_.group_size() + i) * pitch_, load(lanes));
       }
   }
 
   const LaneBand& band_;
   PaddingMode mode_;
   A* stage_;
+  const int64_t pitch_;
   int64_t* column_;
   int64_t* row_place_;
   int64_t* row_offset_;

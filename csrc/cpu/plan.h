@@ -9,6 +9,7 @@
 #include "grouped_job.h"
 #include "lane_band.h"
 #include "packed.h"
+#include "staged_wgrad_shape.h"
 #include "winograd_job.h"
 
 namespace convext {
@@ -74,7 +75,9 @@ struct ConvPlan {
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;
   bool in_place = false, finishes_units = false, channel_major = false;
-  bool boxes = false;  // taps are products of their own
+  bool boxes = false;   // taps are products of their own
+  bool staged = false;  // taps share a stage of the source
+  StagedWgradShape staged_wgrad;
   // Correlation and outer products.
   WgradShape wgrad;
   // Bytes: shared_bytes once and thread_bytes for each of the workers.

@@ -46,6 +46,20 @@ void run_packed_wgrad(const PlanRequest& request, const ConvPlan& plan, const Ke
                   [&](int64_t, int64_t begin, int64_t end) { kernels.finish_wgrad(job, begin, end); });
 }
 
+void run_staged_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                      const ConvOperands& operands) {
+  const ConvProblem& p = request.problem;
+  WgradJob job = make_wgrad_job(request, plan, operands);
+  job.panels = plan.staged_wgrad.panels;
+  const StagedWgradBands bands(job.source_region, p, request.tile, request.sum_bytes);
+  const int64_t column_blocks = divide_up(p.in_channels, plan.staged_wgrad.tiles * request.tile.columns);
+  const Workspace workspace(plan);
+  for_each_worker(plan.workers, p.groups * job.row_blocks() * column_blocks,
+                  [&](int64_t worker, int64_t begin, int64_t end) {
+                    kernels.run_staged_wgrad(job, plan.staged_wgrad, bands, begin, end, workspace.of_worker(worker));
+                  });
+}
+
 void run_winograd_wgrad(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
                         const ConvOperands& operands) {
   const WgradJob wgrad = make_wgrad_job(request, plan, operands);
@@ -68,71 +82,33 @@ void run_winograd_wgrad(const PlanRequest& request, const ConvPlan& plan, const 
   if (job.shape.slices > 1) in_parallel(steps.finish_wgrad, request.problem.groups * request.problem.out_channels);
 }
 
-void run_depthwise_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                         const ConvOperands& operands) {
-  const WgradJob job = make_wgrad_job(request, plan, operands);
-  const LanePlan lanes(request);
-  const Workspace workspace(plan);
-  for_each_worker(plan.workers, divide_up(request.problem.groups * request.problem.out_channels, request.lanes),
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_depthwise_wgrad(job, lanes.band, begin, end, workspace.of_worker(worker));
-                  });
-}
-
-void run_grouped_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                       const ConvOperands& operands) {
+// Units that write their results themselves, of one shape.
+template <class Shape>
+using UnitStep = void (*)(const WgradJob&, const Shape&, int64_t begin, int64_t end, void* workspace);
+template <class Shape>
+void run_units(const PlanRequest& request, const ConvPlan& plan, UnitStep<Shape> run, const Shape& shape, int64_t units,
+               const ConvOperands& operands) {
   const WgradJob job = make_wgrad_job(request, plan, operands);
   const Workspace workspace(plan);
-  for_each_worker(plan.workers, request.problem.groups * plan.grouped.vectors,
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_grouped_wgrad(job, plan.grouped, begin, end, workspace.of_worker(worker));
-                  });
+  for_each_worker(plan.workers, units, [&](int64_t worker, int64_t begin, int64_t end) {
+    run(job, shape, begin, end, workspace.of_worker(worker));
+  });
 }
 
-void run_depthwise_rows_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                              const ConvOperands& operands) {
-  const WgradJob job = make_wgrad_job(request, plan, operands);
-  const Workspace workspace(plan);
-  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_depthwise_rows_wgrad(job, plan.grouped, begin, end, workspace.of_worker(worker));
-                  });
-}
-
-void run_depthwise_shifted_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                                 const ConvOperands& operands) {
-  const WgradJob job = make_wgrad_job(request, plan, operands);
-  const Workspace workspace(plan);
-  for_each_worker(plan.workers, divide_up(request.problem.groups * request.problem.out_channels, plan.shifted.filters),
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_depthwise_shifted_wgrad(job, plan.shifted, begin, end, workspace.of_worker(worker));
-                  });
-}
-
-void run_correlation_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                           const ConvOperands& operands) {
+// Blocks of filters and channels, then what adds up their slices.
+using BlockStep = decltype(Kernels::run_correlation_wgrad);
+using FinishStep = decltype(Kernels::finish_correlation_wgrad);
+void run_blocks(const PlanRequest& request, const ConvPlan& plan, BlockStep run, FinishStep finish,
+                const ConvOperands& operands) {
   WgradJob job = make_wgrad_job(request, plan, operands);
   const Workspace workspace(plan);
   job.partial = workspace.shared();
   for_each_worker(plan.workers, job.block_units(), [&](int64_t worker, int64_t begin, int64_t end) {
-    kernels.run_correlation_wgrad(job, begin, end, workspace.of_worker(worker));
+    run(job, begin, end, workspace.of_worker(worker));
   });
   if (plan.in_place) return;
   for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
-                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_correlation_wgrad(job, begin, end); });
-}
-
-void run_outer_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                     const ConvOperands& operands) {
-  WgradJob job = make_wgrad_job(request, plan, operands);
-  const Workspace workspace(plan);
-  job.partial = workspace.shared();
-  for_each_worker(plan.workers, job.block_units(), [&](int64_t worker, int64_t begin, int64_t end) {
-    kernels.run_outer_wgrad(job, begin, end, workspace.of_worker(worker));
-  });
-  if (plan.in_place) return;
-  for_each_worker(plan.workers, request.problem.groups * request.problem.out_channels,
-                  [&](int64_t, int64_t begin, int64_t end) { kernels.finish_outer_wgrad(job, begin, end); });
+                  [&](int64_t, int64_t begin, int64_t end) { finish(job, begin, end); });
 }
 
 void run_depthwise_channels_wgrad(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
@@ -150,16 +126,29 @@ void run_depthwise_channels_wgrad(const PlanRequest& request, const ConvPlan& pl
 void run_wgrad(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
                const ConvOperands& operands) {
   const Kernels& kernels = engine.of(type);
+  const ConvProblem& p = request.problem;
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast: return run_depthwise_channels_wgrad(request, plan, kernels, operands);
-    case Algorithm::kDepthwise: return run_depthwise_wgrad(request, plan, kernels, operands);
+    case Algorithm::kDepthwise:
+      return run_units(request, plan, kernels.run_depthwise_wgrad, LanePlan(request).band,
+                       divide_up(p.groups * p.out_channels, request.lanes), operands);
     case Algorithm::kWinograd: return run_winograd_wgrad(request, plan, engine, type, operands);
-    case Algorithm::kDepthwiseShifted: return run_depthwise_shifted_wgrad(request, plan, kernels, operands);
-    case Algorithm::kDepthwiseRows: return run_depthwise_rows_wgrad(request, plan, kernels, operands);
-    case Algorithm::kGrouped: return run_grouped_wgrad(request, plan, kernels, operands);
-    case Algorithm::kCorrelation: return run_correlation_wgrad(request, plan, kernels, operands);
-    case Algorithm::kOuterProduct: return run_outer_wgrad(request, plan, kernels, operands);
-    case Algorithm::kPacked: return run_packed_wgrad(request, plan, kernels, operands);
+    case Algorithm::kDepthwiseShifted:
+      return run_units(request, plan, kernels.run_depthwise_shifted_wgrad, plan.shifted,
+                       divide_up(p.groups * p.out_channels, plan.shifted.filters), operands);
+    case Algorithm::kDepthwiseRows:
+      return run_units(request, plan, kernels.run_depthwise_rows_wgrad, plan.grouped, p.groups * p.out_channels,
+                       operands);
+    case Algorithm::kGrouped:
+      return run_units(request, plan, kernels.run_grouped_wgrad, plan.grouped, p.groups * plan.grouped.vectors,
+                       operands);
+    case Algorithm::kCorrelation:
+      return run_blocks(request, plan, kernels.run_correlation_wgrad, kernels.finish_correlation_wgrad, operands);
+    case Algorithm::kOuterProduct:
+      return run_blocks(request, plan, kernels.run_outer_wgrad, kernels.finish_outer_wgrad, operands);
+    case Algorithm::kPacked:
+      return plan.staged ? run_staged_wgrad(request, plan, kernels, operands)
+                         : run_packed_wgrad(request, plan, kernels, operands);
     default: return;
   }
 }

@@ -153,6 +153,7 @@ inline void transpose_rows(const T* const* rows, int width, int64_t len, A* to, 
   constexpr int W = kLanes<A>;
   const int last_block = (width - 1) / W * W;
   for (int64_t i = 0; i < len; i += W) {
+    if (len >= W) i = std::min<int64_t>(i, len - W);  // the last block overlaps the one before it
     const int64_t n = std::min<int64_t>(W, len - i);
     for (int r0 = last_block; r0 >= 0; r0 -= W) {  // descending: what a block spills over, the block before it rewrites
       Vector<A> v[W];

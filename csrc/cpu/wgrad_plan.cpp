@@ -33,6 +33,18 @@ constexpr int64_t kFewestOuterPixels = 64, kMostOuterResult = int64_t{4} << 20;
 constexpr double kMostBoxWork = 0.8;
 constexpr int64_t kFewestBoxed = 64, kFewestBoxPixels = 256;
 
+// Channels of a group on either side from which on taps share a stage; and pixels of the batch, or taps, that repay
+// turning the sums at the end (512 x 512 channels on one map of 7 x 7, 3 x 3 taps: 1.1 ms on panels, 1.7 staged). Long
+// rows of 1-D under few taps are gathered as fast.
+constexpr int64_t kFewestStagedChannels = 16, kFewestStagedPixels = 128, kManyStagedTaps = 16;
+// Under a single tap it is one turn against another of the same data, which pays for many channels of few pixels: fewer
+// leave a chunk's block of the gradient short, and of more correlation reads longer rows where they lie.
+constexpr int64_t kFewestPixelsOfOneTap = 128, kMostPixelsOfOneTap = 400, kFewestChannelsOfOneTap = 160;
+// Correlation stages anew for every block of filters, under a stride four times as much or more: from so many channels
+// on either side it leaves these layers to the shared stage, and also those whose rows are mostly padding. (In 1-D rows
+// are long.)
+constexpr int64_t kMostStridedCorrelated = 31, kMostStridedCorrelatedOf1d = 63;
+
 bool repays_boxes(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (p.mode != PaddingMode::kZeros || std::min(p.in_channels, p.out_channels) < kFewestBoxed) return false;
@@ -50,6 +62,26 @@ bool repays_boxes(const PlanRequest& r) {
     share *= static_cast<double>(read) / static_cast<double>(a.kernel * a.output);
   }
   return share < kMostBoxWork;
+}
+
+bool is_1d(const ConvProblem& p) { return p.axis[0].output == 1 && p.axis[1].output == 1; }
+
+// Whether taps share a stage of the source (staged_wgrad.h) where correlation declines.
+bool repays_stage(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  const int64_t taps = kernel_taps(p), pixels = p.batch * output_pixels(p);
+  if (!r.packed_type || panel_terms(r) > 1 || r.source_channels_last || r.grad_channels_last) return false;
+  const int64_t channels = std::min(p.in_channels, p.out_channels);
+  if (channels < kFewestStagedChannels || pixels == 0) return false;
+  if (taps == 1) {
+    const int64_t of_image = output_pixels(p);
+    if (of_image < kFewestPixelsOfOneTap || of_image > kMostPixelsOfOneTap || channels < kFewestChannelsOfOneTap)
+      return false;
+  } else if ((pixels < kFewestStagedPixels || is_1d(p)) && taps < kManyStagedTaps) {
+    return false;
+  }
+  const StagedWgradBands bands(fprop_region(p), p, r.tile, r.sum_bytes);
+  return StagedWgradWorkspace(bands, {1, 1}, taps, r.tile).bytes(r.sum_bytes) <= kMostStageBytes;
 }
 
 StagedElement staged_element(const PlanRequest& r) {
@@ -90,11 +122,22 @@ std::string correlation_refusal(const PlanRequest& r) {
   if (r.source_channels_last || r.grad_channels_last) return "the images are channels_last";
   const bool strided = std::any_of(p.axis, p.axis + kSpatialAxes, [](const ConvAxis& a) { return a.stride > 1; });
   const bool pairs = panel_terms(r) > 1;
+  const int64_t taps = kernel_taps(p);
   const int64_t fewest = strided && !pairs ? kFewestCorrelatedStrided : kFewestCorrelated;
   if (output_pixels(p) < fewest)
     return std::to_string(output_pixels(p)) + " pixels do not repay the sums over lanes, fewer than " +
            std::to_string(fewest);
   if (bands.band.columns * 5 < bands.band.pitch * 3) return "padding would fill two fifths of the columns";
+  if (!pairs) {
+    const int64_t most = is_1d(p) ? kMostStridedCorrelatedOf1d : kMostStridedCorrelated;
+    if (strided && taps > 1 && std::min(p.in_channels, p.out_channels) > most)
+      return "under a stride " + std::to_string(std::min(p.in_channels, p.out_channels)) +
+             " channels on either side repay a stage that all filters share, more than " + std::to_string(most);
+    if (bands.band.columns * 5 < bands.band.pitch * 4 && repays_stage(r))
+      return "padding would fill a fifth of the columns";
+    if (taps == 1 && repays_stage(r))
+      return std::to_string(output_pixels(p)) + " pixels of many channels are better turned than summed over lanes";
+  }
   return pairs ? packed_pairs_reason(p) : "";
 }
 
@@ -189,9 +232,46 @@ void plan_boxes(const PlanRequest& r, ConvPlan& plan) {
   plan.thread_bytes = wgrad_workspace(r.tile, plan.panels, 0) * r.sum_bytes;
 }
 
+// Filters and channels of a unit, so that the busiest thread has the least to do. In cycles a pixel: a row of a panel
+// takes one for each tile and tap, a tile of one vector somewhat more than half; what is packed or staged, about half a
+// cycle an element.
+void plan_stage(const PlanRequest& r, ConvPlan& plan) {
+  constexpr int64_t kMostRows = 256, kMostSumBytes = 384 << 10;
+  constexpr double kMoved = 0.5, kVectorTile = 0.57;
+  const ConvProblem& p = r.problem;
+  const StagedWgradBands bands(fprop_region(p), p, r.tile, r.sum_bytes);
+  const int64_t taps = kernel_taps(p), panels = divide_up(p.out_channels, r.tile.rows);
+  const int64_t tiles = divide_up(p.in_channels, r.tile.columns);
+  const bool ends_with_vector = p.in_channels - (tiles - 1) * r.tile.columns <= r.lanes;
+  const double all_tiles = static_cast<double>(tiles) - (ends_with_vector ? 1 - kVectorTile : 0);
+  const double places = static_cast<double>(bands.band.vectors()) / static_cast<double>(bands.pixels());
+  const auto unit_cost = [&](int64_t rows, double of_tiles, int64_t units) {
+    const double filters = static_cast<double>(rows), tile = static_cast<double>(r.tile.columns);
+    return of_tiles * (filters * static_cast<double>(taps) + kMoved * places * tile) +
+           static_cast<double>(units) * kMoved * filters;
+  };
+  double least = 0;
+  for (int64_t t = 1; t <= bands.most_tiles; ++t)
+    for (int64_t n = 1; n <= std::min(panels, divide_up(kMostRows, r.tile.rows)); ++n) {
+      const int64_t rows = std::min(n * r.tile.rows, p.out_channels);
+      if (n > 1 && rows * t * taps * r.tile.columns * r.sum_bytes > kMostSumBytes) break;
+      // units of all channels of some filters follow each other
+      const int64_t columns = divide_up(tiles, t),
+                    rounds = divide_up(p.groups * divide_up(panels, n) * columns, plan.workers);
+      const double cost = static_cast<double>(rounds / columns) * unit_cost(rows, all_tiles, columns) +
+                          static_cast<double>(rounds % columns) * unit_cost(rows, static_cast<double>(t), 1);
+      if (least > 0 && cost >= least) continue;
+      least = cost;
+      plan.staged_wgrad = {n, t};
+    }
+  plan.staged = true;
+  plan.thread_bytes = StagedWgradWorkspace(bands, plan.staged_wgrad, taps, r.tile).bytes(r.sum_bytes);
+}
+
 void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   const ConvProblem& p = r.problem;
   if (repays_boxes(r)) return plan_boxes(r, plan);
+  if (repays_stage(r)) return plan_stage(r, plan);
   const int64_t pixels = p.batch * output_pixels(p), columns = p.in_channels * kernel_taps(p);
   const int64_t result_bytes =
       std::max<int64_t>(1, p.groups * p.out_channels * round_up(columns, r.tile.columns) * r.sum_bytes);
