@@ -6,7 +6,7 @@
 //   kernel    for each axis (size - 1, 0)
 //
 // A code is a pair of kFieldBits-wide fields for each axis, the width first: axes that a problem has not are zeros, and
-// so are the defaults. Values that do not fit have no code; such calls pass lists. convext/ops/_codes.py reads them.
+// so are the defaults. Values that do not fit have no code; such calls pass lists. convext/ops/coded.py reads them.
 #pragma once
 
 #include <cstdint>

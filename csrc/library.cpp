@@ -19,7 +19,7 @@ STABLE_TORCH_LIBRARY(convext, m) {
       "SymInt[] dilation, SymInt groups, int padding_mode) -> Tensor");
 
   // The same with a geometry coded in integers (geometry_code.h), and the gradients of both factors in one call:
-  // what a plain call in eager mode takes, see convext/ops/_plain.py. They have no derivatives of their own.
+  // what a plain call in eager mode takes, see convext/ops/coded.py. They have no derivatives of their own.
   m.def("conv_fprop.coded(Tensor input, Tensor weight, Tensor? bias, int window, int padding, int groups) -> Tensor");
   m.def(
       "conv_dgrad.coded(Tensor grad_output, Tensor weight, Tensor? bias, int window, int padding, int groups) -> "

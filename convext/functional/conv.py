@@ -16,7 +16,8 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from convext import _C, _checks, _sizes, ops
 from convext._checks import Configuration
-from convext.ops._autograd import is_observed
+from convext.ops import coded
+from convext.ops._autograd import PLAIN
 
 __all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
 
@@ -43,14 +44,14 @@ _CONV = _Form(
     functools.lru_cache(_REMEMBERED)(_checks.conv_configuration),
     ops.fprop,
     _C.conv_code,
-    ops.conv.plain_fprop,
+    coded.fprop,
 )
 _TRANSPOSED = _Form(
     _checks.transposed_configuration,
     functools.lru_cache(_REMEMBERED)(_checks.transposed_configuration),
     ops.dgrad,
     _C.conv_transpose_code,
-    ops.conv.plain_dgrad,
+    coded.dgrad,
 )
 
 
@@ -124,9 +125,6 @@ def _on_empty(
     return y.reshape(*y.shape[:2], *result)
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
 def _plainly(
     form: _Form, rank: int, input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
 ) -> Tensor | None:
@@ -135,9 +133,9 @@ def _plainly(
     It checks nothing: the operator refuses whatever is wrong, as well as much that is right.
     """
     if (
-        type(input) in _PLAIN
-        and type(weight) in _PLAIN
-        and (bias is None or type(bias) in _PLAIN)
+        type(input) in PLAIN
+        and type(weight) in PLAIN
+        and (bias is None or type(bias) in PLAIN)
         and input.is_cpu
         and input.dim() == rank + 2
     ):
@@ -160,7 +158,7 @@ def _call(
         tensors = (input, weight, bias)
         overridden: Tensor = handle_torch_function(function, tensors, *tensors, *arguments)
         return overridden
-    if not is_observed():
+    if not coded.is_observed():
         y = _plainly(form, rank, input, weight, bias, *arguments)
         if y is not None:
             return y

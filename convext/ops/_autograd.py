@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import register_flop_formula
 
 __all__ = [
+    "PLAIN",
     "PlainRule",
     "Rule",
     "TorchDispatchMode",
@@ -86,6 +87,10 @@ class Rule:
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         """The result's tangent from those of the tensor arguments (None: zero), of which at least one is given."""
         raise NotImplementedError
+
+
+# The types of tensors that nothing but their type has a say in.
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class PlainRule:
@@ -241,7 +246,7 @@ def call_plain(op: Any, *args: Any) -> Any:
     return _call(op._handle, *args)
 
 
-def plain(op: Any, rule: type[PlainRule], tensors: int) -> Callable[..., Any]:
+def plain(op: Any, rule: type[PlainRule], tensors: int) -> Callable[..., Tensor | None]:
     """An operator `without_derivative` as a function of the same arguments, for calls that nobody observes.
 
     It is the shortest way to a kernel, for plain CPU tensors where not `is_observed()`: no guard, no second look at
@@ -275,13 +280,15 @@ def plain(op: Any, rule: type[PlainRule], tensors: int) -> Callable[..., Any]:
     node: Any = type(f"convext_{op._opname}", (_SingleLevelFunction,), members)
     apply = node.apply
 
-    def entry(*args: Any) -> Any:
+    def entry(*args: Any) -> Tensor | None:
         try:
             if torch.is_grad_enabled() and _any_requires_grad(*args[:tensors]):
                 # a functorch wrapper that outlived its transform is no good to the node
                 operands = [t if t is None else unwrap_if_dead(t) for t in args[:tensors]]
-                return apply(*operands, *args[tensors:])
-            return _call(handle, *args)
+                y: Tensor = apply(*operands, *args[tensors:])
+                return y
+            y = _call(handle, *args)
+            return y
         except RuntimeError:
             return None
 

@@ -24,16 +24,11 @@ from torch._prims_common import suggest_memory_format
 from convext import _sizes
 from convext.ops import _autograd
 
-__all__ = ["dgrad", "dgrad_shape", "fprop", "fprop_shape", "plain_dgrad", "plain_fprop", "wgrad"]
+__all__ = ["dgrad", "dgrad_shape", "fprop", "fprop_shape", "wgrad", "wgrad_shape"]
 
 _FPROP = torch.ops.convext.conv_fprop.default
 _DGRAD = torch.ops.convext.conv_dgrad.default
 _WGRAD = torch.ops.convext.conv_wgrad.default
-_FPROP_CODED = torch.ops.convext.conv_fprop.coded
-_DGRAD_CODED = torch.ops.convext.conv_dgrad.coded
-_WGRAD_CODED = torch.ops.convext.conv_wgrad.coded
-_FPROP_BACKWARD = torch.ops.convext.conv_fprop_backward.default
-_DGRAD_BACKWARD = torch.ops.convext.conv_dgrad_backward.default
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
@@ -43,7 +38,7 @@ _DGRAD_BACKWARD = torch.ops.convext.conv_dgrad_backward.default
 _CONTIGUOUS_IN_3D = (torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def _empty_result(a: Tensor, b: Tensor, size: Sequence[int]) -> Tensor:
+def empty_result(a: Tensor, b: Tensor, size: Sequence[int]) -> Tensor:
     """A result in the memory format that torch gives it; csrc/contract.cpp states the same rule."""
     torch._check(  # type: ignore[no-untyped-call]
         a.device == b.device, lambda: f"convext: expected operands on one device, got {a.device}, {b.device}"
@@ -67,18 +62,18 @@ def _spatial(formula: Any, sizes: Sequence[int], kernel: Sequence[int], conf: An
 
 @torch.library.register_fake("convext::conv_fprop")  # type: ignore[untyped-decorator]
 def fprop_shape(x: Tensor, w: Tensor, b: Tensor | None, *conf: Any) -> Tensor:
-    return _empty_result(x, w, (x.shape[0], w.shape[0], *_spatial(_sizes.output_size, x.shape[2:], w.shape[2:], conf)))
+    return empty_result(x, w, (x.shape[0], w.shape[0], *_spatial(_sizes.output_size, x.shape[2:], w.shape[2:], conf)))
 
 
 @torch.library.register_fake("convext::conv_dgrad")  # type: ignore[untyped-decorator]
 def dgrad_shape(g: Tensor, w: Tensor, b: Tensor | None, *conf: Any) -> Tensor:
     spatial = _spatial(_sizes.transposed_size, g.shape[2:], w.shape[2:], conf)
-    return _empty_result(g, w, (g.shape[0], w.shape[1] * conf[3], *spatial))
+    return empty_result(g, w, (g.shape[0], w.shape[1] * conf[3], *spatial))
 
 
 @torch.library.register_fake("convext::conv_wgrad")  # type: ignore[untyped-decorator]
-def _wgrad_shape(g: Tensor, x: Tensor, kernel_size: Sequence[int], *conf: Any) -> Tensor:
-    return _empty_result(g, x, (g.shape[1], x.shape[1] // conf[3], *kernel_size))
+def wgrad_shape(g: Tensor, x: Tensor, kernel_size: Sequence[int], *conf: Any) -> Tensor:
+    return empty_result(g, x, (g.shape[1], x.shape[1] // conf[3], *kernel_size))
 
 
 # --- derivatives -----------------------------------------------------------------------------------------------------
@@ -92,7 +87,7 @@ def _conj(t: Tensor) -> Tensor:
 _SUMMED_BY_ONE_THREAD = 1 << 15
 
 
-def _sum_to_bias(grad: Tensor) -> Tensor:
+def sum_to_bias(grad: Tensor) -> Tensor:
     elements = grad.numel()
     if grad.shape[1] != 1 or (type(elements) is int and elements < _SUMMED_BY_ONE_THREAD):
         return grad.sum((0, *range(2, grad.dim())))
@@ -122,7 +117,7 @@ def _save(ctx: Any, a: Tensor, b: Tensor) -> None:
     ctx.save_for_forward(a, b)
 
 
-class _FpropRule(_autograd.Rule):
+class FpropRule(_autograd.Rule):
     @staticmethod
     def save(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, *conf: Any) -> None:
         ctx.conf, ctx.sizes, ctx.kernel = conf, x.shape, w.shape[2:]
@@ -130,7 +125,7 @@ class _FpropRule(_autograd.Rule):
 
     @staticmethod
     def backward(ctx: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _FpropRule.gradients(ctx, ctx.conf, need, grad)
+        return FpropRule.gradients(ctx, ctx.conf, need, grad)
 
     @staticmethod
     def gradients(ctx: Any, conf: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -141,7 +136,7 @@ class _FpropRule(_autograd.Rule):
         return (
             dgrad(grad, _conj(w), None, *conf) if need[0] else None,
             wgrad(grad, _conj(x), ctx.kernel, *conf) if need[1] else None,
-            _sum_to_bias(grad) if need[2] else None,
+            sum_to_bias(grad) if need[2] else None,
         )
 
     @staticmethod
@@ -156,7 +151,7 @@ class _FpropRule(_autograd.Rule):
         return _add(by_x, by_w)
 
 
-class _DgradRule(_autograd.Rule):
+class DgradRule(_autograd.Rule):
     @staticmethod
     def save(ctx: Any, g: Tensor, w: Tensor, b: Tensor | None, *conf: Any) -> None:
         ctx.conf, ctx.kernel = conf, w.shape[2:]
@@ -164,7 +159,7 @@ class _DgradRule(_autograd.Rule):
 
     @staticmethod
     def backward(ctx: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _DgradRule.gradients(ctx, ctx.conf, need, grad)
+        return DgradRule.gradients(ctx, ctx.conf, need, grad)
 
     @staticmethod
     def gradients(ctx: Any, conf: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -172,7 +167,7 @@ class _DgradRule(_autograd.Rule):
         return (
             fprop(grad, _conj(w), None, *conf) if need[0] else None,
             wgrad(_conj(g), grad, ctx.kernel, *conf) if need[1] else None,
-            _sum_to_bias(grad) if need[2] else None,
+            sum_to_bias(grad) if need[2] else None,
         )
 
     @staticmethod
@@ -211,90 +206,6 @@ class _WgradRule(_autograd.Rule):
             wgrad(tg, x, ctx.kernel, *ctx.conf) if tg is not None else None,
             wgrad(g, tx, ctx.kernel, *ctx.conf) if tx is not None else None,
         )
-
-
-# --- plain calls: eager mode, a geometry in integers (csrc/geometry_code.h), both gradients from one operator ---------
-
-_FIELD = 10  # bits
-
-
-def _fields(code: int, rank: int) -> list[tuple[int, int]]:
-    """The pair of fields of each of the last `rank` axes."""
-    shifts = [2 * _FIELD * axis for axis in reversed(range(rank))]
-    mask = (1 << _FIELD) - 1
-    return [(code >> shift & mask, code >> shift + _FIELD & mask) for shift in shifts]
-
-
-def _conf_of(rank: int, window: int, padding: int, groups: int) -> tuple[Any, ...]:
-    """The `conf` that integers stand for."""
-    steps = _fields(window, rank)
-    sides = [side - (side >> _FIELD - 1 << _FIELD) for pair in _fields(padding, rank) for side in pair]
-    stride, dilation = (tuple([pair[i] + 1 for pair in steps]) for i in (0, 1))
-    return stride, tuple(sides), dilation, groups, window >> 6 * _FIELD
-
-
-def _kernel_code(kernel: Sequence[int]) -> int:
-    """A kernel's size as an integer, which it fits in."""
-    code = 0
-    for size in kernel:
-        code = code << 2 * _FIELD | size - 1
-    return code
-
-
-@torch.library.register_fake("convext::conv_fprop.coded")  # type: ignore[untyped-decorator]
-def _fprop_coded_shape(x: Tensor, w: Tensor, b: Tensor | None, *code: int) -> Tensor:
-    return fprop_shape(x, w, b, *_conf_of(x.dim() - 2, *code))
-
-
-@torch.library.register_fake("convext::conv_dgrad.coded")  # type: ignore[untyped-decorator]
-def _dgrad_coded_shape(g: Tensor, w: Tensor, b: Tensor | None, *code: int) -> Tensor:
-    return dgrad_shape(g, w, b, *_conf_of(g.dim() - 2, *code))
-
-
-@torch.library.register_fake("convext::conv_wgrad.coded")  # type: ignore[untyped-decorator]
-def _wgrad_coded_shape(g: Tensor, x: Tensor, kernel_size: int, *code: int) -> Tensor:
-    rank = x.dim() - 2
-    kernel = [size + 1 for size, _ in _fields(kernel_size, rank)]
-    return _wgrad_shape(g, x, kernel, *_conf_of(rank, *code))
-
-
-@torch.library.register_fake("convext::conv_fprop_backward")  # type: ignore[untyped-decorator]
-def _fprop_backward_shape(grad: Tensor, x: Tensor, w: Tensor, window: int, padding: int, groups: int) -> Any:
-    return _empty_result(grad, w, x.shape), _empty_result(grad, x, w.shape)
-
-
-@torch.library.register_fake("convext::conv_dgrad_backward")  # type: ignore[untyped-decorator]
-def _dgrad_backward_shape(grad: Tensor, g: Tensor, w: Tensor, window: int, padding: int, groups: int) -> Any:
-    return _empty_result(grad, w, g.shape), _empty_result(g, grad, w.shape)
-
-
-def _plain_rule(forward_op: Any, backward_op: Any, rule: Any, transposed: bool) -> type[_autograd.PlainRule]:
-    """fprop's or dgrad's: gradients from `backward_op` where both factors' are asked for, or by `rule`."""
-
-    class Rule(_autograd.PlainRule):
-        @staticmethod
-        def forward(ctx: Any, a: Tensor, w: Tensor, b: Tensor | None, *code: int) -> Tensor:
-            y: Tensor = _autograd.call_plain(forward_op, a, w, b, *code)
-            ctx.code, ctx.sizes, ctx.kernel = code, a.shape, w.shape[2:]
-            need = ctx.needs_input_grad
-            ctx.save_for_backward(a if need[1] else None, w if need[0] else None)
-            return y
-
-        @staticmethod
-        def backward(ctx: Any, need: Sequence[bool], grad: Tensor, is_plain: bool) -> tuple[Tensor | None, ...]:
-            if is_plain and need[1] and not grad.is_complex() and max(ctx.kernel) <= 1 << _FIELD:
-                a, w = ctx.saved_tensors
-                if need[0]:
-                    by_image, by_weight = _autograd.call_plain(backward_op, grad, a, w, *ctx.code)
-                else:
-                    output, image = (a, grad) if transposed else (grad, a)
-                    kernel = _kernel_code(ctx.kernel)
-                    by_image, by_weight = None, _autograd.call_plain(_WGRAD_CODED, output, image, kernel, *ctx.code)
-                return by_image, by_weight, _sum_to_bias(grad) if need[2] else None
-            gradients: tuple[Tensor | None, ...] = rule.gradients(ctx, _conf_of(len(ctx.kernel), *ctx.code), need, grad)
-            return gradients
-
-    return Rule
 
 
 # --- vmap: under a shared weight the mapped axis joins the batch; mapped weights make groups --------------------------
@@ -391,18 +302,9 @@ class _WeightOperator(Protocol):
     ) -> Tensor: ...
 
 
-fprop = cast(_ImageOperator, _autograd.differentiable(_FPROP, _FpropRule, tensors=3))
-dgrad = cast(_ImageOperator, _autograd.differentiable(_DGRAD, _DgradRule, tensors=3))
+fprop = cast(_ImageOperator, _autograd.differentiable(_FPROP, FpropRule, tensors=3))
+dgrad = cast(_ImageOperator, _autograd.differentiable(_DGRAD, DgradRule, tensors=3))
 wgrad = cast(_WeightOperator, _autograd.differentiable(_WGRAD, _WgradRule, tensors=2))
-
-# (image, weight, bias, *code), where not `is_observed`; None where the operator refuses
-_autograd.without_derivative(_FPROP_CODED, _DGRAD_CODED, _WGRAD_CODED, _FPROP_BACKWARD, _DGRAD_BACKWARD)
-plain_fprop = _autograd.plain(
-    _FPROP_CODED, _plain_rule(_FPROP_CODED, _FPROP_BACKWARD, _FpropRule, transposed=False), tensors=3
-)
-plain_dgrad = _autograd.plain(
-    _DGRAD_CODED, _plain_rule(_DGRAD_CODED, _DGRAD_BACKWARD, _DgradRule, transposed=True), tensors=3
-)
 
 for _op, _vmap, _flops in (
     (_FPROP, _fprop_vmap, _fprop_flops),
