@@ -135,8 +135,9 @@ def _plainly(
     if (
         type(input) in PLAIN
         and type(weight) in PLAIN
-        and (bias is None or type(bias) in PLAIN)
         and input.is_cpu
+        and weight.is_cpu
+        and (bias is None or (type(bias) in PLAIN and bias.is_cpu))
         and input.dim() == rank + 2
     ):
         code = form.code(rank, *arguments)

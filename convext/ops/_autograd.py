@@ -268,8 +268,10 @@ def plain(op: Any, rule: type[PlainRule], tensors: int) -> Callable[..., Tensor 
         if not is_observed():
             is_plain = type(grad) is Tensor and not torch.is_grad_enabled()
             return rule.backward(ctx, ctx.needs_input_grad, grad, is_plain) + rest
-        with _ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):  # gradients keep the types of the forward pass, as torch's do
-            return rule.backward(ctx, ctx.needs_input_grad, grad, False) + rest
+        if _autocast_enabled():  # gradients keep the types of the forward pass, as torch's do
+            with _ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
+                return rule.backward(ctx, ctx.needs_input_grad, grad, False) + rest
+        return rule.backward(ctx, ctx.needs_input_grad, grad, False) + rest
 
     methods: dict[str, Callable[..., Any]] = {
         "forward": forward,

@@ -9,6 +9,7 @@
 #include "../contract.h"
 #include "../element_types.h"
 #include "direct.h"
+#include "plan_cache.h"
 #include "run.h"
 
 namespace convext {
@@ -104,7 +105,7 @@ void run(ConvOperator op, const ConvProblem& whole, ScalarType type, const ConvO
                                                                 : op == ConvOperator::kFprop ? outputs
                                                                                              : kernel_taps(p));
   request.grad_channels_last = op == ConvOperator::kWgrad && channels_last(operands.weight, outputs);
-  const ConvPlan plan = plan_conv(request);
+  const ConvPlan& plan = remembered_plan(request);
   if (plan.algorithm == Algorithm::kDirect) return run_direct(op, whole, type, given);
   run_plan(request, plan, engine, *packed, operands);
 }
