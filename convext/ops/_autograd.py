@@ -11,6 +11,7 @@ release drops one.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,11 +34,11 @@ __all__ = [
     "PlainRule",
     "Rule",
     "TorchDispatchMode",
-    "call_plain",
     "composed",
     "differentiable",
     "is_observed",
     "plain",
+    "plain_call",
     "register_autocast",
     "register_flops",
     "register_vmap",
@@ -98,12 +99,12 @@ class PlainRule:
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
-        """The result, by `call_plain`; keeps what the gradients need."""
+        """The result, by a `plain_call`; keeps what the gradients need, which are None where they are zeros."""
         raise NotImplementedError
 
     @staticmethod
     def backward(ctx: Any, need: Sequence[bool], grad: Tensor, is_plain: bool) -> tuple[Tensor | None, ...]:
-        """The gradient to each tensor argument, by `call_plain` if `is_plain`, else by differentiable entries."""
+        """The gradient to each tensor argument, by a `plain_call` if `is_plain`, else by differentiable entries."""
         raise NotImplementedError
 
 
@@ -241,9 +242,9 @@ def without_derivative(*ops: Any) -> None:
         _library.impl(op, torch.library.fallthrough_kernel, "Autograd")
 
 
-# An operator `without_derivative`, where nobody looks on.
-def call_plain(op: Any, *args: Any) -> Any:
-    return _call(op._handle, *args)
+def plain_call(op: Any) -> Callable[..., Any]:
+    """An operator `without_derivative` as a function of the same arguments, called by the dispatcher at once."""
+    return functools.partial(_call, op._handle)
 
 
 def plain(op: Any, rule: type[PlainRule], tensors: int) -> Callable[..., Tensor | None]:
@@ -258,10 +259,6 @@ def plain(op: Any, rule: type[PlainRule], tensors: int) -> Callable[..., Tensor 
     handle = op._handle
     rest: tuple[None, ...] = (None,) * (len(op._schema.arguments) - tensors)
 
-    def forward(ctx: Any, *args: Any) -> Tensor:
-        ctx.set_materialize_grads(False)
-        return rule.forward(ctx, *args)
-
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * tensors + rest
@@ -274,7 +271,7 @@ def plain(op: Any, rule: type[PlainRule], tensors: int) -> Callable[..., Tensor 
         return rule.backward(ctx, ctx.needs_input_grad, grad, False) + rest
 
     methods: dict[str, Callable[..., Any]] = {
-        "forward": forward,
+        "forward": rule.forward,
         "backward": backward,
         "_compiled_autograd_key": torch.autograd.Function._compiled_autograd_key,
     }

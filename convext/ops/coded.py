@@ -16,7 +16,7 @@ from torch import Tensor
 
 from convext import _sizes
 from convext.ops import _autograd, conv, pool
-from convext.ops._autograd import call_plain, is_observed
+from convext.ops._autograd import is_observed, plain_call
 
 __all__ = ["avg_pool", "dgrad", "fprop", "is_observed", "max_pool"]
 
@@ -30,6 +30,9 @@ _MAX_WITH_OFFSETS = torch.ops.convext.max_pool_with_offsets.coded
 _SCATTER = torch.ops.convext.max_pool_scatter.coded
 _AVG = torch.ops.convext.avg_pool.coded
 _AVG_ADJOINT = torch.ops.convext.avg_pool_adjoint.coded
+
+_wgrad, _max_with_offsets, _scatter = plain_call(_WGRAD), plain_call(_MAX_WITH_OFFSETS), plain_call(_SCATTER)
+_avg, _avg_adjoint = plain_call(_AVG), plain_call(_AVG_ADJOINT)
 
 
 # --- codes -----------------------------------------------------------------------------------------------------------
@@ -155,26 +158,30 @@ def _avg_adjoint_shape(g: Tensor, k: int, window: int, padding: int, include_pad
 def _conv_rule(forward_op: Any, backward_op: Any, rule: Any, transposed: bool) -> type[_autograd.PlainRule]:
     """fprop's or dgrad's: gradients from `backward_op` where both factors' are asked for, or by `rule`."""
 
+    run, run_backward = plain_call(forward_op), plain_call(backward_op)
+
     class Rule(_autograd.PlainRule):
         @staticmethod
         def forward(ctx: Any, a: Tensor, w: Tensor, b: Tensor | None, *code: int) -> Tensor:
-            y: Tensor = call_plain(forward_op, a, w, b, *code)
+            y: Tensor = run(a, w, b, *code)
             ctx.code, ctx.sizes, ctx.kernel = code, a.shape, w.shape[2:]
+            ctx.set_materialize_grads(False)
             need = ctx.needs_input_grad
             ctx.save_for_backward(a if need[1] else None, w if need[0] else None)
             return y
 
         @staticmethod
         def backward(ctx: Any, need: Sequence[bool], grad: Tensor, is_plain: bool) -> tuple[Tensor | None, ...]:
-            if is_plain and need[1] and not grad.is_complex() and max(ctx.kernel) <= 1 << _FIELD:
-                a, w = ctx.saved_tensors
-                by_image: Tensor | None = None
+            if is_plain and need[1] and not grad.is_complex():
                 if need[0]:
-                    by_image, by_weight = call_plain(backward_op, grad, a, w, *ctx.code)
-                else:
+                    a, w = ctx.saved_tensors
+                    by_image, by_weight = run_backward(grad, a, w, *ctx.code)
+                    return by_image, by_weight, conv.sum_to_bias(grad) if need[2] else None
+                if max(ctx.kernel) <= 1 << _FIELD:
+                    a, _ = ctx.saved_tensors
                     output, image = (a, grad) if transposed else (grad, a)
-                    by_weight = call_plain(_WGRAD, output, image, _kernel_code(ctx.kernel), *ctx.code)
-                return by_image, by_weight, conv.sum_to_bias(grad) if need[2] else None
+                    by_weight = _wgrad(output, image, _kernel_code(ctx.kernel), *ctx.code)
+                    return None, by_weight, conv.sum_to_bias(grad) if need[2] else None
             conf = _conv_conf(len(ctx.kernel), *ctx.code)
             gradients: tuple[Tensor | None, ...] = rule.gradients(ctx, conf, need, grad)
             return gradients
@@ -194,8 +201,9 @@ class _MaxRule(_autograd.PlainRule):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *code: Any) -> Tensor:
         y: Tensor
-        y, offsets = call_plain(_MAX_WITH_OFFSETS, x, *code)
+        y, offsets = _max_with_offsets(x, *code)
         ctx.code, ctx.sizes = code[:3], x.shape[2:]
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(offsets)
         return y
 
@@ -203,15 +211,16 @@ class _MaxRule(_autograd.PlainRule):
     def backward(ctx: Any, need: Sequence[bool], grad: Tensor, is_plain: bool) -> tuple[Tensor | None, ...]:
         (offsets,) = ctx.saved_tensors
         if is_plain:
-            return (call_plain(_SCATTER, grad, offsets, *ctx.code, *_three(ctx.sizes)),)
+            return (_scatter(grad, offsets, *ctx.code, *_three(ctx.sizes)),)
         return (pool.max_pool_scatter(grad, offsets, *_pool_geometry(len(ctx.sizes), *ctx.code), ctx.sizes),)
 
 
 class _AvgRule(_autograd.PlainRule):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *code: Any) -> Tensor:
-        y: Tensor = call_plain(_AVG, x, *code)
+        y: Tensor = _avg(x, *code)
         ctx.code, ctx.sizes = code, x.shape[2:]
+        ctx.set_materialize_grads(False)
         ctx.channels_last = not x.is_contiguous() and pool.is_channels_last(x)
         return y
 
@@ -220,7 +229,7 @@ class _AvgRule(_autograd.PlainRule):
         kernel_size, window, padding, _, include_pad, divisor = ctx.code
         if is_plain and not ctx.channels_last:
             code = (kernel_size, window, padding, include_pad, divisor)
-            return (call_plain(_AVG_ADJOINT, grad, *code, *_three(ctx.sizes)),)
+            return (_avg_adjoint(grad, *code, *_three(ctx.sizes)),)
         geometry = _pool_geometry(len(ctx.sizes), kernel_size, window, padding)
         return (pool.averaged_gradient(grad, ctx.channels_last, geometry, ctx.sizes, include_pad, divisor),)
 

@@ -85,12 +85,13 @@ def _conj(t: Tensor) -> Tensor:
 
 # Sums of fewer elements torch leaves to one thread (at::internal::GRAIN_SIZE).
 _SUMMED_BY_ONE_THREAD = 1 << 15
+_ALL_BUT_CHANNELS = (0, 2, 3, 4)
 
 
 def sum_to_bias(grad: Tensor) -> Tensor:
     elements = grad.numel()
     if grad.shape[1] != 1 or (type(elements) is int and elements < _SUMMED_BY_ONE_THREAD):
-        return grad.sum((0, *range(2, grad.dim())))
+        return grad.sum(_ALL_BUT_CHANNELS[: grad.dim() - 1])
     # torch cuts a sum to a single number among its threads, which then enter its bits: correlate with ones instead.
     rank = grad.dim() - 2
     ones = grad.new_ones(()).expand(grad.shape)
