@@ -106,14 +106,6 @@ def _pairs(
     return pairs
 
 
-def pooled_size(size: int, kernel: int, stride: int, lo: int, hi: int, dilation: int, ceil_mode: bool) -> int:
-    """The size of the result on one axis; with ceil_mode the last window begins in the input or before it."""
-    if not ceil_mode:
-        return _sizes.output_size(size, kernel, stride, lo, hi, dilation)
-    output = _sizes.output_size(size + stride - 1, kernel, stride, lo, hi, dilation)
-    return output - 1 if (output - 1) * stride >= size + lo else output
-
-
 def pool_configuration(
     name: str,
     sizes: Sequence[int],
@@ -143,7 +135,7 @@ def pool_configuration(
     pairs = _pairs(name, entries, sizes, kernel, stride, dilation)
     output = tuple(
         [
-            pooled_size(size, k, s, lo, hi, d, ceil_mode and entry not in ("same", "same_lower"))
+            _sizes.pooled_size(size, k, s, lo, hi, d, ceil_mode and entry not in ("same", "same_lower"))
             for size, k, s, (lo, hi), d, entry in zip(sizes, kernel, stride, pairs, dilation, entries, strict=True)
         ]
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["blocks", "exact_padding", "output_size", "remainder", "transposed_size"]
+__all__ = ["blocks", "exact_padding", "output_size", "pooled_size", "remainder", "transposed_size"]
 
 
 def remainder(size: int, kernel: int, stride: int, lo: int, hi: int, dilation: int) -> int:
@@ -18,6 +18,14 @@ def remainder(size: int, kernel: int, stride: int, lo: int, hi: int, dilation: i
 def output_size(size: int, kernel: int, stride: int, lo: int, hi: int, dilation: int) -> int:
     """The size of the convolution's result."""
     return (size + lo + hi - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def pooled_size(size: int, kernel: int, stride: int, lo: int, hi: int, dilation: int, ceil_mode: bool) -> int:
+    """The size of the result on one axis; with ceil_mode the last window begins in the input or before it."""
+    if not ceil_mode:
+        return output_size(size, kernel, stride, lo, hi, dilation)
+    output = output_size(size + stride - 1, kernel, stride, lo, hi, dilation)
+    return output - 1 if (output - 1) * stride >= size + lo else output
 
 
 def transposed_size(size: int, kernel: int, stride: int, lo: int, hi: int, dilation: int) -> int:

@@ -10,6 +10,7 @@
 
 #include "cpu/run.h"
 #include "cpu/winograd_plan.h"
+#include "python_arguments.h"
 
 namespace py = pybind11;
 
@@ -191,5 +192,6 @@ PYBIND11_MODULE(_C, m) {
         "FLOP/s of one thread running the micro-kernel of the ISA level in use on panels in L1.");
   m.def("measure_copy_bandwidth", &convext::measure_copy_bandwidth, py::arg("bytes"),
         "Bytes/s, read and written, of one thread copying half of a working set of so many bytes onto the other half.");
+  if (convext::add_argument_codes(m.ptr()) != 0) throw py::error_already_set();
   m.def("build_info", &convext::build_info, "Compiler, target version of torch's stable ABI, and ISA levels.");
 }

@@ -5,6 +5,8 @@
 
 #include <limits>
 
+#include "geometry_code.h"
+
 namespace convext {
 namespace {
 
@@ -26,6 +28,17 @@ void check_length(const IntList& list, int64_t length, const char* name) {
 void check_range(int64_t value, int64_t least, const char* name) {
   STD_TORCH_CHECK(value >= least && value <= kLargestSize, "convext: expected ", name, " between ", least,
                   " and 2^40, got ", value);
+}
+
+ConvProblem with_geometry(const CodedGeometry& g, int rank) {
+  check_range(g.groups, 1, "groups");
+  const int64_t mode = g.window >> kModeBit;
+  STD_TORCH_CHECK(mode >= 0 && mode <= 3, "convext: expected padding_mode 0 to 3, got ", mode);
+  ConvProblem p;
+  p.groups = g.groups;
+  p.mode = static_cast<PaddingMode>(mode);
+  for (int i = kSpatialAxes - rank; i < kSpatialAxes; ++i) set_geometry(p.axis[i], i, g.window, g.padding);
+  return p;
 }
 
 ConvProblem with_geometry(const ConvGeometry& g, int rank) {
@@ -122,9 +135,8 @@ void count_blocks(UnfoldProblem& p) {
   }
 }
 
-}  // namespace
-
-ConvProblem fprop_problem(const Tensor& input, const Tensor& weight, const ConvGeometry& geometry) {
+template <class Geometry>
+ConvProblem fprop_of(const Tensor& input, const Tensor& weight, const Geometry& geometry) {
   check_operands(input, weight);
   const int rank = rank_of(input, "input");
   ConvProblem p = with_geometry(geometry, rank);
@@ -141,7 +153,8 @@ ConvProblem fprop_problem(const Tensor& input, const Tensor& weight, const ConvG
   return p;
 }
 
-ConvProblem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const ConvGeometry& geometry) {
+template <class Geometry>
+ConvProblem dgrad_of(const Tensor& grad_output, const Tensor& weight, const Geometry& geometry) {
   check_operands(grad_output, weight);
   const int rank = rank_of(grad_output, "grad_output");
   ConvProblem p = with_geometry(geometry, rank);
@@ -163,11 +176,13 @@ ConvProblem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const
   return p;
 }
 
-ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, const IntList& kernel_size,
-                          const ConvGeometry& geometry) {
+int64_t kernel_on(const IntList& kernel_size, int i, int /*axis*/) { return kernel_size[i]; }
+int64_t kernel_on(int64_t kernel_code, int /*i*/, int axis) { return decode_pair(axis, kernel_code).first + 1; }
+
+template <class Kernel, class Geometry>
+ConvProblem wgrad_of(const Tensor& grad_output, const Tensor& input, const Kernel& kernel, const Geometry& geometry) {
   check_operands(grad_output, input);
   const int rank = rank_of(input, "input");
-  check_length(kernel_size, rank, "kernel_size");
   ConvProblem p = with_geometry(geometry, rank);
   p.batch = input.size(0);
   STD_TORCH_CHECK(grad_output.size(0) == p.batch, "convext: expected grad_output of batch ", p.batch, ", got ",
@@ -178,7 +193,7 @@ ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, const 
   for (int i = 0; i < rank; ++i) {
     ConvAxis& a = p.axis[kSpatialAxes - rank + i];
     a.input = input.size(2 + i);
-    a.kernel = kernel_size[i];
+    a.kernel = kernel_on(kernel, i, kSpatialAxes - rank + i);
     check_kernel(a);
     a.output = grad_output.size(2 + i);
     STD_TORCH_CHECK(a.output == output_size(a), "convext: expected grad_output of size ", output_size(a), " on axis ",
@@ -186,6 +201,45 @@ ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, const 
   }
   check_axes(p);
   return p;
+}
+
+}  // namespace
+
+ConvProblem fprop_problem(const Tensor& input, const Tensor& weight, const ConvGeometry& geometry) {
+  return fprop_of(input, weight, geometry);
+}
+ConvProblem fprop_problem(const Tensor& input, const Tensor& weight, const CodedGeometry& geometry) {
+  return fprop_of(input, weight, geometry);
+}
+
+ConvProblem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const ConvGeometry& geometry) {
+  return dgrad_of(grad_output, weight, geometry);
+}
+ConvProblem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const CodedGeometry& geometry) {
+  return dgrad_of(grad_output, weight, geometry);
+}
+
+ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, const IntList& kernel_size,
+                          const ConvGeometry& geometry) {
+  check_length(kernel_size, rank_of(input, "input"), "kernel_size");
+  return wgrad_of(grad_output, input, kernel_size, geometry);
+}
+ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, int64_t kernel_size,
+                          const CodedGeometry& geometry) {
+  return wgrad_of(grad_output, input, kernel_size, geometry);
+}
+
+void check_gradient(const Tensor& grad, const Tensor& like, int64_t batch, int64_t channels, const ConvProblem& p,
+                    int64_t ConvAxis::*size) {
+  check_operands(grad, like);
+  STD_TORCH_CHECK(grad.size(0) == batch && grad.size(1) == channels, "convext: expected grad_output of ", batch, " x ",
+                  channels, " planes, got ", grad.size(0), " x ", grad.size(1));
+  const int rank = static_cast<int>(grad.dim()) - 2;
+  for (int i = 0; i < rank; ++i) {
+    const int64_t expected = p.axis[kSpatialAxes - rank + i].*size;
+    STD_TORCH_CHECK(grad.size(2 + i) == expected, "convext: expected grad_output of size ", expected, " on axis ", i,
+                    ", got ", grad.size(2 + i));
+  }
 }
 
 UnfoldProblem unfold_problem(const Tensor& image, const UnfoldGeometry& geometry) {

@@ -28,10 +28,24 @@ struct ConvGeometry {
   int64_t padding_mode;
 };
 
+// The same in integers, see geometry_code.h.
+struct CodedGeometry {
+  int64_t window, padding;
+  int64_t groups;
+};
+
 ConvProblem fprop_problem(const Tensor& input, const Tensor& weight, const ConvGeometry& geometry);
+ConvProblem fprop_problem(const Tensor& input, const Tensor& weight, const CodedGeometry& geometry);
 ConvProblem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const ConvGeometry& geometry);
+ConvProblem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const CodedGeometry& geometry);
 ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, const IntList& kernel_size,
                           const ConvGeometry& geometry);
+ConvProblem wgrad_problem(const Tensor& grad_output, const Tensor& input, int64_t kernel_size,
+                          const CodedGeometry& geometry);
+
+// Asserts that a gradient has the type of `like` and the sizes of this side of the problem.
+void check_gradient(const Tensor& grad, const Tensor& like, int64_t batch, int64_t channels, const ConvProblem& p,
+                    int64_t ConvAxis::*size);
 
 // The lists that unfold and fold take.
 struct UnfoldGeometry {

@@ -18,6 +18,22 @@ STABLE_TORCH_LIBRARY(convext, m) {
       "conv_wgrad(Tensor grad_output, Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, "
       "SymInt[] dilation, SymInt groups, int padding_mode) -> Tensor");
 
+  // The same with a geometry coded in integers (geometry_code.h), and the gradients of both factors in one call:
+  // what a plain call in eager mode takes, see convext/ops/coded.py. They have no derivatives of their own.
+  m.def("conv_fprop.coded(Tensor input, Tensor weight, Tensor? bias, int window, int padding, int groups) -> Tensor");
+  m.def(
+      "conv_dgrad.coded(Tensor grad_output, Tensor weight, Tensor? bias, int window, int padding, int groups) -> "
+      "Tensor");
+  m.def(
+      "conv_wgrad.coded(Tensor grad_output, Tensor input, int kernel_size, int window, int padding, int groups) -> "
+      "Tensor");
+  m.def(
+      "conv_fprop_backward(Tensor grad_output, Tensor input, Tensor weight, int window, int padding, int groups) -> "
+      "(Tensor, Tensor)");
+  m.def(
+      "conv_dgrad_backward(Tensor grad_output, Tensor input, Tensor weight, int window, int padding, int groups) -> "
+      "(Tensor, Tensor)");
+
   // conv_fprop, or conv_dgrad where `transposed`, followed in the same pass by activation(sum + bias + residual). The
   // residual has the result's sizes; `activation` is convext::Activation, `slope` that of leaky_relu below zero.
   m.def(
@@ -43,6 +59,22 @@ STABLE_TORCH_LIBRARY(convext, m) {
   m.def(
       "max_pool_indices(Tensor offsets, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
       "SymInt[] input_size) -> Tensor");
+  // Regular windows coded in integers, as conv_fprop.coded; the size of the result is torch's, and the input's is
+  // given.
+  m.def(
+      "max_pool.coded(Tensor input, int kernel_size, int window, int padding, bool ceil_mode, bool minimum) -> Tensor");
+  m.def(
+      "max_pool_with_offsets.coded(Tensor input, int kernel_size, int window, int padding, bool ceil_mode, "
+      "bool minimum) -> (Tensor, Tensor)");
+  m.def(
+      "max_pool_scatter.coded(Tensor grad_output, Tensor offsets, int kernel_size, int window, int padding, "
+      "int depth, int height, int width) -> Tensor");
+  m.def(
+      "avg_pool.coded(Tensor input, int kernel_size, int window, int padding, bool ceil_mode, "
+      "bool count_include_pad, int divisor) -> Tensor");
+  m.def(
+      "avg_pool_adjoint.coded(Tensor grad_output, int kernel_size, int window, int padding, bool count_include_pad, "
+      "int divisor, int depth, int height, int width) -> Tensor");
   // divisor 0: each sum is divided by the count of its window.
   m.def(
       "avg_pool(Tensor input, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "geometry_code.h"
+
 namespace convext {
 namespace {
 
@@ -19,14 +21,17 @@ void check_length(const IntList& list, int64_t length, const char* name) {
                   ", got ", list.size());
 }
 
+int rank_of(const Tensor& image) {
+  const int64_t rank = image.dim() - 2;
+  STD_TORCH_CHECK(rank >= 1 && rank <= kSpatialAxes, "convext: expected an image of 3 to 5 dimensions, got ",
+                  image.dim());
+  return static_cast<int>(rank);
+}
+
 const IntList kAdaptive{0, 0, 0, 0};
 
-void set_regular(PoolAxis& a, const PoolGeometry& g, int i) {
-  a.kernel = g.kernel_size[i];
-  a.stride = g.stride[i];
-  a.dilation = g.dilation[i];
-  a.lo = g.padding[2 * i];
-  a.hi = g.padding[2 * i + 1];
+// The axis has its kernel, steps and padding.
+void check_regular(const PoolAxis& a) {
   check_range(a.kernel, 1, "a kernel size");
   check_range(a.stride, 1, "stride");
   check_range(a.dilation, 1, "dilation");
@@ -36,6 +41,34 @@ void set_regular(PoolAxis& a, const PoolGeometry& g, int i) {
                   a.dilation, " is too large");
   STD_TORCH_CHECK(a.output <= 2 * kLargestSize / a.stride, "convext: output size ", a.output, " with stride ", a.stride,
                   " is too large");
+}
+
+void set_regular(PoolAxis& a, const PoolGeometry& g, int i) {
+  a.kernel = g.kernel_size[i];
+  a.stride = g.stride[i];
+  a.dilation = g.dilation[i];
+  a.lo = g.padding[2 * i];
+  a.hi = g.padding[2 * i + 1];
+  check_regular(a);
+}
+
+// torch's formula: with ceil_mode the last window begins in the input or before it.
+int64_t pooled_size(const PoolAxis& a, bool ceil_mode) {
+  const int64_t reach = a.input + a.lo + a.hi - a.dilation * (a.kernel - 1) - 1 + (ceil_mode ? a.stride - 1 : 0);
+  const int64_t output = (reach >= 0 ? reach : reach - a.stride + 1) / a.stride + 1;
+  return ceil_mode && (output - 1) * a.stride >= a.input + a.lo ? output - 1 : output;
+}
+
+PoolAxis coded_axis(const CodedPool& g, int axis) {
+  ConvAxis steps;
+  set_geometry(steps, axis, g.window, g.padding);
+  PoolAxis a;
+  a.kernel = decode_pair(axis, g.kernel_size).first + 1;
+  a.stride = steps.stride;
+  a.dilation = steps.dilation;
+  a.lo = steps.lo;
+  a.hi = steps.hi;
+  return a;
 }
 
 // Windows of one length side by side are regular ones, which run faster.
@@ -50,9 +83,7 @@ void set_adaptive(PoolAxis& a) {
 
 PoolProblem problem_of(const Tensor& image, const PoolGeometry& g, const IntList& other, int64_t PoolAxis::*own_size,
                        int64_t PoolAxis::*other_size) {
-  const int64_t rank = image.dim() - 2;
-  STD_TORCH_CHECK(rank >= 1 && rank <= kSpatialAxes, "convext: expected an image of 3 to 5 dimensions, got ",
-                  image.dim());
+  const int rank = rank_of(image);
   check_length(other, rank, "a size");
   const bool adaptive = is_adaptive(g.kernel_size);
   if (adaptive) {
@@ -93,6 +124,43 @@ PoolProblem pool_problem(const Tensor& input, const PoolGeometry& geometry, cons
 
 PoolProblem pool_adjoint_problem(const Tensor& grad_output, const PoolGeometry& geometry, const IntList& input_size) {
   return problem_of(grad_output, geometry, input_size, &PoolAxis::output, &PoolAxis::input);
+}
+
+PoolProblem pool_problem(const Tensor& input, const CodedPool& geometry, bool ceil_mode) {
+  const int rank = rank_of(input);
+  STD_TORCH_CHECK(input.numel() > 0, "convext: expected an image with elements");
+  PoolProblem p;
+  p.batch = input.size(0);
+  p.channels = input.size(1);
+  for (int i = 0; i < rank; ++i) {
+    PoolAxis& a = p.axis[kSpatialAxes - rank + i];
+    a = coded_axis(geometry, kSpatialAxes - rank + i);
+    a.input = input.size(2 + i);
+    check_range(a.input, 1, "an input size");
+    STD_TORCH_CHECK(std::max(a.lo, a.hi) <= a.kernel / 2, "convext: expected padding of at most half of kernel_size");
+    a.output = pooled_size(a, ceil_mode);
+    check_range(a.output, 1, "an output size");
+    check_regular(a);
+  }
+  return p;
+}
+
+PoolProblem pool_adjoint_problem(const Tensor& grad_output, const CodedPool& geometry, const int64_t* input_size) {
+  const int rank = rank_of(grad_output);
+  PoolProblem p;
+  p.batch = grad_output.size(0);
+  p.channels = grad_output.size(1);
+  for (int i = 0; i < rank; ++i) {
+    const int axis = kSpatialAxes - rank + i;
+    PoolAxis& a = p.axis[axis];
+    a = coded_axis(geometry, axis);
+    a.input = input_size[axis];
+    a.output = grad_output.size(2 + i);
+    check_range(a.input, 1, "an input size");
+    check_range(a.output, 1, "an output size");
+    check_regular(a);
+  }
+  return p;
 }
 
 int offset_bytes(const PoolProblem& p) {

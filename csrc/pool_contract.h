@@ -25,6 +25,16 @@ bool is_adaptive(const IntList& kernel_size);
 PoolProblem pool_problem(const Tensor& input, const PoolGeometry& geometry, const IntList& output_size);
 PoolProblem pool_adjoint_problem(const Tensor& grad_output, const PoolGeometry& geometry, const IntList& input_size);
 
+// Regular windows in integers, see geometry_code.h.
+struct CodedPool {
+  int64_t kernel_size, window, padding;
+};
+
+// From an image, with the sizes that torch gives the output; from a gradient and the (depth, height, width) of the
+// input.
+PoolProblem pool_problem(const Tensor& input, const CodedPool& geometry, bool ceil_mode);
+PoolProblem pool_adjoint_problem(const Tensor& grad_output, const CodedPool& geometry, const int64_t* input_size);
+
 // Bytes of one offset of these windows: 1, 2 or 4. Always 4 where they divide the image: there the longest window
 // depends on how its size divides, and a compiler that leaves the size open must know the type.
 int offset_bytes(const PoolProblem& problem);

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convext import _pool_checks
-from convext.functional.pool import Ints, Padding, batched, unbatched
+from convext.functional.pool import Ints, Padding, batched, plain_code, unbatched
+from convext.ops import coded
 from convext.ops import pool as ops
 
 __all__ = ["avg_pool1d", "avg_pool2d", "avg_pool3d"]
@@ -35,6 +36,13 @@ def avg_pool(
             arguments += (divisor_override,)  # type: ignore[assignment]
         overridden: Tensor = handle_torch_function(function, (input,), input, *arguments, dilation)
         return overridden
+    if type(ceil_mode) is type(count_include_pad) is bool and not coded.is_observed():
+        divisor = 0 if divisor_override is None else divisor_override
+        code = plain_code(input, rank, kernel_size, stride, padding, dilation)
+        if code is not None and type(divisor) is int and (divisor != 0 or divisor_override is None):
+            y = coded.avg_pool(input, *code, ceil_mode, count_include_pad, divisor)
+            if y is not None:
+                return y
     name = function.__name__
     _pool_checks.check_image(name, input, rank, _AVG_TYPES)
     *geometry, output_size = _pool_checks.configuration(

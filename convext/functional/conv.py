@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from convext import _checks, _sizes, ops
+from convext import _C, _checks, _sizes, ops
 from convext._checks import Configuration
+from convext.ops import coded
+from convext.ops._autograd import PLAIN
 
 __all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
 
@@ -33,11 +35,23 @@ class _Form(NamedTuple):
     configure: Callable[..., Configuration]
     remembered: Callable[..., Configuration]  # the same
     operator: Callable[..., Tensor]
+    code: Callable[..., tuple[int, ...] | None]  # of a rank and the arguments, if they are plain ints
+    plain: Callable[..., Tensor | None]  # the operator with such a code; None where it refuses
 
 
-_CONV = _Form(_checks.conv_configuration, functools.lru_cache(_REMEMBERED)(_checks.conv_configuration), ops.fprop)
+_CONV = _Form(
+    _checks.conv_configuration,
+    functools.lru_cache(_REMEMBERED)(_checks.conv_configuration),
+    ops.fprop,
+    _C.conv_code,
+    coded.fprop,
+)
 _TRANSPOSED = _Form(
-    _checks.transposed_configuration, functools.lru_cache(_REMEMBERED)(_checks.transposed_configuration), ops.dgrad
+    _checks.transposed_configuration,
+    functools.lru_cache(_REMEMBERED)(_checks.transposed_configuration),
+    ops.dgrad,
+    _C.conv_transpose_code,
+    coded.dgrad,
 )
 
 
@@ -111,6 +125,27 @@ def _on_empty(
     return y.reshape(*y.shape[:2], *result)
 
 
+def _plainly(
+    form: _Form, rank: int, input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
+) -> Tensor | None:
+    """The result of a call that nobody observes, of plain tensors with plain ints; None for any other.
+
+    It checks nothing: the operator refuses whatever is wrong, as well as much that is right.
+    """
+    if (
+        type(input) in PLAIN
+        and type(weight) in PLAIN
+        and input.is_cpu
+        and weight.is_cpu
+        and (bias is None or (type(bias) in PLAIN and bias.is_cpu))
+        and input.dim() == rank + 2
+    ):
+        code = form.code(rank, *arguments)
+        if code is not None:
+            return form.plain(input, weight, bias, *code)
+    return None
+
+
 def _call(
     form: _Form,
     function: Callable[..., Tensor],
@@ -124,6 +159,10 @@ def _call(
         tensors = (input, weight, bias)
         overridden: Tensor = handle_torch_function(function, tensors, *tensors, *arguments)
         return overridden
+    if not coded.is_observed():
+        y = _plainly(form, rank, input, weight, bias, *arguments)
+        if y is not None:
+            return y
     name = function.__name__
     if not _operands_agree(input, weight, bias):
         _checks.check_operands(name, input, weight, bias)

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from convext import _pool_checks
+from convext import _C, _pool_checks
+from convext.ops import coded
 from convext.ops import pool as ops
+from convext.ops._autograd import PLAIN
 
 __all__ = [
     "max_pool1d",
@@ -65,6 +67,13 @@ def max_of(input: Tensor, rank: int, geometry: Any, output_size: Any, minimum: b
     return unbatched(values, input, rank), unbatched(indices, input, rank)
 
 
+def plain_code(input: Tensor, rank: int, *window: Any) -> tuple[int, ...] | None:
+    """The code of a window's (kernel_size, stride, padding, dilation), if they are plain ints and so is the image."""
+    if type(input) in PLAIN and input.is_cpu and input.dim() == rank + 2:
+        return _C.pool_code(rank, *window)
+    return None
+
+
 def _max_pool(
     function: Callable[..., Values],
     rank: int,
@@ -81,6 +90,11 @@ def _max_pool(
         arguments = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)
         overridden: Values = handle_torch_function(function, (input,), input, *arguments)
         return overridden
+    if return_indices is False and type(ceil_mode) is bool and not coded.is_observed():
+        code = plain_code(input, rank, kernel_size, stride, padding, dilation)
+        y = None if code is None else coded.max_pool(input, *code, ceil_mode, minimum)
+        if y is not None:
+            return y
     name = function.__name__
     _pool_checks.check_image(name, input, rank, _MAX_TYPES)
     *geometry, output_size = _pool_checks.configuration(

@@ -11,6 +11,7 @@ release drops one.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,14 +30,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import register_flop_formula
 
 __all__ = [
+    "PLAIN",
+    "PlainRule",
     "Rule",
     "TorchDispatchMode",
     "composed",
     "differentiable",
+    "is_observed",
+    "plain",
+    "plain_call",
     "register_autocast",
     "register_flops",
     "register_vmap",
     "register_where_missing",
+    "without_derivative",
     "without_record",
 ]
 
@@ -46,6 +53,7 @@ _functorch_active = torch._C._are_functorch_transforms_active
 _is_compiling = torch.compiler.is_compiling
 _autocast_enabled = torch._C._is_any_autocast_enabled
 _jit_tracing = torch._C._get_tracing_state
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 _key_is_on = torch._C._dispatch_tls_is_dispatch_key_included
 _set_forward_grad = forward_ad._set_fwd_grad_enabled
 _unpack_dual: Any = forward_ad.unpack_dual
@@ -79,6 +87,24 @@ class Rule:
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         """The result's tangent from those of the tensor arguments (None: zero), of which at least one is given."""
+        raise NotImplementedError
+
+
+# The types of tensors that nothing but their type has a say in.
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+class PlainRule:
+    """An operator and its gradients, for `plain`."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        """The result, by a `plain_call`; keeps what the gradients need, which are None where they are zeros."""
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(ctx: Any, need: Sequence[bool], grad: Tensor, is_plain: bool) -> tuple[Tensor | None, ...]:
+        """The gradient to each tensor argument, by a `plain_call` if `is_plain`, else by differentiable entries."""
         raise NotImplementedError
 
 
@@ -193,6 +219,77 @@ def differentiable(op: Any, rule: type[Rule], tensors: int) -> Callable[..., Any
             return apply(*[t if t is None else unwrap_if_dead(t) for t in operands], *args[all_tensors:])
         with _AutoDispatchBelowAutograd():
             return _call(handle, *args)
+
+    return entry
+
+
+def is_observed() -> bool:
+    """Whether anything beside autograd has a say in an operator's call: a compiler, a transform, a mode, a tracer."""
+    return (
+        _is_compiling()
+        or _functorch_active()
+        or _dispatch_modes() > 0
+        or forward_ad._current_level >= 0
+        or _autocast_enabled()
+        or _key_is_on(_PRE_DISPATCH)
+        or _jit_tracing() is not None
+    )
+
+
+def without_derivative(*ops: Any) -> None:
+    """Lets operators be called below the Autograd key without a guard: there is nothing to record."""
+    for op in ops:
+        _library.impl(op, torch.library.fallthrough_kernel, "Autograd")
+
+
+def plain_call(op: Any) -> Callable[..., Any]:
+    """An operator `without_derivative` as a function of the same arguments, called by the dispatcher at once."""
+    return functools.partial(_call, op._handle)
+
+
+def plain(op: Any, rule: type[PlainRule], tensors: int) -> Callable[..., Tensor | None]:
+    """An operator `without_derivative` as a function of the same arguments, for calls that nobody observes.
+
+    It is the shortest way to a kernel, for plain CPU tensors where not `is_observed()`: no guard, no second look at
+    the arguments. Its node leads back to differentiable entries as soon as a gradient is to be derived again.
+
+    Returns:
+        The function. It returns None where the operator refuses its arguments: the caller's checks say why.
+    """
+    handle = op._handle
+    rest: tuple[None, ...] = (None,) * (len(op._schema.arguments) - tensors)
+
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * tensors + rest
+        if not is_observed():
+            is_plain = type(grad) is Tensor and not torch.is_grad_enabled()
+            return rule.backward(ctx, ctx.needs_input_grad, grad, is_plain) + rest
+        if _autocast_enabled():  # gradients keep the types of the forward pass, as torch's do
+            with _ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
+                return rule.backward(ctx, ctx.needs_input_grad, grad, False) + rest
+        return rule.backward(ctx, ctx.needs_input_grad, grad, False) + rest
+
+    methods: dict[str, Callable[..., Any]] = {
+        "forward": rule.forward,
+        "backward": backward,
+        "_compiled_autograd_key": torch.autograd.Function._compiled_autograd_key,
+    }
+    members = {name: staticmethod(method) for name, method in methods.items()}
+    node: Any = type(f"convext_{op._opname}", (_SingleLevelFunction,), members)
+    apply = node.apply
+
+    def entry(*args: Any) -> Tensor | None:
+        try:
+            if torch.is_grad_enabled() and _any_requires_grad(*args[:tensors]):
+                # a functorch wrapper that outlived its transform is no good to the node
+                operands = [t if t is None else unwrap_if_dead(t) for t in args[:tensors]]
+                y: Tensor = apply(*operands, *args[tensors:])
+                return y
+            y = _call(handle, *args)
+            return y
+        except RuntimeError:
+            return None
 
     return entry
 

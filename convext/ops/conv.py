@@ -24,7 +24,7 @@ from torch._prims_common import suggest_memory_format
 from convext import _sizes
 from convext.ops import _autograd
 
-__all__ = ["dgrad", "dgrad_shape", "fprop", "fprop_shape", "wgrad"]
+__all__ = ["dgrad", "dgrad_shape", "fprop", "fprop_shape", "wgrad", "wgrad_shape"]
 
 _FPROP = torch.ops.convext.conv_fprop.default
 _DGRAD = torch.ops.convext.conv_dgrad.default
@@ -38,7 +38,7 @@ _WGRAD = torch.ops.convext.conv_wgrad.default
 _CONTIGUOUS_IN_3D = (torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def _empty_result(a: Tensor, b: Tensor, size: Sequence[int]) -> Tensor:
+def empty_result(a: Tensor, b: Tensor, size: Sequence[int]) -> Tensor:
     """A result in the memory format that torch gives it; csrc/contract.cpp states the same rule."""
     torch._check(  # type: ignore[no-untyped-call]
         a.device == b.device, lambda: f"convext: expected operands on one device, got {a.device}, {b.device}"
@@ -62,18 +62,18 @@ def _spatial(formula: Any, sizes: Sequence[int], kernel: Sequence[int], conf: An
 
 @torch.library.register_fake("convext::conv_fprop")  # type: ignore[untyped-decorator]
 def fprop_shape(x: Tensor, w: Tensor, b: Tensor | None, *conf: Any) -> Tensor:
-    return _empty_result(x, w, (x.shape[0], w.shape[0], *_spatial(_sizes.output_size, x.shape[2:], w.shape[2:], conf)))
+    return empty_result(x, w, (x.shape[0], w.shape[0], *_spatial(_sizes.output_size, x.shape[2:], w.shape[2:], conf)))
 
 
 @torch.library.register_fake("convext::conv_dgrad")  # type: ignore[untyped-decorator]
 def dgrad_shape(g: Tensor, w: Tensor, b: Tensor | None, *conf: Any) -> Tensor:
     spatial = _spatial(_sizes.transposed_size, g.shape[2:], w.shape[2:], conf)
-    return _empty_result(g, w, (g.shape[0], w.shape[1] * conf[3], *spatial))
+    return empty_result(g, w, (g.shape[0], w.shape[1] * conf[3], *spatial))
 
 
 @torch.library.register_fake("convext::conv_wgrad")  # type: ignore[untyped-decorator]
-def _wgrad_shape(g: Tensor, x: Tensor, kernel_size: Sequence[int], *conf: Any) -> Tensor:
-    return _empty_result(g, x, (g.shape[1], x.shape[1] // conf[3], *kernel_size))
+def wgrad_shape(g: Tensor, x: Tensor, kernel_size: Sequence[int], *conf: Any) -> Tensor:
+    return empty_result(g, x, (g.shape[1], x.shape[1] // conf[3], *kernel_size))
 
 
 # --- derivatives -----------------------------------------------------------------------------------------------------
@@ -85,12 +85,13 @@ def _conj(t: Tensor) -> Tensor:
 
 # Sums of fewer elements torch leaves to one thread (at::internal::GRAIN_SIZE).
 _SUMMED_BY_ONE_THREAD = 1 << 15
+_ALL_BUT_CHANNELS = (0, 2, 3, 4)
 
 
-def _sum_to_bias(grad: Tensor) -> Tensor:
+def sum_to_bias(grad: Tensor) -> Tensor:
     elements = grad.numel()
     if grad.shape[1] != 1 or (type(elements) is int and elements < _SUMMED_BY_ONE_THREAD):
-        return grad.sum((0, *range(2, grad.dim())))
+        return grad.sum(_ALL_BUT_CHANNELS[: grad.dim() - 1])
     # torch cuts a sum to a single number among its threads, which then enter its bits: correlate with ones instead.
     rank = grad.dim() - 2
     ones = grad.new_ones(()).expand(grad.shape)
@@ -117,7 +118,7 @@ def _save(ctx: Any, a: Tensor, b: Tensor) -> None:
     ctx.save_for_forward(a, b)
 
 
-class _FpropRule(_autograd.Rule):
+class FpropRule(_autograd.Rule):
     @staticmethod
     def save(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, *conf: Any) -> None:
         ctx.conf, ctx.sizes, ctx.kernel = conf, x.shape, w.shape[2:]
@@ -125,14 +126,18 @@ class _FpropRule(_autograd.Rule):
 
     @staticmethod
     def backward(ctx: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
+        return FpropRule.gradients(ctx, ctx.conf, need, grad)
+
+    @staticmethod
+    def gradients(ctx: Any, conf: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
-        stride, padding, dilation, groups, mode = ctx.conf
+        stride, padding, dilation, groups, mode = conf
         padding = _sizes.exact_padding(ctx.sizes[2:], ctx.kernel, stride, padding, dilation)
         conf = (stride, padding, dilation, groups, mode)
         return (
             dgrad(grad, _conj(w), None, *conf) if need[0] else None,
             wgrad(grad, _conj(x), ctx.kernel, *conf) if need[1] else None,
-            _sum_to_bias(grad) if need[2] else None,
+            sum_to_bias(grad) if need[2] else None,
         )
 
     @staticmethod
@@ -147,7 +152,7 @@ class _FpropRule(_autograd.Rule):
         return _add(by_x, by_w)
 
 
-class _DgradRule(_autograd.Rule):
+class DgradRule(_autograd.Rule):
     @staticmethod
     def save(ctx: Any, g: Tensor, w: Tensor, b: Tensor | None, *conf: Any) -> None:
         ctx.conf, ctx.kernel = conf, w.shape[2:]
@@ -155,11 +160,15 @@ class _DgradRule(_autograd.Rule):
 
     @staticmethod
     def backward(ctx: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
+        return DgradRule.gradients(ctx, ctx.conf, need, grad)
+
+    @staticmethod
+    def gradients(ctx: Any, conf: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
         g, w = ctx.saved_tensors
         return (
-            fprop(grad, _conj(w), None, *ctx.conf) if need[0] else None,
-            wgrad(_conj(g), grad, ctx.kernel, *ctx.conf) if need[1] else None,
-            _sum_to_bias(grad) if need[2] else None,
+            fprop(grad, _conj(w), None, *conf) if need[0] else None,
+            wgrad(_conj(g), grad, ctx.kernel, *conf) if need[1] else None,
+            sum_to_bias(grad) if need[2] else None,
         )
 
     @staticmethod
@@ -294,8 +303,8 @@ class _WeightOperator(Protocol):
     ) -> Tensor: ...
 
 
-fprop = cast(_ImageOperator, _autograd.differentiable(_FPROP, _FpropRule, tensors=3))
-dgrad = cast(_ImageOperator, _autograd.differentiable(_DGRAD, _DgradRule, tensors=3))
+fprop = cast(_ImageOperator, _autograd.differentiable(_FPROP, FpropRule, tensors=3))
+dgrad = cast(_ImageOperator, _autograd.differentiable(_DGRAD, DgradRule, tensors=3))
 wgrad = cast(_WeightOperator, _autograd.differentiable(_WGRAD, _WgradRule, tensors=2))
 
 for _op, _vmap, _flops in (

@@ -57,7 +57,7 @@ def is_adaptive(kernel_size: Sequence[Any]) -> bool:
     return len(kernel_size) == len(ADAPTIVE)
 
 
-def _empty(
+def empty_image(
     x: Tensor, spatial: Sequence[int], kernel_size: Any, dtype: torch.dtype | None = None, average: bool = False
 ) -> Tensor:
     """A result in the memory format that torch gives it; csrc/pool_contract.cpp states the same rule."""
@@ -79,47 +79,47 @@ def offset_type(kernel_size: Sequence[int]) -> torch.dtype:
 
 @torch.library.register_fake("convext::max_pool")  # type: ignore[untyped-decorator]
 def _max_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[int], minimum: bool) -> Tensor:
-    return _empty(x, output_size, k)
+    return empty_image(x, output_size, k)
 
 
 @torch.library.register_fake("convext::max_pool_with_offsets")  # type: ignore[untyped-decorator]
 def _max_with_offsets_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Any, minimum: bool) -> Any:
-    return _empty(x, output_size, k), _empty(x, output_size, k, offset_type(k))
+    return empty_image(x, output_size, k), empty_image(x, output_size, k, offset_type(k))
 
 
 @torch.library.register_fake("convext::max_pool_gather")  # type: ignore[untyped-decorator]
 def _gather_shape(x: Tensor, offsets: Tensor, k: Any, *_: Any) -> Tensor:
-    return _empty(x, offsets.shape[2:], k)
+    return empty_image(x, offsets.shape[2:], k)
 
 
 @torch.library.register_fake("convext::max_pool_scatter")  # type: ignore[untyped-decorator]
 def _scatter_shape(g: Tensor, offsets: Tensor, k: Any, s: Any, p: Any, d: Any, input_size: Sequence[int]) -> Tensor:
-    return _empty(offsets, input_size, k, g.dtype)
+    return empty_image(offsets, input_size, k, g.dtype)
 
 
 @torch.library.register_fake("convext::max_pool_indices")  # type: ignore[untyped-decorator]
 def _indices_shape(offsets: Tensor, k: Any, *_: Any) -> Tensor:
-    return _empty(offsets, offsets.shape[2:], k, torch.int64)
+    return empty_image(offsets, offsets.shape[2:], k, torch.int64)
 
 
 @torch.library.register_fake("convext::avg_pool")  # type: ignore[untyped-decorator]
 def _avg_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[int], *_: Any) -> Tensor:
-    return _empty(x, output_size, k, average=True)
+    return empty_image(x, output_size, k, average=True)
 
 
 @torch.library.register_fake("convext::l2_pool")  # type: ignore[untyped-decorator]
 def _l2_shape(x: Tensor, k: Any, s: Any, p: Any, d: Any, output_size: Sequence[int]) -> Tensor:
-    return _empty(x, output_size, k, average=True)
+    return empty_image(x, output_size, k, average=True)
 
 
 @torch.library.register_fake("convext::l2_pool_adjoint")  # type: ignore[untyped-decorator]
 def _l2_adjoint_shape(g: Tensor, y: Tensor, x: Tensor, k: Any, *_: Any) -> Tensor:
-    return _empty(x, x.shape[2:], k)
+    return empty_image(x, x.shape[2:], k)
 
 
 @torch.library.register_fake("convext::avg_pool_adjoint")  # type: ignore[untyped-decorator]
 def _avg_adjoint_shape(g: Tensor, k: Any, s: Any, p: Any, d: Any, input_size: Sequence[int], *_: Any) -> Tensor:
-    return _empty(g, input_size, k, average=True)
+    return empty_image(g, input_size, k, average=True)
 
 
 # --- derivatives -----------------------------------------------------------------------------------------------------
@@ -170,6 +170,24 @@ class _ScatterRule(_autograd.Rule):
         return max_pool_scatter(tangents[0], offsets, *ctx.conf)
 
 
+def is_channels_last(x: Tensor) -> bool:
+    return suggest_memory_format(x) is not torch.contiguous_format
+
+
+def averaged_gradient(
+    grad: Tensor, channels_last: bool, geometry: Any, sizes: Sequence[int], count_include_pad: bool, divisor: int
+) -> Tensor:
+    """The gradient to an image of these spatial sizes, by `avg_pool_adjoint`."""
+    return avg_pool_adjoint(as_image(grad, channels_last), *geometry, sizes, count_include_pad, divisor)
+
+
+def as_image(grad: Tensor, channels_last: bool) -> Tensor:
+    """The operator gives its argument's memory format; as in torch the gradient has that of the image."""
+    if channels_last and math.prod(grad.shape[2:]) != 1:
+        return grad.movedim(1, -1).contiguous().movedim(-1, 1)  # vmap knows no other way
+    return grad
+
+
 def _linear(forward: Callable[..., Tensor], adjoint: Callable[..., Tensor]) -> type[_autograd.Rule]:
     """The rule of an operator (image, *geometry, sizes of the result, ...) that is linear in the image."""
 
@@ -177,14 +195,11 @@ def _linear(forward: Callable[..., Tensor], adjoint: Callable[..., Tensor]) -> t
         @staticmethod
         def save(ctx: Any, x: Tensor, *conf: Any) -> None:
             ctx.conf, ctx.sizes = conf, x.shape[2:]
-            ctx.channels_last = suggest_memory_format(x) is not torch.contiguous_format
+            ctx.channels_last = is_channels_last(x)
 
         @staticmethod
         def backward(ctx: Any, need: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
-            # the operator gives its argument's memory format; as in torch the gradient has that of the image
-            if ctx.channels_last and math.prod(grad.shape[2:]) != 1:
-                grad = grad.movedim(1, -1).contiguous().movedim(-1, 1)  # vmap knows no other way
-            return (adjoint(grad, *ctx.conf[:4], ctx.sizes, *ctx.conf[5:]),)
+            return (adjoint(as_image(grad, ctx.channels_last), *ctx.conf[:4], ctx.sizes, *ctx.conf[5:]),)
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:

@@ -3,10 +3,13 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <tuple>
+
 #include "../allocate.h"
 #include "../contract.h"
 #include "../element_types.h"
 #include "direct.h"
+#include "plan_cache.h"
 #include "run.h"
 
 namespace convext {
@@ -117,14 +120,12 @@ void run(ConvOperator op, const ConvProblem& whole, ScalarType type, const ConvO
   request.grad_channels_last = op == ConvOperator::kWgrad && channels_last(operands.weight, outputs);
   if (op != ConvOperator::kWgrad) request.weight_in_order = is_dense(operands.weight.strides, p.axis, p.in_channels);
   request.weight_channels_last = operands.weight.strides.channel == 1;
-  const ConvPlan plan = plan_conv(request);
+  const ConvPlan& plan = remembered_plan(request);
   if (plan.algorithm == Algorithm::kDirect) return run_direct(op, whole, type, given);
   run_plan(request, plan, engine, *packed, operands);
 }
 
-Tensor conv_fprop(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntList stride,
-                  IntList padding, IntList dilation, int64_t groups, int64_t padding_mode) {
-  const ConvProblem p = fprop_problem(input, weight, {stride, padding, dilation, groups, padding_mode});
+Tensor fprop(const ConvProblem& p, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
   const int64_t channels = p.groups * p.out_channels;
   const std::optional<Tensor> dense = dense_bias(bias, input, channels);
   Tensor output = allocate(input, weight, p, p.batch, channels, &ConvAxis::output);
@@ -133,9 +134,7 @@ Tensor conv_fprop(const Tensor& input, const Tensor& weight, const std::optional
   return output;
 }
 
-Tensor conv_dgrad(const Tensor& grad_output, const Tensor& weight, const std::optional<Tensor>& bias, IntList stride,
-                  IntList padding, IntList dilation, int64_t groups, int64_t padding_mode) {
-  const ConvProblem p = dgrad_problem(grad_output, weight, {stride, padding, dilation, groups, padding_mode});
+Tensor dgrad(const ConvProblem& p, const Tensor& grad_output, const Tensor& weight, const std::optional<Tensor>& bias) {
   const int64_t channels = p.groups * p.in_channels;
   const std::optional<Tensor> dense = dense_bias(bias, grad_output, channels);
   Tensor result = allocate(grad_output, weight, p, p.batch, channels, &ConvAxis::input);
@@ -144,13 +143,67 @@ Tensor conv_dgrad(const Tensor& grad_output, const Tensor& weight, const std::op
   return result;
 }
 
-Tensor conv_wgrad(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride, IntList padding,
-                  IntList dilation, int64_t groups, int64_t padding_mode) {
-  const ConvProblem p =
-      wgrad_problem(grad_output, input, kernel_size, {stride, padding, dilation, groups, padding_mode});
+Tensor wgrad(const ConvProblem& p, const Tensor& grad_output, const Tensor& input) {
   Tensor result = allocate(grad_output, input, p, p.groups * p.out_channels, p.in_channels, &ConvAxis::kernel);
   run(ConvOperator::kWgrad, p, grad_output.scalar_type(), {reading(input), reading(grad_output), writing(result), {}});
   return result;
+}
+
+Tensor conv_fprop(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntList stride,
+                  IntList padding, IntList dilation, int64_t groups, int64_t padding_mode) {
+  return fprop(fprop_problem(input, weight, ConvGeometry{stride, padding, dilation, groups, padding_mode}), input,
+               weight, bias);
+}
+
+Tensor conv_dgrad(const Tensor& grad_output, const Tensor& weight, const std::optional<Tensor>& bias, IntList stride,
+                  IntList padding, IntList dilation, int64_t groups, int64_t padding_mode) {
+  return dgrad(dgrad_problem(grad_output, weight, ConvGeometry{stride, padding, dilation, groups, padding_mode}),
+               grad_output, weight, bias);
+}
+
+Tensor conv_wgrad(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride, IntList padding,
+                  IntList dilation, int64_t groups, int64_t padding_mode) {
+  return wgrad(
+      wgrad_problem(grad_output, input, kernel_size, ConvGeometry{stride, padding, dilation, groups, padding_mode}),
+      grad_output, input);
+}
+
+// Nothing to compute, of which the functions of Python know more, is none of the coded operators' cases.
+void check_elements(const Tensor& image, const Tensor& weight) {
+  STD_TORCH_CHECK(image.numel() > 0 && weight.numel() > 0, "convext: expected operands with elements");
+}
+
+Tensor conv_fprop_coded(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, int64_t window,
+                        int64_t padding, int64_t groups) {
+  check_elements(input, weight);
+  return fprop(fprop_problem(input, weight, CodedGeometry{window, padding, groups}), input, weight, bias);
+}
+
+Tensor conv_dgrad_coded(const Tensor& grad_output, const Tensor& weight, const std::optional<Tensor>& bias,
+                        int64_t window, int64_t padding, int64_t groups) {
+  check_elements(grad_output, weight);
+  return dgrad(dgrad_problem(grad_output, weight, CodedGeometry{window, padding, groups}), grad_output, weight, bias);
+}
+
+Tensor conv_wgrad_coded(const Tensor& grad_output, const Tensor& input, int64_t kernel_size, int64_t window,
+                        int64_t padding, int64_t groups) {
+  return wgrad(wgrad_problem(grad_output, input, kernel_size, CodedGeometry{window, padding, groups}), grad_output,
+               input);
+}
+
+std::tuple<Tensor, Tensor> conv_fprop_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                               int64_t window, int64_t padding, int64_t groups) {
+  ConvProblem p = fprop_problem(input, weight, CodedGeometry{window, padding, groups});
+  check_gradient(grad_output, input, p.batch, p.groups * p.out_channels, p, &ConvAxis::output);
+  for (ConvAxis& a : p.axis) a.hi -= static_cast<int64_t>(a.input - transposed_size(a));  // less what no window reaches
+  return {dgrad(p, grad_output, weight, std::nullopt), wgrad(p, grad_output, input)};
+}
+
+std::tuple<Tensor, Tensor> conv_dgrad_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                               int64_t window, int64_t padding, int64_t groups) {
+  const ConvProblem p = dgrad_problem(input, weight, CodedGeometry{window, padding, groups});
+  check_gradient(grad_output, input, p.batch, p.groups * p.in_channels, p, &ConvAxis::input);
+  return {fprop(p, grad_output, weight, std::nullopt), wgrad(p, input, grad_output)};
 }
 
 Tensor conv_fused(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -179,6 +232,11 @@ STABLE_TORCH_LIBRARY_IMPL(convext, CPU, m) {
   m.impl("conv_fprop", TORCH_BOX(&conv_fprop));
   m.impl("conv_dgrad", TORCH_BOX(&conv_dgrad));
   m.impl("conv_wgrad", TORCH_BOX(&conv_wgrad));
+  m.impl("conv_fprop.coded", TORCH_BOX(&conv_fprop_coded));
+  m.impl("conv_dgrad.coded", TORCH_BOX(&conv_dgrad_coded));
+  m.impl("conv_wgrad.coded", TORCH_BOX(&conv_wgrad_coded));
+  m.impl("conv_fprop_backward", TORCH_BOX(&conv_fprop_backward));
+  m.impl("conv_dgrad_backward", TORCH_BOX(&conv_dgrad_backward));
   m.impl("conv_fused", TORCH_BOX(&conv_fused));
 }
 

@@ -33,10 +33,10 @@ PoolType pool_type(ScalarType type) {
 
 bool is_float(ScalarType type) { return pool_type(type) <= PoolType::kHalf; }
 
-Tensor empty_like(const Tensor& image, const IntList& spatial, const IntList& kernel_size, bool average,
+Tensor empty_like(const Tensor& image, const IntList& spatial, bool adaptive, bool average,
                   std::optional<ScalarType> type = std::nullopt) {
   return empty_result(image, with_spatial(image, spatial), type.value_or(image.scalar_type()),
-                      pool_format(image, spatial, is_adaptive(kernel_size), average));
+                      pool_format(image, spatial, adaptive, average));
 }
 
 int64_t work_of(const PoolProblem& p) { return p.planes() * (p.input_pixels() + p.output_pixels()); }
@@ -100,21 +100,33 @@ PoolJob forward_job(const PoolProblem& problem, PoolKind kind, const Tensor& inp
   return job;
 }
 
-Tensor max_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
-                IntList output_size, bool minimum) {
-  const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
-  Tensor output = empty_like(input, output_size, kernel_size, false);
+// The sizes of one side of a problem on the axes that an image has.
+IntList sizes_of(const PoolProblem& p, const Tensor& image, int64_t PoolAxis::*size) {
+  IntList sizes;
+  for (int64_t i = kSpatialAxes + 2 - image.dim(); i < kSpatialAxes; ++i) sizes.push_back(p.axis[i].*size);
+  return sizes;
+}
+
+Tensor empty_output(const PoolProblem& p, const Tensor& image, bool average,
+                    std::optional<ScalarType> type = std::nullopt) {
+  return empty_like(image, sizes_of(p, image, &PoolAxis::output), p.divides_image, average, type);
+}
+Tensor empty_input(const PoolProblem& p, const Tensor& image, bool average,
+                   std::optional<ScalarType> type = std::nullopt) {
+  return empty_like(image, sizes_of(p, image, &PoolAxis::input), p.divides_image, average, type);
+}
+
+Tensor max_of(const PoolProblem& p, const Tensor& input, bool minimum) {
+  Tensor output = empty_output(p, input, false);
   PoolJob job = forward_job(p, PoolKind::kMax, input, output);
   job.minimum = minimum;
   run_forward(job, input.scalar_type());
   return output;
 }
 
-std::tuple<Tensor, Tensor> max_pool_with_offsets(const Tensor& input, IntList kernel_size, IntList stride,
-                                                 IntList padding, IntList dilation, IntList output_size, bool minimum) {
-  const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
-  Tensor output = empty_like(input, output_size, kernel_size, false);
-  Tensor offsets = empty_like(input, output_size, kernel_size, false, offset_type(p));
+std::tuple<Tensor, Tensor> max_with_offsets_of(const PoolProblem& p, const Tensor& input, bool minimum) {
+  Tensor output = empty_output(p, input, false);
+  Tensor offsets = empty_output(p, input, false, offset_type(p));
   PoolJob job = forward_job(p, PoolKind::kMaxWithOffsets, input, output);
   job.minimum = minimum;
   job.offsets = offsets.mutable_data_ptr();
@@ -124,6 +136,27 @@ std::tuple<Tensor, Tensor> max_pool_with_offsets(const Tensor& input, IntList ke
   return {output, offsets};
 }
 
+Tensor max_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
+                IntList output_size, bool minimum) {
+  return max_of(pool_problem(input, {kernel_size, stride, padding, dilation}, output_size), input, minimum);
+}
+
+std::tuple<Tensor, Tensor> max_pool_with_offsets(const Tensor& input, IntList kernel_size, IntList stride,
+                                                 IntList padding, IntList dilation, IntList output_size, bool minimum) {
+  return max_with_offsets_of(pool_problem(input, {kernel_size, stride, padding, dilation}, output_size), input,
+                             minimum);
+}
+
+Tensor max_pool_coded(const Tensor& input, int64_t kernel_size, int64_t window, int64_t padding, bool ceil_mode,
+                      bool minimum) {
+  return max_of(pool_problem(input, {kernel_size, window, padding}, ceil_mode), input, minimum);
+}
+
+std::tuple<Tensor, Tensor> max_pool_with_offsets_coded(const Tensor& input, int64_t kernel_size, int64_t window,
+                                                       int64_t padding, bool ceil_mode, bool minimum) {
+  return max_with_offsets_of(pool_problem(input, {kernel_size, window, padding}, ceil_mode), input, minimum);
+}
+
 Tensor max_pool_gather(const Tensor& input, const Tensor& offsets, IntList kernel_size, IntList stride, IntList padding,
                        IntList dilation) {
   const IntList output_size = spatial_sizes(offsets);
@@ -131,7 +164,7 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& offsets, IntList kerne
   check_offsets(offsets, input, p);
   pool_type(input.scalar_type());
   const Tensor dense = torch::stable::contiguous(input);
-  Tensor output = empty_like(input, output_size, kernel_size, false);
+  Tensor output = empty_output(p, input, false);
   const Winners winners{p, offsets.const_data_ptr(), offset_bytes(p), strides_of(offsets)};
   gather_winners(winners, dense.const_data_ptr(), static_cast<int>(input.element_size()), output.mutable_data_ptr(),
                  strides_of(output));
@@ -147,14 +180,12 @@ bool gather_pays(const PoolProblem& p) {
   return p.axis[0].kernel * p.axis[1].kernel * p.axis[2].kernel <= kTaps && PoolAdjointColumns(p.axis[2]).phased;
 }
 
-Tensor max_pool_scatter(const Tensor& grad_output, const Tensor& offsets, IntList kernel_size, IntList stride,
-                        IntList padding, IntList dilation, IntList input_size) {
-  const PoolProblem p = pool_adjoint_problem(grad_output, {kernel_size, stride, padding, dilation}, input_size);
+Tensor scatter_of(const PoolProblem& p, const Tensor& grad_output, const Tensor& offsets) {
   check_offsets(offsets, grad_output, p);
   const ScalarType type = grad_output.scalar_type();
   STD_TORCH_CHECK(is_float(type), "convext: expected a gradient of a floating type, got ",
                   torch::headeronly::toString(type));
-  Tensor result = empty_like(offsets, input_size, kernel_size, false, type);
+  Tensor result = empty_input(p, offsets, false, type);
   if (!gather_pays(p)) {
     const Winners winners{p, offsets.const_data_ptr(), offset_bytes(p), strides_of(offsets)};
     const PoolImage grad{const_cast<void*>(grad_output.const_data_ptr()), strides_of(grad_output)};
@@ -169,31 +200,52 @@ Tensor max_pool_scatter(const Tensor& grad_output, const Tensor& offsets, IntLis
   return result;
 }
 
+Tensor max_pool_scatter(const Tensor& grad_output, const Tensor& offsets, IntList kernel_size, IntList stride,
+                        IntList padding, IntList dilation, IntList input_size) {
+  return scatter_of(pool_adjoint_problem(grad_output, {kernel_size, stride, padding, dilation}, input_size),
+                    grad_output, offsets);
+}
+
+Tensor max_pool_scatter_coded(const Tensor& grad_output, const Tensor& offsets, int64_t kernel_size, int64_t window,
+                              int64_t padding, int64_t depth, int64_t height, int64_t width) {
+  const int64_t input_size[] = {depth, height, width};
+  return scatter_of(pool_adjoint_problem(grad_output, {kernel_size, window, padding}, input_size), grad_output,
+                    offsets);
+}
+
 Tensor max_pool_indices(const Tensor& offsets, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
                         IntList input_size) {
   const PoolProblem p = pool_adjoint_problem(offsets, {kernel_size, stride, padding, dilation}, input_size);
   check_offsets(offsets, offsets, p);
-  const IntList output_size = spatial_sizes(offsets);
-  Tensor indices = empty_like(offsets, output_size, kernel_size, false, ScalarType::Long);
+  Tensor indices = empty_output(p, offsets, false, ScalarType::Long);
   const Winners winners{p, offsets.const_data_ptr(), offset_bytes(p), strides_of(offsets)};
   winner_indices(winners, indices.mutable_data_ptr<int64_t>(), strides_of(indices));
   return indices;
 }
 
-Tensor avg_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
-                IntList output_size, bool count_include_pad, int64_t divisor) {
-  const PoolProblem p = pool_problem(input, {kernel_size, stride, padding, dilation}, output_size);
+Tensor average_of(const PoolProblem& p, const Tensor& input, bool count_include_pad, int64_t divisor) {
   const ScalarType type = input.scalar_type();
   STD_TORCH_CHECK(is_float(type) || type == ScalarType::Long, "convext: average pooling is not implemented for ",
                   torch::headeronly::toString(type));
   // the quotient of the least integer by -1 does not exist, and dividing would end the process
   STD_TORCH_CHECK(is_float(type) || divisor != -1, "convext: expected a divisor of integers other than -1");
-  Tensor output = empty_like(input, output_size, kernel_size, true);
+  Tensor output = empty_output(p, input, true);
   PoolJob job = forward_job(p, PoolKind::kSum, input, output);
   job.include_pad = count_include_pad;
   job.divisor = divisor;
   run_forward(job, type);
   return output;
+}
+
+Tensor avg_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
+                IntList output_size, bool count_include_pad, int64_t divisor) {
+  return average_of(pool_problem(input, {kernel_size, stride, padding, dilation}, output_size), input,
+                    count_include_pad, divisor);
+}
+
+Tensor avg_pool_coded(const Tensor& input, int64_t kernel_size, int64_t window, int64_t padding, bool ceil_mode,
+                      bool count_include_pad, int64_t divisor) {
+  return average_of(pool_problem(input, {kernel_size, window, padding}, ceil_mode), input, count_include_pad, divisor);
 }
 
 Tensor l2_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList padding, IntList dilation,
@@ -202,23 +254,34 @@ Tensor l2_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList
   STD_TORCH_CHECK(is_float(input.scalar_type()), "convext: expected an input of a floating type, got ",
                   torch::headeronly::toString(input.scalar_type()));
   STD_TORCH_CHECK(!is_adaptive(kernel_size), "convext: expected a kernel_size, got adaptive windows");
-  Tensor output = empty_like(input, output_size, kernel_size, true);
+  Tensor output = empty_output(p, input, true);
   run_forward(forward_job(p, PoolKind::kRoot, input, output), input.scalar_type());
   return output;
 }
 
-Tensor avg_pool_adjoint(const Tensor& grad_output, IntList kernel_size, IntList stride, IntList padding,
-                        IntList dilation, IntList input_size, bool count_include_pad, int64_t divisor) {
-  const PoolProblem p = pool_adjoint_problem(grad_output, {kernel_size, stride, padding, dilation}, input_size);
+Tensor average_adjoint_of(const PoolProblem& p, const Tensor& grad_output, bool count_include_pad, int64_t divisor) {
   const ScalarType type = grad_output.scalar_type();
   STD_TORCH_CHECK(is_float(type), "convext: expected a gradient of a floating type, got ",
                   torch::headeronly::toString(type));
-  Tensor result = empty_like(grad_output, input_size, kernel_size, true);
+  Tensor result = empty_input(p, grad_output, true);
   PoolJob job = forward_job(p, PoolKind::kSum, grad_output, result);
   job.include_pad = count_include_pad;
   job.divisor = divisor;
   run_adjoint(job, type);
   return result;
+}
+
+Tensor avg_pool_adjoint(const Tensor& grad_output, IntList kernel_size, IntList stride, IntList padding,
+                        IntList dilation, IntList input_size, bool count_include_pad, int64_t divisor) {
+  return average_adjoint_of(pool_adjoint_problem(grad_output, {kernel_size, stride, padding, dilation}, input_size),
+                            grad_output, count_include_pad, divisor);
+}
+
+Tensor avg_pool_adjoint_coded(const Tensor& grad_output, int64_t kernel_size, int64_t window, int64_t padding,
+                              bool count_include_pad, int64_t divisor, int64_t depth, int64_t height, int64_t width) {
+  const int64_t input_size[] = {depth, height, width};
+  return average_adjoint_of(pool_adjoint_problem(grad_output, {kernel_size, window, padding}, input_size), grad_output,
+                            count_include_pad, divisor);
 }
 
 Tensor l2_pool_adjoint(const Tensor& grad_output, const Tensor& output, const Tensor& input, IntList kernel_size,
@@ -229,7 +292,7 @@ Tensor l2_pool_adjoint(const Tensor& grad_output, const Tensor& output, const Te
   STD_TORCH_CHECK(is_float(type), "convext: expected an input of a floating type, got ",
                   torch::headeronly::toString(type));
   check_l2_adjoint(grad_output, output, input, kernel_size, p);
-  Tensor result = empty_like(input, input_size, kernel_size, false);
+  Tensor result = empty_input(p, input, false);
   PoolJob job = forward_job(p, PoolKind::kRoot, grad_output, result);
   job.output = output.const_data_ptr();
   job.output_strides = strides_of(output);
@@ -242,6 +305,11 @@ Tensor l2_pool_adjoint(const Tensor& grad_output, const Tensor& output, const Te
 STABLE_TORCH_LIBRARY_IMPL(convext, CPU, m) {
   m.impl("max_pool", TORCH_BOX(&max_pool));
   m.impl("max_pool_with_offsets", TORCH_BOX(&max_pool_with_offsets));
+  m.impl("max_pool.coded", TORCH_BOX(&max_pool_coded));
+  m.impl("max_pool_with_offsets.coded", TORCH_BOX(&max_pool_with_offsets_coded));
+  m.impl("max_pool_scatter.coded", TORCH_BOX(&max_pool_scatter_coded));
+  m.impl("avg_pool.coded", TORCH_BOX(&avg_pool_coded));
+  m.impl("avg_pool_adjoint.coded", TORCH_BOX(&avg_pool_adjoint_coded));
   m.impl("max_pool_gather", TORCH_BOX(&max_pool_gather));
   m.impl("max_pool_scatter", TORCH_BOX(&max_pool_scatter));
   m.impl("max_pool_indices", TORCH_BOX(&max_pool_indices));
