@@ -23,6 +23,7 @@ struct ConvAxis {
   int64_t input = 1, kernel = 1, output = 1;
   int64_t stride = 1, dilation = 1;
   int64_t lo = 0, hi = 0;  // padding before the first and after the last element; negative crops
+  bool operator==(const ConvAxis&) const = default;
 };
 
 struct ConvProblem {
@@ -32,6 +33,7 @@ struct ConvProblem {
   int64_t out_channels = 0;  // of one group
   PaddingMode mode = PaddingMode::kZeros;
   ConvAxis axis[kSpatialAxes];
+  bool operator==(const ConvProblem&) const = default;
 };
 
 // unfold copies window `o` of the padded image, tap by tap, into column `o`; fold, its adjoint, sums them back:

@@ -100,6 +100,7 @@ inline constexpr int64_t kMostUnitPixels = 512;
 
 struct Tile {
   int64_t rows = 0, columns = 0;
+  bool operator==(const Tile&) const = default;
 };
 
 // How the result of one region is cut into units of work. Units touch disjoint results, so their number may follow the

@@ -48,6 +48,7 @@ struct PlanRequest {
   int64_t threads = 1;
   bool weight_in_order = true;  // the weight's rows are contiguous, taps inside of channels
   bool winograd = true;         // may be used
+  bool operator==(const PlanRequest&) const = default;
 };
 
 struct Declined {
