@@ -30,7 +30,7 @@ MOST_WORK = 1e7
 _NO_ACCESS = 0
 
 
-def guarded(t: Tensor, side: str) -> Tensor:
+def guarded(t: Tensor, side: str = "end") -> Tensor:
     """The values of t, behind the same strides, in memory whose last (or first) byte is the last (first) accessible."""
     if t.numel() == 0:
         return t

@@ -11,7 +11,7 @@ import torch
 
 import convext
 from tests.cases import LAYOUTS, MODES, ConvCase
-from tests.guarded import guarded
+from tests.guard_pages import guarded
 from tests.reference import OPERATORS, call, check, operands
 from tests.test_plan import plan_of
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import convext
 from tests.cases import ConvCase
-from tests.guarded import guarded
+from tests.guard_pages import guarded
 from tests.reference import call, check, operands
 from tests.test_plan import plan_of
 

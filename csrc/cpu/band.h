@@ -123,6 +123,7 @@ inline constexpr int64_t kBandPartialBytes = 256 << 10;
 // A reduction of several blocks is cut by depth taps first: a block then reads one plane of each channel, or, where
 // that lies beside the image, need not be multiplied.
 struct BandedRegion {
+  static constexpr int64_t kLine = 64;  // bytes of a cache line
   Reduction reduction;
   Region plane;  // the region under one depth tap of a block, the first, or all of them
   Band band;
@@ -135,7 +136,7 @@ struct BandedRegion {
       plane.axis[0].taps = 1;
       reduction = Reduction::by_part(r.taps(), depth, plane.taps());
     }
-    constexpr int64_t kMostColumns = 256, kTile = 32, kLine = 64;
+    constexpr int64_t kMostColumns = 256, kTile = 32;
     const int64_t count = r.axis[2].count;
     if (count <= kMostColumns) {
       band = banded(rows, count, sum_bytes, most_rows, zeros);
@@ -162,7 +163,8 @@ struct BandedRegion {
   // A cut region gets the budgets, so that the workspace of large images does not depend on how they are cut.
   int64_t workspace_elements(int64_t rows, int64_t sum_bytes) const {
     const int64_t needed = stage_elements() + rows * distance + 64;
-    const int64_t budget = (kBlockBandBytes + kBandPartialBytes) / sum_bytes + kBandSlack + rows * 80 + 64;
+    const int64_t apart = reduction.channel_chunk * 2 * kLine / sum_bytes;  // what channel_distance adds at most
+    const int64_t budget = (kBlockBandBytes + kBandPartialBytes) / sum_bytes + apart + kBandSlack + rows * 80 + 64;
     return band.whole ? needed : std::max(needed, budget);
   }
 };
