@@ -266,6 +266,9 @@ void plan_stage(const PlanRequest& r, ConvPlan& plan) {
     }
   plan.staged = true;
   plan.thread_bytes = StagedWgradWorkspace(bands, plan.staged_wgrad, taps, r.tile).bytes(r.sum_bytes);
+  // A cut image gets what any cut may need, so that the workspace of large images does not depend on how they are cut.
+  constexpr int64_t kCutBytes = int64_t{3} << 19;
+  if (bands.band.bands() > 1) plan.thread_bytes = std::max(plan.thread_bytes, kCutBytes);
 }
 
 void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
