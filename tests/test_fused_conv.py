@@ -60,6 +60,7 @@ MORE = (
     ConvCase((20, 21), 3, (64, 40), batch=2, padding=12, dilation=12),  # zones
     ConvCase((16, 15), 3, (32, 40), batch=2, padding=2, dilation=2),  # interleaved tiles
     ConvCase((40, 33), 1, (70, 3), batch=2),  # read where it lies
+    ConvCase((9, 35), 3, (32, 3), batch=2, padding=1, layout="channels_last"),
 )
 
 
@@ -112,6 +113,7 @@ def test_every_algorithm_is_reached() -> None:
         "depthwise_rows",
         "grouped",
         "depthwise_channels_last",
+        "inner_product",
         "direct",
         "winograd",
     }

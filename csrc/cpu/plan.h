@@ -21,6 +21,7 @@ enum class Algorithm {
   kWinograd,
   kCorrelation,
   kOuterProduct,
+  kInnerProduct,
   kCol2im,
   kBanded,
   kPacked,
