@@ -113,7 +113,7 @@ def test_every_algorithm_is_reached() -> None:
         "depthwise_rows",
         "grouped",
         "depthwise_channels_last",
-        "inner_product",
+        "narrow_channels_last",
         "direct",
         "winograd",
     }

@@ -6,17 +6,17 @@ namespace convext {
 namespace {
 
 // Result channels up to which lanes hold terms of a sum instead of channels.
-constexpr int64_t kMostInnerProducts = 4;
+constexpr int64_t kMostNarrowChannels = 4;
 
 }  // namespace
 
-std::string inner_product_refusal(const PlanRequest& r) {
+std::string narrow_channels_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   const int64_t rows = gather_rows(r), depth = gather_depth(r);
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
   if (!r.source_channels_last || !(r.result_channels_last || rows == 1)) return "the images are not channels_last";
   if (p.groups > 1) return "it has groups";
-  const int64_t most = std::min<int64_t>(kMostInnerProducts, r.lanes);
+  const int64_t most = std::min<int64_t>(kMostNarrowChannels, r.lanes);
   if (rows > most)
     return std::to_string(rows) + " result channels repay vectors of them, more than " + std::to_string(most);
   if (depth == 0 || depth % r.lanes != 0)

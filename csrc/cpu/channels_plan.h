@@ -1,5 +1,5 @@
 // Layers on channels_last images whose units are rows of the result: depthwise and grouped (depthwise_channels.h), and
-// inner products (inner_product.h).
+// inner products (narrow_channels.h).
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@
 namespace convext {
 
 // Why inner products cannot take the request; empty if they can.
-std::string inner_product_refusal(const PlanRequest& request);
+std::string narrow_channels_refusal(const PlanRequest& request);
 // Workspace of both.
 void plan_channels(const PlanRequest& request, ConvPlan& plan);
 

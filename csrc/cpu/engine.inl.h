@@ -30,7 +30,7 @@ namespace {
 #include "grouped.h"
 #include "grouped_wgrad.h"
 #include "correlation.h"
-#include "inner_product.h"
+#include "narrow_channels.h"
 #include "depthwise_rows.h"
 #include "outer_wgrad.h"
 #include "banded.h"
@@ -119,12 +119,12 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
       for (int64_t i = begin; i < end; ++i) wgrad.run(i);
     });
   }
-  static void pack_inner_product(const ConvJob& job, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) pack_inner_product_tap<T, A>(job, i);
+  static void pack_narrow_channels(const ConvJob& job, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) pack_narrow_tap<T, A>(job, i);
   }
-  static void run_inner_product(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
+  static void run_narrow_channels(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
     with_result_channels<A>(job.rows, [&]<int M>() {
-      InnerProduct<T, A, M> conv(job, workspace);
+      NarrowChannels<T, A, M> conv(job, workspace);
       for (int64_t i = begin; i < end; ++i) conv.run(i);
     });
   }
@@ -153,8 +153,8 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
             .pack_depthwise = &pack_depthwise,
             .run_depthwise_channels = &run_depthwise_channels,
             .run_depthwise_channels_wgrad = &run_depthwise_channels_wgrad,
-            .pack_inner_product = &pack_inner_product,
-            .run_inner_product = &run_inner_product,
+            .pack_narrow_channels = &pack_narrow_channels,
+            .run_narrow_channels = &run_narrow_channels,
             .run_full_tile = &Packed::run_full_tile};
   }
 };

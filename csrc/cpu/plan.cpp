@@ -300,7 +300,7 @@ bool is_of_operator(Algorithm algorithm, ConvOperator op) {
     case Algorithm::kCorrelation:
     case Algorithm::kOuterProduct: return op == ConvOperator::kWgrad;
     case Algorithm::kCol2im: return op == ConvOperator::kDgrad;
-    case Algorithm::kInnerProduct:
+    case Algorithm::kNarrowChannelsLast:
     case Algorithm::kBanded: return op != ConvOperator::kWgrad;
     default: return true;
   }
@@ -315,8 +315,8 @@ std::string refusal(Algorithm algorithm, const PlanRequest& r) {
     case Algorithm::kCorrelation: return correlation_refusal(r);
     case Algorithm::kWinograd: return winograd_refusal(r);
     case Algorithm::kGrouped: return grouped_refusal(r);
-    case Algorithm::kInnerProduct:
-      return region_count(r) > kMostRegions ? too_many_regions(r) : inner_product_refusal(r);
+    case Algorithm::kNarrowChannelsLast:
+      return region_count(r) > kMostRegions ? too_many_regions(r) : narrow_channels_refusal(r);
     case Algorithm::kCol2im: return col2im_refusal(r);
     case Algorithm::kOuterProduct: return outer_product_refusal(r);
     case Algorithm::kBanded: return banded_refusal(r);
@@ -340,7 +340,7 @@ const char* algorithm_name(Algorithm algorithm) {
     case Algorithm::kGrouped: return "grouped";
     case Algorithm::kCol2im: return "col2im";
     case Algorithm::kOuterProduct: return "outer_product";
-    case Algorithm::kInnerProduct: return "inner_product";
+    case Algorithm::kNarrowChannelsLast: return "narrow_channels_last";
     case Algorithm::kBanded: return "banded";
     case Algorithm::kPacked: return "packed";
     case Algorithm::kDirect: return "direct";
@@ -366,7 +366,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
   ConvPlan plan;
   for (const Algorithm candidate :
        {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwiseRows, Algorithm::kDepthwise, Algorithm::kGrouped,
-        Algorithm::kWinograd, Algorithm::kCorrelation, Algorithm::kOuterProduct, Algorithm::kInnerProduct,
+        Algorithm::kWinograd, Algorithm::kCorrelation, Algorithm::kOuterProduct, Algorithm::kNarrowChannelsLast,
         Algorithm::kCol2im, Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
     if (!is_of_operator(candidate, request.op)) continue;
     plan.algorithm = candidate;
@@ -377,7 +377,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
   plan.workers = useful_threads(request);
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast:
-    case Algorithm::kInnerProduct: plan_channels(request, plan); break;
+    case Algorithm::kNarrowChannelsLast: plan_channels(request, plan); break;
     case Algorithm::kDepthwiseRows: plan_depthwise_rows(request, plan); break;
     case Algorithm::kDepthwise: plan_depthwise(request, plan); break;
     case Algorithm::kCorrelation: plan_correlation(request, plan); break;

@@ -21,7 +21,7 @@ enum class Algorithm {
   kWinograd,
   kCorrelation,
   kOuterProduct,
-  kInnerProduct,
+  kNarrowChannelsLast,
   kCol2im,
   kBanded,
   kPacked,

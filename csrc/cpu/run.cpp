@@ -238,9 +238,9 @@ void run_depthwise_conv(const PlanRequest& request, const ConvPlan& plan, const 
 // Depthwise on channels_last images, and inner products: a unit is a row of the result, a pack step a tap.
 void run_channels(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                   const ConvOperands& operands) {
-  const bool inner = plan.algorithm == Algorithm::kInnerProduct;
-  const auto pack = inner ? kernels.pack_inner_product : kernels.pack_depthwise;
-  const auto run = inner ? kernels.run_inner_product : kernels.run_depthwise_channels;
+  const bool inner = plan.algorithm == Algorithm::kNarrowChannelsLast;
+  const auto pack = inner ? kernels.pack_narrow_channels : kernels.pack_depthwise;
+  const auto run = inner ? kernels.run_narrow_channels : kernels.run_depthwise_channels;
   ConvJob job = make_job(request, plan, operands);
   const std::vector<Region> regions = regions_of(request);
   for (const Region& region : regions) {
@@ -290,7 +290,7 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& en
   if (wgrad) return run_wgrad(request, plan, engine, type, operands);
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast:
-    case Algorithm::kInnerProduct: return run_channels(request, plan, kernels, operands);
+    case Algorithm::kNarrowChannelsLast: return run_channels(request, plan, kernels, operands);
     case Algorithm::kDepthwise: return run_depthwise_conv(request, plan, kernels, operands);
     case Algorithm::kWinograd: return run_winograd_conv(request, plan, engine, type, operands);
     case Algorithm::kDepthwiseRows: return run_depthwise_rows(request, plan, kernels, operands);

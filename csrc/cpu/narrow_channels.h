@@ -15,7 +15,7 @@
 #pragma once
 
 template <class T, class A>
-void pack_inner_product_tap(const ConvJob& job, int64_t index) {
+void pack_narrow_tap(const ConvJob& job, int64_t index) {
   const RegionJob* r = job.wave.data();
   while (r + 1 < job.wave.data() + job.wave.size() && (r + 1)->first_pack <= index) ++r;
   const Tap tap = tap_at(*r->region, index - r->first_pack);
@@ -41,12 +41,12 @@ inline void with_result_channels(int64_t channels, Visit visit) {
 
 // A unit is one row of result pixels, counted over (region, image, depth, height).
 template <class T, class A, int M>
-class InnerProduct {
+class NarrowChannels {
   static constexpr int W = kLanes<A>, kPixels = W / M;
 
  public:
   // The workspace holds a pointer a tap row and two lists of taps.
-  InnerProduct(const ConvJob& job, void* workspace) : job_(job), epilogue_(job) {
+  NarrowChannels(const ConvJob& job, void* workspace) : job_(job), epilogue_(job) {
     const int64_t taps = kernel_taps(*job.problem);
     rows_ = static_cast<const T**>(workspace);
     inner_ = reinterpret_cast<TapRun<T, A>*>(rows_ + taps);

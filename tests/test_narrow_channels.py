@@ -1,4 +1,4 @@
-"""channels_last to a few result channels (csrc/cpu/inner_product.h): the edges of its tiles, taps and results."""
+"""channels_last to a few result channels (csrc/cpu/narrow_channels.h): the edges of its tiles, taps and results."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def test_infinite_weights_reach_only_what_reads_them(isa: str) -> None:
 )
 def test_what_is_declined_says_why(weight: tuple[int, ...], reason: str) -> None:
     plan = convext.conv_plan("fprop", (1, weight[1], 30, 30), weight, channels_last=True)
-    assert reason in dict(plan.declined)["inner_product"], plan
+    assert reason in dict(plan.declined)["narrow_channels_last"], plan
     assert (
         "not channels_last"
-        in dict(convext.conv_plan("fprop", (1, 64, 30, 30), (2, 64, 3, 3)).declined)["inner_product"]
+        in dict(convext.conv_plan("fprop", (1, 64, 30, 30), (2, 64, 3, 3)).declined)["narrow_channels_last"]
     )
