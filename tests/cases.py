@@ -327,6 +327,10 @@ def pixel_rows() -> Iterator[ConvCase]:
     yield ConvCase((12, 14), 1, (16, 48), stride=2, layout="channels_last")
     yield ConvCase((5, 7), 1, (1024, 16), layout="channels_last", batch=1)  # rows that fall into one set of L1
     yield ConvCase((11, 13), 1, (64, 2), layout="channels_last")
+    yield ConvCase((9, 35), 3, (32, 3), padding=1, layout="channels_last")
+    yield ConvCase((7, 20), 3, (16, 4), stride=2, padding=2, padding_mode="reflect", layout="channels_last", batch=1)
+    yield ConvCase((16, 18), 4, (3, 48), stride=2, padding=1, layout="channels_last")
+    yield ConvCase((4, 6, 19), (3, 1, 2), (16, 1), padding=1, layout="channels_last", bias=False)
     yield ConvCase((6, 10), 2, (33, 24), stride=2, layout="channels_last")
     yield ConvCase((4, 6, 9), 3, (3, 17), padding=1, layout="channels_last", batch=1)
     # windows in the image, segments of it with their padding, and both in one reduction of several blocks

@@ -63,6 +63,7 @@ MORE = (
     ConvCase((20, 21), 3, (64, 40), batch=2, padding=12, dilation=12),  # zones
     ConvCase((16, 15), 3, (32, 40), batch=2, padding=2, dilation=2),  # interleaved tiles
     ConvCase((40, 33), 1, (70, 3), batch=2),  # read where it lies
+    ConvCase((9, 35), 3, (32, 3), batch=2, padding=1, layout="channels_last"),
 )
 
 
@@ -117,6 +118,7 @@ def test_every_algorithm_is_reached() -> None:
         "grouped",
         "inner_product",
         "depthwise_channels_last",
+        "narrow_channels_last",
         "direct",
         "winograd",
     }

@@ -63,6 +63,9 @@ struct Kernels {
   void (*pack_depthwise)(const ConvJob&, int64_t begin, int64_t end);
   void (*run_depthwise_channels)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
   void (*run_depthwise_channels_wgrad)(const WgradJob&, int64_t begin, int64_t end, void* workspace);
+  // Inner products to few channels of channels_last images; pack steps are counted over (region, tap).
+  void (*pack_narrow_channels)(const ConvJob&, int64_t begin, int64_t end);
+  void (*run_narrow_channels)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
   // Multiplies a full tile from L1 so many times and returns the FLOPs done: what the machine can do at best.
   double (*run_full_tile)(int64_t times);
   // Terms of the reduction in an element of a panel: 2 where the level multiplies pairs (pairs.h). `widening` are then

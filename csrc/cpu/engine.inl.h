@@ -33,6 +33,7 @@ namespace {
 #include "grouped_wgrad.h"
 #include "correlation.h"
 #include "inner_product.h"
+#include "narrow_channels.h"
 #include "depthwise_rows.h"
 #include "shifted_planes.h"
 #include "depthwise_shifted.h"
@@ -144,6 +145,15 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
       for (int64_t i = begin; i < end; ++i) wgrad.run(i);
     });
   }
+  static void pack_narrow_channels(const ConvJob& job, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) pack_narrow_tap<T, A>(job, i);
+  }
+  static void run_narrow_channels(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
+    with_result_channels<A>(job.rows, [&]<int M>() {
+      NarrowChannels<T, A, M> conv(job, workspace);
+      for (int64_t i = begin; i < end; ++i) conv.run(i);
+    });
+  }
   static constexpr Kernels table() {
     return {.tile = {kTileRows, kTileColumns<A>},
             .lanes = kLanes<A>,
@@ -173,6 +183,8 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
             .pack_depthwise = &pack_depthwise,
             .run_depthwise_channels = &run_depthwise_channels,
             .run_depthwise_channels_wgrad = &run_depthwise_channels_wgrad,
+            .pack_narrow_channels = &pack_narrow_channels,
+            .run_narrow_channels = &run_narrow_channels,
             .run_full_tile = &Packed::run_full_tile};
   }
 };

@@ -72,12 +72,17 @@ class PixelRowUnit {
     if (stage_.tiles_end_with_rows()) {
       PixelRun rows[kMostUnitPixels];
       const int row_count = make_runs(*region_.region, first_pixel_, pixels_, rows);
+      const int64_t step = result_step();
       for (int i = 0; i < row_count; ++i) {
         const Panels parts(rows[i].len, job_.tile.rows);
+        T* to = result_of(rows[i]);
         for (int64_t part = 0; part < parts.count; ++part, ++runs) {
+          const int64_t start = parts.start(part), length = parts.rows(part);
           *runs = rows[i];
-          runs->column = 0, runs->len = static_cast<int32_t>(parts.rows(part)), runs->q[2] += parts.start(part);
-          add_tile(rows[i].column + parts.start(part), runs->len, runs, 1);
+          runs->column = 0, runs->len = static_cast<int32_t>(length), runs->q[2] += start;
+          Tile& tile = tiles_[tile_count_++];
+          tile.start = rows[i].column + start, tile.rows = length, tile.runs = runs, tile.run_count = 1;
+          tile.to = to + start * step, tile.to_row = step;
         }
       }
     } else {

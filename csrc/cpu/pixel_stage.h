@@ -106,14 +106,17 @@ class PixelStage {
   void list_offsets() {
     const GatherAxis* g = region_.axis;
     segment_ = (tile_rows_ - 1) * g[2].step + (g[2].taps - 1) * std::abs(g[2].off_step) + 1;
-    for (int64_t t = 0, k = 0; t < block_.taps; ++t) {
-      const Tap tap = tap_at(region_, block_.tap + t);
+    row_q_[0] = -1;
+    Tap tap = block_.taps > 0 ? tap_at(region_, block_.tap) : Tap{};
+    for (int64_t t = 0, k = 0, row = 0; t < block_.taps; ++t) {
       int64_t in_image = 0;
       for (int i = 0; i < kSpatialAxes; ++i) in_image += tap.t[i] * g[i].off_step * image_.strides.axis[i];
-      const int64_t row = (block_.tap + t) / g[2].taps - block_.tap / g[2].taps;
       const int64_t in_segments = (row * segment_ + tap.t[2] * g[2].off_step - first_column()) * block_.channels;
       for (int64_t c = 0; c < block_.channels; ++c, ++k)
         image_offset_[k] = in_image + c, segment_offset_[k] = in_segments + c;
+      if (++tap.t[2] < g[2].taps) continue;
+      tap.t[2] = 0, ++row;
+      if (++tap.t[1] == g[1].taps) tap.t[1] = 0, ++tap.t[0];
     }
   }
   // The least offset of a tap in its row.
@@ -123,24 +126,36 @@ class PixelStage {
   }
 
   // Points the tile at the image, if the windows of all its pixels lie inside of it.
-  bool read_windows(Tile& tile) const {
+  bool read_windows(Tile& tile) {
     if constexpr (!std::is_same_v<T, A>) {
       return false;
     } else {
       const int64_t distance = region_.axis[2].step * image_.strides.axis[2];
       if (tile.run_count != 1 || distance * static_cast<int64_t>(sizeof(A)) % kSetDistance == 0) return false;
       const PixelRun& run = tile.runs[0];
-      const A* from = image_.data + block_.channel + run.n * image_.strides.outer;
-      for (int i = 0; i < kSpatialAxes; ++i) {
-        const GatherAxis& g = region_.axis[i];
-        const int64_t first = run.q[i] * g.step + g.off0, across = (g.taps - 1) * g.off_step;
-        const int64_t last = first + (i == 2 ? run.len - 1 : 0) * g.step;
-        if (first + std::min<int64_t>(0, across) < 0 || last + std::max<int64_t>(0, across) >= g.extent) return false;
-        from += first * image_.strides.axis[i];
-      }
-      tile.a = from;
+      if (run.n != row_image_ || run.q[0] != row_q_[0] || run.q[1] != row_q_[1]) enter_row(run);
+      const GatherAxis& g = region_.axis[2];
+      const int64_t first = run.q[2] * g.step + g.off0, last = first + (run.len - 1) * g.step;
+      if (!row_ || !windows_inside(g, first, last)) return false;
+      tile.a = row_ + first * image_.strides.axis[2];
       tile.places = {distance, image_offset_};
       return true;
+    }
+  }
+  // Whether all that the taps read of positions whose first tap stands at [first, last] lies inside of the image.
+  static bool windows_inside(const GatherAxis& g, int64_t first, int64_t last) {
+    const int64_t across = (g.taps - 1) * g.off_step;
+    return first + std::min<int64_t>(0, across) >= 0 && last + std::max<int64_t>(0, across) < g.extent;
+  }
+  // Finds the image row under the run's first tap, null where a tap reads padding: neighbouring tiles share it.
+  void enter_row(const PixelRun& run) {
+    row_image_ = run.n, row_q_[0] = run.q[0], row_q_[1] = run.q[1];
+    row_ = image_.data + block_.channel + run.n * image_.strides.outer;
+    for (int i = 0; i < 2; ++i) {
+      const GatherAxis& g = region_.axis[i];
+      const int64_t x = run.q[i] * g.step + g.off0;
+      if (!windows_inside(g, x, x)) return row_ = nullptr, void();
+      row_ += x * image_.strides.axis[i];
     }
   }
 
@@ -279,6 +294,8 @@ class PixelStage {
   bool tiles_end_with_rows_;
   bool has_slack_ = false;
   Block block_{};
+  int64_t row_image_ = 0, row_q_[2] = {-1, -1};  // of the row entered
+  const T* row_ = nullptr;
   int64_t segment_ = 0;  // columns between the segments of a tile
   int64_t image_offset_[kReductionBlock], segment_offset_[kReductionBlock];
 };

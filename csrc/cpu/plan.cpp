@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "band.h"
+#include "channels_plan.h"
 #include "col2im_plan.h"
 #include "grouped_plan.h"
 #include "inner_product_plan.h"
@@ -45,6 +46,8 @@ constexpr int64_t kMostRowsOfOneTap = 8;
 // Channels of a group up to which a vector of several groups is filtered lane by lane; from twice as many on they fill
 // the vectors of a product of their own.
 constexpr int64_t kMostGroupedLanes = 8;
+// Channels of a first layer's source.
+constexpr int64_t kFewDepth = 4;
 // Below this many multiply-adds a second thread costs more to wake than it saves.
 constexpr int64_t kWorkPerThread = 1 << 16;
 
@@ -139,8 +142,9 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
     shape.pixels_are_rows = shape.pixels_are_rows && rows_repay_turning(r, as_rows, as_columns);
   if (as_rows < 0.5) shape.pixels_are_rows = false;  // the packed weight would be mostly padding
   // Rows of terms as they lie need no transposition (pixel_rows.h), which repays even a vector that is half empty.
-  if (panel_terms(r) == 1 && r.result_channels_last && (r.source_channels_last || gather_depth(r) == 1))
-    shape.pixels_are_rows = true;
+  const bool rows_as_they_lie =
+      panel_terms(r) == 1 && r.result_channels_last && (r.source_channels_last || gather_depth(r) == 1);
+  shape.pixels_are_rows = shape.pixels_are_rows || rows_as_they_lie;
   if (lines && !shape.pixels_are_rows) return line_shape(r, threads);
   const int64_t width = shape.pixels_are_rows ? r.tile.columns : r.tile.rows;
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, width));
@@ -158,7 +162,9 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
     return shape;
   }
   const int64_t smallest = shape.pixels_are_rows ? 2 * r.tile.rows : r.tile.columns;
-  shape.pixels = shape.pixels_are_rows ? 128 / r.tile.rows * r.tile.rows : 4 * r.tile.columns;
+  // Windows of few channels are read where they lie: what a unit costs beside its tiles is all that its size decides.
+  const int64_t most = rows_as_they_lie && gather_depth(r) <= kFewDepth ? kMostUnitPixels : 128;
+  shape.pixels = shape.pixels_are_rows ? most / r.tile.rows * r.tile.rows : 4 * r.tile.columns;
   // 512 channels by 128 pixels of partial sums stay within a quarter of a megabyte.
   shape.panels = std::clamp<int64_t>(divide_up(512, width), 1, panels);
   const auto pixel_units = [&] { return region_count(r) * groups * divide_up(pixels, shape.pixels); };
@@ -176,17 +182,6 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
   if (threads > 1 && units() < threads)
     shape.panels = divide_up(panels, divide_up(threads, std::max<int64_t>(1, pixel_units())));
   return shape;
-}
-
-void plan_depthwise_channels(const PlanRequest& r, ConvPlan& plan) {
-  const int64_t taps = kernel_taps(r.problem), pointer = sizeof(void*);
-  if (r.op == ConvOperator::kWgrad) {
-    plan.thread_bytes = taps * (pointer + 2 * r.problem.in_channels * r.lanes * r.sum_bytes);
-  } else {
-    plan.thread_bytes = 5 * taps * pointer;
-    // the packed weight, and the bias
-    plan.shared_bytes = r.problem.groups * gather_rows(r) * (taps * gather_depth(r) + 1) * r.sum_bytes;
-  }
 }
 
 void plan_depthwise(const PlanRequest& r, ConvPlan& plan) { plan.thread_bytes = LanePlan(r).band.memory().bytes; }
@@ -311,6 +306,7 @@ bool is_of_operator(Algorithm algorithm, ConvOperator op) {
     case Algorithm::kOuterProduct: return op == ConvOperator::kWgrad;
     case Algorithm::kCol2im: return op == ConvOperator::kDgrad;
     case Algorithm::kInnerProduct: return op == ConvOperator::kFprop;
+    case Algorithm::kNarrowChannelsLast:
     case Algorithm::kBanded: return op != ConvOperator::kWgrad;
     default: return true;
   }
@@ -327,6 +323,8 @@ std::string refusal(Algorithm algorithm, const PlanRequest& r) {
     case Algorithm::kWinograd: return winograd_refusal(r);
     case Algorithm::kInnerProduct: return inner_product_refusal(r);
     case Algorithm::kGrouped: return grouped_refusal(r);
+    case Algorithm::kNarrowChannelsLast:
+      return region_count(r) > kMostRegions ? too_many_regions(r) : narrow_channels_refusal(r);
     case Algorithm::kCol2im: return col2im_refusal(r);
     case Algorithm::kOuterProduct: return outer_product_refusal(r);
     case Algorithm::kBanded: return banded_refusal(r);
@@ -352,6 +350,7 @@ const char* algorithm_name(Algorithm algorithm) {
     case Algorithm::kGrouped: return "grouped";
     case Algorithm::kCol2im: return "col2im";
     case Algorithm::kOuterProduct: return "outer_product";
+    case Algorithm::kNarrowChannelsLast: return "narrow_channels_last";
     case Algorithm::kBanded: return "banded";
     case Algorithm::kPacked: return "packed";
     case Algorithm::kDirect: return "direct";
@@ -378,8 +377,8 @@ ConvPlan plan_conv(const PlanRequest& request) {
   for (const Algorithm candidate :
        {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwiseShifted, Algorithm::kDepthwiseRows,
         Algorithm::kDepthwise, Algorithm::kGrouped, Algorithm::kInnerProduct, Algorithm::kWinograd,
-        Algorithm::kCorrelation, Algorithm::kOuterProduct, Algorithm::kCol2im, Algorithm::kBanded, Algorithm::kPacked,
-        Algorithm::kDirect}) {
+        Algorithm::kCorrelation, Algorithm::kOuterProduct, Algorithm::kNarrowChannelsLast, Algorithm::kCol2im,
+        Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
     if (!is_of_operator(candidate, request.op)) continue;
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
@@ -388,7 +387,8 @@ ConvPlan plan_conv(const PlanRequest& request) {
   }
   plan.workers = useful_threads(request);
   switch (plan.algorithm) {
-    case Algorithm::kDepthwiseChannelsLast: plan_depthwise_channels(request, plan); break;
+    case Algorithm::kDepthwiseChannelsLast:
+    case Algorithm::kNarrowChannelsLast: plan_channels(request, plan); break;
     case Algorithm::kDepthwiseShifted: plan_depthwise_shifted(request, plan); break;
     case Algorithm::kDepthwiseRows: plan_depthwise_rows(request, plan); break;
     case Algorithm::kDepthwise: plan_depthwise(request, plan); break;

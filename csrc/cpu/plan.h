@@ -25,6 +25,7 @@ enum class Algorithm {
   kWinograd,
   kCorrelation,
   kOuterProduct,
+  kNarrowChannelsLast,
   kCol2im,
   kBanded,
   kPacked,

@@ -264,8 +264,12 @@ void run_depthwise_conv(const PlanRequest& request, const ConvPlan& plan, const 
                   });
 }
 
-void run_depthwise_channels(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                            const ConvOperands& operands) {
+// Depthwise on channels_last images, and inner products: a unit is a row of the result, a pack step a tap.
+void run_channels(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                  const ConvOperands& operands) {
+  const bool inner = plan.algorithm == Algorithm::kNarrowChannelsLast;
+  const auto pack = inner ? kernels.pack_narrow_channels : kernels.pack_depthwise;
+  const auto run = inner ? kernels.run_narrow_channels : kernels.run_depthwise_channels;
   ConvJob job = make_job(request, plan, operands);
   const std::vector<Region> regions = regions_of(request);
   for (const Region& region : regions) {
@@ -281,10 +285,9 @@ void run_depthwise_channels(const PlanRequest& request, const ConvPlan& plan, co
   job.packed_weight = workspace.shared();
   job.packed_bias = workspace.shared() + plan.shared_bytes - request.problem.groups * job.rows * request.sum_bytes;
   if (job.epilogue.bias) kernels.pack_bias(job);
-  for_each_worker(plan.workers, job.pack_count,
-                  [&](int64_t, int64_t begin, int64_t end) { kernels.pack_depthwise(job, begin, end); });
+  for_each_worker(plan.workers, job.pack_count, [&](int64_t, int64_t begin, int64_t end) { pack(job, begin, end); });
   for_each_worker(plan.workers, job.unit_count, [&](int64_t worker, int64_t begin, int64_t end) {
-    kernels.run_depthwise_channels(job, begin, end, workspace.of_worker(worker));
+    run(job, begin, end, workspace.of_worker(worker));
   });
 }
 
@@ -315,7 +318,8 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& en
   if (result_elements == 0) return;
   if (wgrad) return run_wgrad(request, plan, engine, type, operands);
   switch (plan.algorithm) {
-    case Algorithm::kDepthwiseChannelsLast: return run_depthwise_channels(request, plan, kernels, operands);
+    case Algorithm::kDepthwiseChannelsLast:
+    case Algorithm::kNarrowChannelsLast: return run_channels(request, plan, kernels, operands);
     case Algorithm::kDepthwise: return run_depthwise_conv(request, plan, kernels, operands);
     case Algorithm::kInnerProduct: return run_inner_product(request, plan, kernels, operands);
     case Algorithm::kWinograd: return run_winograd_conv(request, plan, engine, type, operands);

@@ -209,7 +209,8 @@ void plan_outer_product(const PlanRequest& r, ConvPlan& plan) {
   const auto blocks = [&] { return p.groups * divide_up(p.out_channels, shape.filters); };
   const int64_t pixels = p.batch * output_pixels(p);
   const int64_t most = std::min({lines.chunks(p.batch), pixels / kFewestPixels, kSliceBytes / result_bytes});
-  plan.slices = std::clamp<int64_t>(divide_up(kUnits, blocks()), 1, std::max<int64_t>(1, most));
+  const int64_t slices = std::clamp<int64_t>(divide_up(kUnits, blocks()), 1, std::max<int64_t>(1, most));
+  plan.slices = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(slices)));  // divides evenly among threads
   while (!shape.filters_are_vectors && plan.slices * blocks() < 2 * plan.workers && shape.filters > r.tile.rows)
     shape.filters = divide_up(shape.filters, 2);
   shape.channels = p.in_channels;

@@ -1,0 +1,44 @@
+#include "channels_plan.h"
+
+#include <algorithm>
+
+namespace convext {
+namespace {
+
+// Result channels up to which lanes hold terms of a sum instead of channels.
+constexpr int64_t kMostNarrowChannels = 4;
+
+}  // namespace
+
+std::string narrow_channels_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  const int64_t rows = gather_rows(r), depth = gather_depth(r);
+  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+  if (!r.source_channels_last || !(r.result_channels_last || rows == 1)) return "the images are not channels_last";
+  if (p.groups > 1) return "it has groups";
+  const int64_t most = std::min<int64_t>(kMostNarrowChannels, r.lanes);
+  if (rows > most)
+    return std::to_string(rows) + " result channels repay vectors of them, more than " + std::to_string(most);
+  if (depth == 0 || depth % r.lanes != 0)
+    return std::to_string(depth) + " channels do not fill vectors of " + std::to_string(r.lanes);
+  if (panel_terms(r) > 1) return "pairs are multiplied in panels";
+  if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
+    return "the gradient of a padding mode folds border pixels";
+  if (kernel_taps(p) * depth > kReductionBlock * r.lanes)
+    return "a sum has " + std::to_string(kernel_taps(p) * depth) + " terms, more than " +
+           std::to_string(kReductionBlock * r.lanes);
+  return "";
+}
+
+void plan_channels(const PlanRequest& r, ConvPlan& plan) {
+  const int64_t taps = kernel_taps(r.problem), pointer = sizeof(void*);
+  if (r.op == ConvOperator::kWgrad) {
+    plan.thread_bytes = taps * (pointer + 2 * r.problem.in_channels * r.lanes * r.sum_bytes);
+  } else {
+    plan.thread_bytes = 5 * taps * pointer;
+    // the packed weight, and the bias
+    plan.shared_bytes = r.problem.groups * gather_rows(r) * (taps * gather_depth(r) + 1) * r.sum_bytes;
+  }
+}
+
+}  // namespace convext

@@ -1,0 +1,16 @@
+// Layers on channels_last images whose units are rows of the result: depthwise and grouped (depthwise_channels.h), and
+// inner products (narrow_channels.h).
+#pragma once
+
+#include <string>
+
+#include "plan.h"
+
+namespace convext {
+
+// Why inner products cannot take the request; empty if they can.
+std::string narrow_channels_refusal(const PlanRequest& request);
+// Workspace of both.
+void plan_channels(const PlanRequest& request, ConvPlan& plan);
+
+}  // namespace convext
