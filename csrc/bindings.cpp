@@ -103,9 +103,10 @@ py::dict conv_plan(const std::string& op, const std::string& dtype, const IntLis
   request.problem.mode = static_cast<PaddingMode>(padding_mode);
   set_layouts(request, channels_last, static_cast<int>(stride.size()), dtype == "float64");
   request.threads = num_threads;
-  const ConvPlan plan = plan_conv(request);
+  std::vector<Declined> reasons;
+  const ConvPlan plan = plan_conv(request, &reasons);
   py::list declined;
-  for (const Declined& d : plan.declined) declined.append(py::make_tuple(algorithm_name(d.algorithm), d.reason));
+  for (const Declined& d : reasons) declined.append(py::make_tuple(algorithm_name(d.algorithm), d.reason));
   py::dict result;
   result["operator"] = operator_name(request.op);
   result["algorithm"] = algorithm_name(plan.algorithm);

@@ -1,6 +1,7 @@
 #include "channels_plan.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace convext {
 namespace {
@@ -8,7 +9,32 @@ namespace {
 // Result channels up to which lanes hold terms of a sum instead of channels.
 constexpr int64_t kMostNarrowChannels = 4;
 
+// Channels of a group up to which a vector of several groups is filtered lane by lane; from twice as many on they fill
+// the vectors of a product of their own.
+constexpr int64_t kMostGroupedLanes = 8;
+
 }  // namespace
+
+std::string depthwise_channels_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
+  const bool alike = p.in_channels == p.out_channels && p.in_channels > 0;
+  if (!alike || p.in_channels > kMostGroupedLanes || !std::has_single_bit(static_cast<uint64_t>(p.in_channels)))
+    return "a group has not 1, 2, 4 or 8 channels on both sides";
+  if (p.in_channels > r.lanes)
+    return "a group of " + std::to_string(p.in_channels) + " channels does not fit a vector of " +
+           std::to_string(r.lanes);
+  if (!r.source_channels_last || !(r.op == ConvOperator::kWgrad ? r.grad_channels_last : r.result_channels_last))
+    return "the images are not channels_last";
+  if (p.groups * p.in_channels < r.lanes)
+    return std::to_string(p.groups * p.in_channels) + " channels do not fill a vector of " + std::to_string(r.lanes);
+  if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
+    return "the gradient of a padding mode folds border pixels";
+  if (kernel_taps(p) * p.in_channels > kReductionBlock)  // longer sums are cut into blocks
+    return "a sum has " + std::to_string(kernel_taps(p) * p.in_channels) + " terms, more than " +
+           std::to_string(kReductionBlock);
+  return "";
+}
 
 std::string narrow_channels_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;

@@ -8,6 +8,8 @@
 
 namespace convext {
 
+// Why depthwise_channels.h cannot take the request; empty if it can.
+std::string depthwise_channels_refusal(const PlanRequest& request);
 // Why inner products cannot take the request; empty if they can.
 std::string narrow_channels_refusal(const PlanRequest& request);
 // Workspace of both.

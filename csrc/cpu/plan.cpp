@@ -1,7 +1,6 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "band.h"
 #include "channels_plan.h"
@@ -43,9 +42,6 @@ constexpr int64_t kMostRowsOfManyReads = 128, kManyReads = 7;
 constexpr int64_t kMostBandedPairRows = 256;
 // The same for a single tap, which is staged to read whole rows of many channels rather than a panel's width of each.
 constexpr int64_t kMostRowsOfOneTap = 8;
-// Channels of a group up to which a vector of several groups is filtered lane by lane; from twice as many on they fill
-// the vectors of a product of their own.
-constexpr int64_t kMostGroupedLanes = 8;
 // Channels of a first layer's source.
 constexpr int64_t kFewDepth = 4;
 // Below this many multiply-adds a second thread costs more to wake than it saves.
@@ -87,6 +83,9 @@ bool repays_zones(const PlanRequest& r) {
 std::string too_many_regions(const PlanRequest& r) {
   return "the stride makes " + std::to_string(region_count(r)) + " output phases, more than " +
          std::to_string(kMostRegions);
+}
+std::string or_too_many_regions(std::string reason, const PlanRequest& r) {
+  return reason.empty() && region_count(r) > kMostRegions ? too_many_regions(r) : reason;
 }
 
 // Whether pixels as rows of pairs, fuller vectors, repay what it costs to turn a tile of sums and narrow it by lines as
@@ -221,28 +220,6 @@ void plan_banded(const PlanRequest& r, ConvPlan& plan) {
   plan.shared_bytes = (weight + groups * rows) * r.sum_bytes;
 }
 
-std::string depthwise_channels_refusal(const PlanRequest& r) {
-  const ConvProblem& p = r.problem;
-  if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
-  const bool alike = p.in_channels == p.out_channels && p.in_channels > 0;
-  if (!alike || p.in_channels > kMostGroupedLanes || !std::has_single_bit(static_cast<uint64_t>(p.in_channels)))
-    return "a group has not 1, 2, 4 or 8 channels on both sides";
-  if (p.in_channels > r.lanes)
-    return "a group of " + std::to_string(p.in_channels) + " channels does not fit a vector of " +
-           std::to_string(r.lanes);
-  if (!r.source_channels_last || !(r.op == ConvOperator::kWgrad ? r.grad_channels_last : r.result_channels_last))
-    return "the images are not channels_last";
-  if (p.groups * p.in_channels < r.lanes)
-    return std::to_string(p.groups * p.in_channels) + " channels do not fill a vector of " + std::to_string(r.lanes);
-  if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
-    return "the gradient of a padding mode folds border pixels";
-  if (region_count(r) > kMostRegions) return too_many_regions(r);
-  if (kernel_taps(p) * p.in_channels > kReductionBlock)  // longer sums are cut into blocks
-    return "a sum has " + std::to_string(kernel_taps(p) * p.in_channels) + " terms, more than " +
-           std::to_string(kReductionBlock);
-  return "";
-}
-
 std::string depthwise_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
@@ -315,7 +292,7 @@ bool is_of_operator(Algorithm algorithm, ConvOperator op) {
 // Why an algorithm cannot take the request; empty if it can.
 std::string refusal(Algorithm algorithm, const PlanRequest& r) {
   switch (algorithm) {
-    case Algorithm::kDepthwiseChannelsLast: return depthwise_channels_refusal(r);
+    case Algorithm::kDepthwiseChannelsLast: return or_too_many_regions(depthwise_channels_refusal(r), r);
     case Algorithm::kDepthwiseShifted: return depthwise_shifted_refusal(r);
     case Algorithm::kDepthwiseRows: return depthwise_rows_refusal(r);
     case Algorithm::kDepthwise: return depthwise_refusal(r);
@@ -323,8 +300,7 @@ std::string refusal(Algorithm algorithm, const PlanRequest& r) {
     case Algorithm::kWinograd: return winograd_refusal(r);
     case Algorithm::kInnerProduct: return inner_product_refusal(r);
     case Algorithm::kGrouped: return grouped_refusal(r);
-    case Algorithm::kNarrowChannelsLast:
-      return region_count(r) > kMostRegions ? too_many_regions(r) : narrow_channels_refusal(r);
+    case Algorithm::kNarrowChannelsLast: return or_too_many_regions(narrow_channels_refusal(r), r);
     case Algorithm::kCol2im: return col2im_refusal(r);
     case Algorithm::kOuterProduct: return outer_product_refusal(r);
     case Algorithm::kBanded: return banded_refusal(r);
@@ -372,7 +348,7 @@ LanePlan::LanePlan(const PlanRequest& request) {
   band = LaneBand(phases, depth, kernel_taps(request.problem), request.lanes * request.sum_bytes);
 }
 
-ConvPlan plan_conv(const PlanRequest& request) {
+ConvPlan plan_conv(const PlanRequest& request, std::vector<Declined>* declined) {
   ConvPlan plan;
   for (const Algorithm candidate :
        {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwiseShifted, Algorithm::kDepthwiseRows,
@@ -383,7 +359,7 @@ ConvPlan plan_conv(const PlanRequest& request) {
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
     if (reason.empty()) break;
-    plan.declined.push_back({candidate, std::move(reason)});
+    if (declined) declined->push_back({candidate, std::move(reason)});
   }
   plan.workers = useful_threads(request);
   switch (plan.algorithm) {

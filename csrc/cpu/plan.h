@@ -59,7 +59,6 @@ struct Declined {
 
 struct ConvPlan {
   Algorithm algorithm = Algorithm::kDirect;
-  std::vector<Declined> declined;
   // Packed fprop and dgrad.
   UnitShape shape;
   bool channels_inner = false;
@@ -87,7 +86,8 @@ struct ConvPlan {
   int64_t workspace_bytes() const { return shared_bytes + workers * thread_bytes; }
 };
 
-ConvPlan plan_conv(const PlanRequest& request);
+// `declined`: gets the candidates before the plan's algorithm, and why each is not it.
+ConvPlan plan_conv(const PlanRequest& request, std::vector<Declined>* declined = nullptr);
 
 // The gathers that make up the operator; wgrad reads its input through fprop's.
 std::vector<Region> regions_of(const PlanRequest& request);

@@ -33,7 +33,6 @@ const ConvPlan& remembered_plan(const PlanRequest& request) {
   Place& place = places[place_of(request)];
   if (!place.used || place.request != request) {
     place.plan = plan_conv(request);
-    place.plan.declined = {};
     place.request = request;
     place.used = true;
   }

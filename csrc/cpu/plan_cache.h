@@ -5,8 +5,8 @@
 
 namespace convext {
 
-// plan_conv(request), less what it says of the algorithms that declined. The plan belongs to the calling thread, which
-// keeps it until another request takes its place: there is a place for each of kRememberedPlans hashes, at most 96 KiB in all.
+// plan_conv(request). The plan belongs to the calling thread, which keeps it until another request takes its place:
+// there is a place for each of kRememberedPlans hashes, at most 96 KiB in all.
 inline constexpr std::size_t kRememberedPlans = 64;
 const ConvPlan& remembered_plan(const PlanRequest& request);
 
