@@ -9,6 +9,7 @@ own, which prints each call before it makes it.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 import sys
 from collections.abc import Callable, Iterator
@@ -64,9 +65,19 @@ def same(a: Any, b: Any) -> bool:
 Call = tuple[str, Callable[..., Any], list[Any]]
 
 
+def ends_in_parts() -> Iterator[ConvCase]:
+    """Images and weights that end in parts of vectors, for kernels that read whole ones where memory allows."""
+    for c, size, kernel, stride in itertools.product((3, 16), ((7, 7), (14, 14), (20, 29)), (3, 5), (1, 2)):
+        yield ConvCase(size, kernel, (c, c), groups=c, padding=kernel // 2, stride=stride, batch=1)
+    for size, per_group, stride in (((7, 7), 16, 1), ((8, 8), 32, 2), ((5, 9), 15, 1)):
+        yield ConvCase(size, 3, (8 * per_group,) * 2, groups=8, padding=1, stride=stride, batch=1)
+    for channels, kernel in (((29, 15), 3), ((65, 130), 1), ((3, 28), (3, 5)), ((33, 200), 2)):
+        yield ConvCase((12, 19), kernel, channels, padding=1)
+
+
 def conv_calls() -> Iterator[Call]:
-    """Each operator on each case in each floating type: the cases of the tests, and the small ones of the networks."""
-    for case in CASES:
+    """Each operator on each case of the tests in each floating type."""
+    for case in (*CASES, *ends_in_parts()):
         for operator in reference.OPERATORS:
             problem = case.transposed if operator == "dgrad" else case
             for dtype in reference.FLOATS:

@@ -1,11 +1,8 @@
-"""fprop on the weight as it lies (csrc/cpu/line_product.h): every place of lines, panels and blocks, and its end."""
+"""fprop on the weight as it lies (csrc/cpu/line_product.h): every place of lines, panels and blocks."""
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import random
-import sys
 from typing import Any
 
 import pytest
@@ -68,28 +65,6 @@ def test_the_bits_are_those_of_a_packed_weight(
             for other in (w, swapped, sliced):
                 assert torch.equal(F.conv2d(x, other, padding=(1, 2)), want)
             assert torch.equal(F.conv2d(torch.cat([x, x, x]), w, padding=(1, 2))[: image[0]], want)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("weight", [(15, 29, 3, 3), (130, 65, 1, 1), (28, 3, 3, 5), (200, 33, 2, 2)])
-def test_reads_nothing_beyond_the_weight(weight: tuple[int, ...], dtype: torch.dtype, isa: str) -> None:
-    """The weight ends where a page begins that must not be read."""
-    w = integers(*weight, dtype=dtype)
-    page, size = mmap.PAGESIZE, w.numel() * w.element_size()
-    pages = -(-size // page) * page
-    memory = mmap.mmap(-1, pages + page)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    protect = ctypes.CDLL(None, use_errno=True).mprotect
-    assert protect(ctypes.c_void_p(start + pages), ctypes.c_size_t(page), 0) == 0
-    at_end = torch.frombuffer(memory, dtype=dtype, count=w.numel(), offset=pages - size).view(weight)
-    at_end.copy_(w)
-    x = integers(2, weight[1], 12, 19, dtype=dtype)
-    with convext.backends.winograd.flags(enabled=False):
-        y = F.conv2d(x, at_end, padding=1)
-    want = torch.nn.functional.conv2d(x.double(), w.double(), padding=1)
-    torch.testing.assert_close(y, want.to(dtype), rtol=0, atol=0)
-    assert protect(ctypes.c_void_p(start + pages), ctypes.c_size_t(page), mmap.PROT_READ | mmap.PROT_WRITE) == 0
 
 
 @pytest.mark.parametrize("activation", [torch.nn.ReLU(), torch.nn.SiLU()], ids=str)
