@@ -24,6 +24,9 @@ from convext._cuda import absence
 
 __all__ = ["absence", "calls", "carrying", "load", "to_device"]
 
+# Operators that only calls on the CPU take (convext/ops/coded.py); their overloads of others are no defaults.
+OF_PLAIN_CALLS = ("conv_fprop_backward", "conv_dgrad_backward")
+
 # How often each operator has been carried to the GPU, for the report.
 calls: Counter[str] = Counter()
 
@@ -60,6 +63,8 @@ def load() -> torch.library.Library:
         raise RuntimeError(f"no GPU to carry tensors to: {absent}")
     library, device = torch.library.Library("convext", "IMPL"), torch.device("cuda")
     for name in torch.ops.convext:
+        if name in OF_PLAIN_CALLS:
+            continue
         operator = getattr(torch.ops.convext, name).default
         library.impl(name, carrying(name, operator, device), "CPU", allow_override=True)
     return library
