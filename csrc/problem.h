@@ -103,9 +103,11 @@ inline void remove_axis(T (&axis)[kSpatialAxes], int index) {
 
 // Leaves out pointwise axes of one element and joins neighbouring pointwise ones, where `continues(i)` says that axis i
 // goes on in memory where axis i + 1 ends: rows then are as long as they can be, and what windows span stands next to
-// them. `removed(i)` is told of each axis that remove_axis took away.
+// them. `removed(i)` is told of each axis that remove_axis took away. wgrad sums over pixels: under a single tap, which
+// reads planes whole if it can, its sums keep their order whatever stands between the rows.
 template <class Continues, class Removed>
-inline void join_pointwise_axes(ConvProblem& p, Continues continues, Removed removed) {
+inline void join_pointwise_axes(ConvOperator op, ConvProblem& p, Continues continues, Removed removed) {
+  if (op == ConvOperator::kWgrad && kernel_taps(p) == 1) return;
   const auto remove = [&](int i) {
     remove_axis(p.axis, i);
     removed(i);

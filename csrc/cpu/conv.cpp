@@ -93,7 +93,7 @@ void join_axes(ConvOperator op, ConvProblem& p, ConvOperands& operands) {
     const auto in = [&](const Strides& s) { return s.axis[i] == s.axis[i + 1] * p.axis[i + 1].input; };
     return in(operands.image.strides) && in(other.strides);
   };
-  join_pointwise_axes(p, continues, [&](int i) {
+  join_pointwise_axes(op, p, continues, [&](int i) {
     for (Operand* o : {&operands.image, &operands.weight, &operands.result}) remove_axis(o->strides.axis, i);
   });
 }
