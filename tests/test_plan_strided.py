@@ -91,11 +91,11 @@ def test_bands_of_a_cut_image_agree_with_the_whole(isa: str) -> None:
 
 
 def test_few_pixels_of_deep_layers_are_rows(isa: str) -> None:
-    """49 pixels fill vectors badly, 256 do not."""
+    """49 pixels fill vectors badly, unless they are as short as the baseline's; 256 fill them well."""
     few = convext.conv_plan("fprop", (1, 512, 14, 14), (512, 512, 3, 3), stride=2, padding=1)
     many = convext.conv_plan("fprop", (4, 128, 16, 16), (256, 128, 4, 4), stride=2, padding=1)
     assert few.algorithm == many.algorithm == "packed"
-    assert few.pixels_are_rows and not many.pixels_are_rows
+    assert few.pixels_are_rows == (isa != "baseline") and not many.pixels_are_rows
 
 
 def test_sums_of_one_block_keep_pixels_along_the_vector(isa: str) -> None:
