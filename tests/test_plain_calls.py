@@ -83,8 +83,9 @@ def plainly(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     from convext.functional import conv
 
-    monkeypatch.setattr(conv, "_CONV", conv._CONV._replace(plain=counted(conv._CONV.plain)))
-    monkeypatch.setattr(conv, "_TRANSPOSED", conv._TRANSPOSED._replace(plain=counted(conv._TRANSPOSED.plain)))
+    for name in ("CONV", "TRANSPOSED"):
+        form = getattr(conv, name)
+        monkeypatch.setattr(conv, name, form._replace(plain=counted(form.plain)))
     for name in ("max_pool", "avg_pool"):
         monkeypatch.setattr(coded, name, counted(getattr(coded, name)))
     return calls
@@ -244,3 +245,40 @@ def test_operators_refuse_what_does_not_fit() -> None:
     with pytest.raises(RuntimeError, match="with elements"):
         torch.ops.convext.conv_fprop.coded(x[:0], w, None, *code)
     assert torch.equal(ops.fprop(x, w, None, (1, 1), (0, 0, 0, 0), (1, 1), 1, 0), CF.conv2d(x, w))
+
+
+def test_the_gradient_of_one_channel_has_the_strides_of_the_image() -> None:
+    def strides(functional: Any) -> tuple[int, ...]:
+        x = torch.randn(2, 1, 4, 4).as_strided((2, 1, 4, 4), (16, 1, 4, 1)).requires_grad_()
+        (grad,) = torch.autograd.grad(functional.avg_pool2d(x, 2).sum(), [x])
+        return grad.stride()
+
+    with Watched():
+        watched = strides(CF)
+    assert strides(CF) == watched == strides(torch.nn.functional)
+
+
+def test_an_error_of_a_hook_on_what_is_saved_is_no_refusal() -> None:
+    """It runs once, and its error comes through."""
+    seen = []
+
+    def pack(t: Tensor) -> Tensor:
+        seen.append(t)
+        raise RuntimeError("not to be kept")
+
+    x, w = torch.randn(1, 2, 5, 5, requires_grad=True), torch.randn(3, 2, 3, 3)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), pytest.raises(RuntimeError, match="be kept"):
+        CF.conv2d(x, w)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", ("conv2d", "max_pool2d", "avg_pool2d"))
+def test_nodes_have_one_name(name: str) -> None:
+    def node() -> str:
+        arguments = (torch.randn(3, 2, 3, 3),) if name == "conv2d" else (2,)
+        y = getattr(CF, name)(torch.randn(1, 2, 6, 6, requires_grad=True), *arguments)
+        return str(y.grad_fn.name())
+
+    with Watched():
+        watched = node()
+    assert node() == watched

@@ -1,188 +1,21 @@
 """torch.nn.functional's convolutions: the same names, signatures and results, on convext's operators.
 
 Each function takes one keyword more, ``padding_mode``, and a larger padding language (docs/padding.md). A function here
-normalises its arguments, checks them, once, and calls one operator.
+hands its arguments to `conv_call.call`, which normalises and checks them, once, and calls one operator.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from convext import _C, _checks, _sizes, ops
-from convext._checks import Configuration
-from convext.ops import coded
-from convext.ops._autograd import PLAIN
+from convext.functional.conv_call import CONV, TRANSPOSED, call
 
 __all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
 
 Ints = int | Sequence[int]
 Padding = int | str | Sequence[int | str | Sequence[int]]
-
-_is_compiling = torch.compiler.is_compiling
-_strided = torch.strided
-
-# A network asks for the same few configurations at every step: this many are remembered for each form.
-_REMEMBERED = 4096
-
-
-class _Form(NamedTuple):
-    configure: Callable[..., Configuration]
-    remembered: Callable[..., Configuration]  # the same
-    operator: Callable[..., Tensor]
-    code: Callable[..., tuple[int, ...] | None]  # of a rank and the arguments, if they are plain ints
-    plain: Callable[..., Tensor | None]  # the operator with such a code; None where it refuses
-
-
-_CONV = _Form(
-    _checks.conv_configuration,
-    functools.lru_cache(_REMEMBERED)(_checks.conv_configuration),
-    ops.fprop,
-    _C.conv_code,
-    coded.fprop,
-)
-_TRANSPOSED = _Form(
-    _checks.transposed_configuration,
-    functools.lru_cache(_REMEMBERED)(_checks.transposed_configuration),
-    ops.dgrad,
-    _C.conv_transpose_code,
-    coded.dgrad,
-)
-
-
-def _may_be_remembered(size: Sequence[Any], arguments: tuple[Any, ...]) -> bool:
-    """Whether equal keys mean equal calls: 1, True and 1.0 are equal, and a traced size is a tensor."""
-    if not size or type(size[0]) is not int:
-        return False
-    for value in arguments:
-        kind = type(value)
-        if kind is tuple:
-            for v in value:
-                if type(v) is not int and not (type(v) is tuple and len(v) == 2 and type(v[0]) is type(v[1]) is int):
-                    return False
-        elif kind is not int and kind is not str:
-            return False
-    return True
-
-
-def _configuration(form: _Form, name: str, rank: int, *sizes_and_arguments: Any) -> Configuration:
-    """The checked configuration, remembered where it may be."""
-    if not _is_compiling() and _may_be_remembered(sizes_and_arguments[0], sizes_and_arguments[3:]):
-        try:
-            return form.remembered(name, rank, *sizes_and_arguments)
-        except TypeError:  # a symbolic size has no hash; or the call itself is wrong, and raises again
-            pass
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        # sizes are tensors there, and no argument of an operator: "same" would become one
-        shapes = [None if size is None else [int(s) for s in size] for size in sizes_and_arguments[:3]]
-        return form.configure(name, rank, *shapes, *sizes_and_arguments[3:])
-    return form.configure(name, rank, *sizes_and_arguments)
-
-
-def _operands_agree(input: Any, weight: Any, bias: Any) -> bool:
-    """Whether all is well with the tensors; if not, `_checks.check_operands` says what is wrong."""
-    return (
-        isinstance(input, Tensor)
-        and isinstance(weight, Tensor)
-        and input.dtype is weight.dtype
-        and input.device == weight.device
-        and input.layout is weight.layout is _strided
-        and (bias is None or (isinstance(bias, Tensor) and bias.dtype is input.dtype and bias.device == input.device))
-    )
-
-
-def _is_empty(input: Tensor) -> bool:
-    """Whether it has no elements. A compiler is asked about pixels alone: it may not know the batch."""
-    return 0 in input.shape[2:] if _is_compiling() else input.numel() == 0
-
-
-def _on_empty(
-    form: _Form, input: Tensor, weight: Tensor, bias: Tensor | None, configuration: Configuration
-) -> Tensor | None:
-    """The result for an input without elements; None where the operator gives it.
-
-    The operators take no axis of size 0. No pixel is summed, so that any image without elements will do: here one whose
-    result has the right size.
-    """
-    stride, padding, dilation, groups, _ = configuration
-    kernel, transposed = weight.shape[2:], form is _TRANSPOSED
-    formula = _sizes.transposed_size if transposed else _sizes.output_size
-    result = [
-        formula(size, k, stride[i], padding[2 * i], padding[2 * i + 1], dilation[i])
-        for i, (size, k) in enumerate(zip(input.shape[2:], kernel, strict=True))
-    ]
-    if all(input.shape[2:]) and all(result):
-        return None
-    image = [1 for _ in kernel] if transposed else [size + k - 1 for size, k in zip(result, kernel, strict=True)]
-    ones = (1,) * len(result)
-    empty = input.reshape(*input.shape[:2], *image)
-    y = form.operator(empty, weight, bias, ones, (0,) * 2 * len(result), ones, groups, 0)
-    return y.reshape(*y.shape[:2], *result)
-
-
-def _plainly(
-    form: _Form, rank: int, input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
-) -> Tensor | None:
-    """The result of a call that nobody observes, of plain tensors with plain ints; None for any other.
-
-    It checks nothing: the operator refuses whatever is wrong, as well as much that is right.
-    """
-    if (
-        type(input) in PLAIN
-        and type(weight) in PLAIN
-        and input.is_cpu
-        and weight.is_cpu
-        and (bias is None or (type(bias) in PLAIN and bias.is_cpu))
-        and input.dim() == rank + 2
-    ):
-        code = form.code(rank, *arguments)
-        if code is not None:
-            return form.plain(input, weight, bias, *code)
-    return None
-
-
-def _call(
-    form: _Form,
-    function: Callable[..., Tensor],
-    rank: int,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *arguments: Any,
-) -> Tensor:
-    if has_torch_function_variadic(input, weight, bias):
-        tensors = (input, weight, bias)
-        overridden: Tensor = handle_torch_function(function, tensors, *tensors, *arguments)
-        return overridden
-    if not coded.is_observed():
-        y = _plainly(form, rank, input, weight, bias, *arguments)
-        if y is not None:
-            return y
-    name = function.__name__
-    if not _operands_agree(input, weight, bias):
-        _checks.check_operands(name, input, weight, bias)
-    sizes = (input.shape, weight.shape, None if bias is None else bias.shape)
-    configuration = _configuration(form, name, rank, *sizes, *arguments)
-    if input.dtype not in _checks.DTYPES:
-        raise NotImplementedError(f"{name}: expected one of torch's float, complex or integer types, got {input.dtype}")
-    if input.dim() == rank + 1:
-        return _batched(form, input.unsqueeze(0), weight, bias, configuration).squeeze(0)
-    return _batched(form, input, weight, bias, configuration)
-
-
-def _batched(form: _Form, input: Tensor, weight: Tensor, bias: Tensor | None, configuration: Configuration) -> Tensor:
-    if _is_empty(input):
-        y = _on_empty(form, input, weight, bias, configuration)
-        if y is not None:
-            return y
-    if bias is not None and not bias.is_contiguous():
-        bias = bias.contiguous()  # the operators read it in place
-    return form.operator(input, weight, bias, *configuration)
 
 
 def conv1d(
@@ -215,7 +48,7 @@ def conv1d(
         TypeError, RuntimeError, NotImplementedError, ValueError: as torch's function; ValueError also for an unknown
             `padding_mode`.
     """
-    return _call(_CONV, conv1d, 1, input, weight, bias, stride, padding, dilation, groups, padding_mode)
+    return call(CONV, conv1d, 1, input, weight, bias, stride, padding, dilation, groups, padding_mode)
 
 
 def conv2d(
@@ -248,7 +81,7 @@ def conv2d(
         TypeError, RuntimeError, NotImplementedError, ValueError: as torch's function; ValueError also for an unknown
             `padding_mode`.
     """
-    return _call(_CONV, conv2d, 2, input, weight, bias, stride, padding, dilation, groups, padding_mode)
+    return call(CONV, conv2d, 2, input, weight, bias, stride, padding, dilation, groups, padding_mode)
 
 
 def conv3d(
@@ -281,7 +114,7 @@ def conv3d(
         TypeError, RuntimeError, NotImplementedError, ValueError: as torch's function; ValueError also for an unknown
             `padding_mode`.
     """
-    return _call(_CONV, conv3d, 3, input, weight, bias, stride, padding, dilation, groups, padding_mode)
+    return call(CONV, conv3d, 3, input, weight, bias, stride, padding, dilation, groups, padding_mode)
 
 
 def conv_transpose1d(
@@ -317,8 +150,8 @@ def conv_transpose1d(
         TypeError, RuntimeError, NotImplementedError: as torch's function.
         ValueError: an unknown `padding_mode`, or padding "full", which would leave nothing.
     """
-    return _call(
-        _TRANSPOSED,
+    return call(
+        TRANSPOSED,
         conv_transpose1d,
         1,
         input,
@@ -366,8 +199,8 @@ def conv_transpose2d(
         TypeError, RuntimeError, NotImplementedError: as torch's function.
         ValueError: an unknown `padding_mode`, or padding "full", which would leave nothing.
     """
-    return _call(
-        _TRANSPOSED,
+    return call(
+        TRANSPOSED,
         conv_transpose2d,
         2,
         input,
@@ -415,8 +248,8 @@ def conv_transpose3d(
         TypeError, RuntimeError, NotImplementedError: as torch's function.
         ValueError: an unknown `padding_mode`, or padding "full", which would leave nothing.
     """
-    return _call(
-        _TRANSPOSED,
+    return call(
+        TRANSPOSED,
         conv_transpose3d,
         3,
         input,

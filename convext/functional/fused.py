@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from convext import _checks, _sizes, ops
-from convext.functional import conv
+from convext.functional import conv, conv_call
 from convext.functional.conv import Ints, Padding
 
 __all__ = [
@@ -79,13 +79,13 @@ def _call(
     index, slope = activation_index(name, activation), float(negative_slope)
     if residual is not None and not isinstance(residual, Tensor):
         raise TypeError(f"{name}: expected residual to be a Tensor or None, got {type(residual).__name__}")
-    if not conv._operands_agree(input, weight, bias):
+    if not conv_call.operands_agree(input, weight, bias):
         _checks.check_operands(name, input, weight, bias)
     sizes = (input.shape, weight.shape, None if bias is None else bias.shape)
-    conf = conv._configuration(form, name, rank, *sizes, *arguments)
-    transposed = form is conv._TRANSPOSED
+    conf = conv_call.checked_configuration(form, name, rank, *sizes, *arguments)
+    transposed = form is conv_call.TRANSPOSED
     fits = residual is None or _adds_in_place(residual, input, weight, conf, transposed)
-    if input.dtype not in _FLOATS or conv._is_empty(input) or not fits:
+    if input.dtype not in _FLOATS or conv_call.is_empty(input) or not fits:
         return ops.activate(plain(input, weight, bias, *arguments), residual, index, slope)
     if bias is not None and not bias.is_contiguous():
         bias = bias.contiguous()
@@ -126,7 +126,7 @@ def fused_conv1d(
             :func:`convext.functional.conv1d`.
     """
     conf = (stride, padding, dilation, groups, padding_mode)
-    functions = (conv._CONV, fused_conv1d, conv.conv1d)
+    functions = (conv_call.CONV, fused_conv1d, conv.conv1d)
     return _call(*functions, 1, input, weight, bias, residual, activation, negative_slope, *conf)
 
 
@@ -161,7 +161,7 @@ def fused_conv2d(
             :func:`convext.functional.conv2d`.
     """
     conf = (stride, padding, dilation, groups, padding_mode)
-    functions = (conv._CONV, fused_conv2d, conv.conv2d)
+    functions = (conv_call.CONV, fused_conv2d, conv.conv2d)
     return _call(*functions, 2, input, weight, bias, residual, activation, negative_slope, *conf)
 
 
@@ -196,7 +196,7 @@ def fused_conv3d(
             :func:`convext.functional.conv3d`.
     """
     conf = (stride, padding, dilation, groups, padding_mode)
-    functions = (conv._CONV, fused_conv3d, conv.conv3d)
+    functions = (conv_call.CONV, fused_conv3d, conv.conv3d)
     return _call(*functions, 3, input, weight, bias, residual, activation, negative_slope, *conf)
 
 
@@ -232,7 +232,7 @@ def fused_conv_transpose1d(
             :func:`convext.functional.conv_transpose1d`.
     """
     conf = (stride, padding, output_padding, groups, dilation, padding_mode)
-    functions = (conv._TRANSPOSED, fused_conv_transpose1d, conv.conv_transpose1d)
+    functions = (conv_call.TRANSPOSED, fused_conv_transpose1d, conv.conv_transpose1d)
     return _call(*functions, 1, input, weight, bias, residual, activation, negative_slope, *conf)
 
 
@@ -268,7 +268,7 @@ def fused_conv_transpose2d(
             :func:`convext.functional.conv_transpose2d`.
     """
     conf = (stride, padding, output_padding, groups, dilation, padding_mode)
-    functions = (conv._TRANSPOSED, fused_conv_transpose2d, conv.conv_transpose2d)
+    functions = (conv_call.TRANSPOSED, fused_conv_transpose2d, conv.conv_transpose2d)
     return _call(*functions, 2, input, weight, bias, residual, activation, negative_slope, *conf)
 
 
@@ -304,5 +304,5 @@ def fused_conv_transpose3d(
             :func:`convext.functional.conv_transpose3d`.
     """
     conf = (stride, padding, output_padding, groups, dilation, padding_mode)
-    functions = (conv._TRANSPOSED, fused_conv_transpose3d, conv.conv_transpose3d)
+    functions = (conv_call.TRANSPOSED, fused_conv_transpose3d, conv.conv_transpose3d)
     return _call(*functions, 3, input, weight, bias, residual, activation, negative_slope, *conf)

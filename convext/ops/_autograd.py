@@ -247,17 +247,28 @@ def plain_call(op: Any) -> Callable[..., Any]:
     return functools.partial(_call, op._handle)
 
 
-def plain(op: Any, rule: type[PlainRule], tensors: int) -> Callable[..., Tensor | None]:
+class _RefusedError(Exception):
+    """An operator has not taken its arguments."""
+
+
+def plain(op: Any, rule: type[PlainRule], tensors: int, node_of: Any | None = None) -> Callable[..., Tensor | None]:
     """An operator `without_derivative` as a function of the same arguments, for calls that nobody observes.
 
     It is the shortest way to a kernel, for plain CPU tensors where not `is_observed()`: no guard, no second look at
     the arguments. Its node leads back to differentiable entries as soon as a gradient is to be derived again.
+    ``node_of``: the operator whose name the node has, where the ordinary way records another one.
 
     Returns:
         The function. It returns None where the operator refuses its arguments: the caller's checks say why.
     """
     handle = op._handle
     rest: tuple[None, ...] = (None,) * (len(op._schema.arguments) - tensors)
+
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        try:
+            return rule.forward(ctx, *args)
+        except RuntimeError as error:  # and not one of a hook that apply runs on what is saved
+            raise _RefusedError from error
 
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
@@ -271,25 +282,29 @@ def plain(op: Any, rule: type[PlainRule], tensors: int) -> Callable[..., Tensor 
         return rule.backward(ctx, ctx.needs_input_grad, grad, False) + rest
 
     methods: dict[str, Callable[..., Any]] = {
-        "forward": rule.forward,
+        "forward": forward,
         "backward": backward,
         "_compiled_autograd_key": torch.autograd.Function._compiled_autograd_key,
     }
     members = {name: staticmethod(method) for name, method in methods.items()}
-    node: Any = type(f"convext_{op._opname}", (_SingleLevelFunction,), members)
+    node: Any = type(f"convext_{(node_of or op)._opname}", (_SingleLevelFunction,), members)
     apply = node.apply
 
     def entry(*args: Any) -> Tensor | None:
-        try:
-            if torch.is_grad_enabled() and _any_requires_grad(*args[:tensors]):
-                # a functorch wrapper that outlived its transform is no good to the node
-                operands = [t if t is None else unwrap_if_dead(t) for t in args[:tensors]]
-                y: Tensor = apply(*operands, *args[tensors:])
-                return y
-            y = _call(handle, *args)
+        y: Tensor
+        if torch.is_grad_enabled() and _any_requires_grad(*args[:tensors]):
+            # a functorch wrapper that outlived its transform is no good to the node
+            operands = [t if t is None else unwrap_if_dead(t) for t in args[:tensors]]
+            try:
+                y = apply(*operands, *args[tensors:])
+            except _RefusedError:
+                return None
             return y
+        try:
+            y = _call(handle, *args)
         except RuntimeError:
             return None
+        return y
 
     return entry
 

@@ -221,7 +221,7 @@ class _AvgRule(_autograd.PlainRule):
         y: Tensor = _avg(x, *code)
         ctx.code, ctx.sizes = code, x.shape[2:]
         ctx.set_materialize_grads(False)
-        ctx.channels_last = not x.is_contiguous() and pool.is_channels_last(x)
+        ctx.channels_last = x.stride(1) == 1 and pool.is_channels_last(x)
         return y
 
     @staticmethod
@@ -242,5 +242,5 @@ _autograd.without_derivative(_MAX, _MAX_WITH_OFFSETS, _SCATTER, _AVG, _AVG_ADJOI
 # Where not `is_observed`; None where the operator refuses: (image, weight, bias, *code), (image, *code, ceil_mode, ...)
 fprop = _autograd.plain(_FPROP, _conv_rule(_FPROP, _FPROP_BACKWARD, conv.FpropRule, transposed=False), tensors=3)
 dgrad = _autograd.plain(_DGRAD, _conv_rule(_DGRAD, _DGRAD_BACKWARD, conv.DgradRule, transposed=True), tensors=3)
-max_pool = _autograd.plain(_MAX, _MaxRule, tensors=1)
+max_pool = _autograd.plain(_MAX, _MaxRule, tensors=1, node_of=_MAX_WITH_OFFSETS)
 avg_pool = _autograd.plain(_AVG, _AvgRule, tensors=1)
