@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import convext
+from bench.heap import keep_freed_memory
 from bench.layer import Layer
 
 WORKS = ("forward", "forward+backward")
@@ -187,8 +188,9 @@ def in_turn(
 
     The order changes from turn to turn, and short calls are made twice before they are timed, so that neither always
     runs in what the other left in the caches. Where a turn of all takes so long that ``turns`` of them take more than
-    ``longest`` seconds there are fewer, at least three.
+    ``longest`` seconds there are fewer, at least three. Results of up to 32 MiB get memory that was freed before.
     """
+    keep_freed_memory()
     with running_on(threads):
         numbers, warm_ups, one_turn = [], [], 0.0
         for function in functions:

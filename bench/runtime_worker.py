@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.heap import keep_freed_memory
+
 Call = Callable[[], Any]  # to a numpy array, or what np.asarray makes one
 
 
@@ -87,6 +89,7 @@ RUNTIMES: dict[str, Callable[[str, Path, int], Call]] = {
 
 def median_seconds(call: Call, seconds: float) -> float:
     """The median call of so many seconds, at least five; the first two, which allocate and compile, do not count."""
+    keep_freed_memory()
     for _ in range(2):
         call()
     samples: list[float] = []

@@ -10,9 +10,11 @@
 
 namespace convext {
 
-Tensor empty_result(const Tensor& like, const IntList& sizes, ScalarType type, torch::headeronly::MemoryFormat format) {
+Tensor empty_result(const Tensor& like, std::span<const int64_t> sizes, ScalarType type, torch::headeronly::MemoryFormat format) {
   const auto rank = static_cast<int64_t>(sizes.size());
-  IntList strides(sizes.size());
+  constexpr int64_t kLargestRank = 64;  // torch's own
+  STD_TORCH_CHECK(rank <= kLargestRank, "convext: expected a result of at most ", kLargestRank, " axes, got ", rank);
+  int64_t strides[kLargestRank];
   int64_t step = 1;
   const auto lay_out = [&](int64_t axis) {
     strides[axis] = step;
@@ -29,7 +31,7 @@ Tensor empty_result(const Tensor& like, const IntList& sizes, ScalarType type, t
   using torch::stable::detail::from, torch::stable::detail::to;
   const auto device = like.device();
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.data(), strides.data(), to<int32_t>(from(type)),
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.data(), strides, to<int32_t>(from(type)),
                                                          to<int32_t>(from(device.type())), device.index(), &handle));
   Tensor result(handle);
   if (device.is_cpu()) advise_huge_pages(result.mutable_data_ptr(), result.numel() * result.element_size());

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import platform
 
 import pytest
 import torch
 
 import convext
-from bench import cases, measure, overhead, report
+from bench import cases, heap, measure, overhead, report
 from bench.layer import FAMILIES, Layer
 from bench.limits import Limits
 from bench.measure import Row
@@ -153,6 +154,10 @@ def test_bytes_of_a_layer() -> None:
     layer = cases.layers(["lenet5"])[0]
     once = math.prod(layer.input_shape) + math.prod(layer.output_shape) + math.prod(layer.weight_shape)
     assert layer.elements(False) == once and layer.elements(True) == (2 if layer.first else 3) * once
+
+
+def test_freed_memory_is_kept_where_malloc_is_glibcs() -> None:
+    assert heap.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 
 
 def test_in_turn_alternates_and_gives_as_many_samples_as_turns() -> None:

@@ -19,9 +19,9 @@ using torch::stable::parallel_for;
 Tensor allocate(const Tensor& a, const Tensor& b, const ConvProblem& p, int64_t outer, int64_t channels,
                 int64_t ConvAxis::*size) {
   const int rank = static_cast<int>(a.dim()) - 2;
-  IntList sizes{outer, channels};
-  for (int i = 0; i < rank; ++i) sizes.push_back(p.axis[kSpatialAxes - rank + i].*size);
-  return empty_result(a, sizes, a.scalar_type(), result_format(a, b));
+  int64_t sizes[2 + kSpatialAxes] = {outer, channels};
+  for (int i = 0; i < rank; ++i) sizes[2 + i] = p.axis[kSpatialAxes - rank + i].*size;
+  return empty_result(a, std::span(sizes).first(2 + rank), a.scalar_type(), result_format(a, b));
 }
 
 // The data are only read where an operator reads them: ConvOperands has one type for both.

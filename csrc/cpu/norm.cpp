@@ -5,13 +5,13 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <new>
 #include <numeric>
 
 #include "../allocate.h"
 #include "../contract.h"
 #include "engine.h"
 #include "memory.h"
+#include "parallel.h"
 
 namespace convext {
 namespace {
@@ -91,15 +91,12 @@ void run_units(const ResponseNormJob& job, int64_t buffers, int64_t sum_bytes, c
   if (units == 0) return;
   const int64_t threads = std::min<int64_t>(units, torch::stable::get_num_threads());
   const int64_t bytes = buffers * (job.buffer() + kBufferSlack) * sum_bytes;
-  // before any thread starts: an exception inside a parallel region loses its message
-  constexpr std::align_val_t kAlignment{64};
-  const int64_t step = (bytes + 63) / 64 * 64;
-  std::byte* workspace = static_cast<std::byte*>(::operator new(static_cast<std::size_t>(threads * step), kAlignment));
+  const int64_t step = (bytes + Scratch::kAlignment - 1) / Scratch::kAlignment * Scratch::kAlignment;
+  const Scratch workspace(threads * step);
   torch::stable::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
     for (int64_t worker = first; worker < last; ++worker)
-      run(worker * units / threads, (worker + 1) * units / threads, workspace + worker * step);
+      run(worker * units / threads, (worker + 1) * units / threads, workspace.data() + worker * step);
   });
-  ::operator delete(workspace, kAlignment);
 }
 
 int64_t sum_bytes_of(FloatType type) { return type == FloatType::kDouble ? 8 : 4; }
@@ -152,7 +149,7 @@ Tensor position_product(const Tensor& left, const Tensor& right) {
   const FloatType type = float_type(left);
   check_position_product(left, right);
   const Tensor a = contiguous_positions(left), b = contiguous_positions(right);
-  const IntList sizes{a.size(0), b.size(0), a.size(2)};
+  const int64_t sizes[] = {a.size(0), b.size(0), a.size(2)};
   Tensor out = empty_result(a, sizes, a.scalar_type());
   PositionProductJob job;
   job.rows = a.size(0), job.columns = b.size(0), job.depth = a.size(1), job.positions = a.size(2);

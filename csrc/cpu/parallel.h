@@ -10,18 +10,25 @@
 
 namespace convext {
 
-// Aligned memory, allocated before any thread starts: an exception inside a parallel region loses its message.
+// Memory that begins at a cache line, allocated before any thread starts: an exception inside a parallel region loses its
+// message. Aligned by hand: malloc cuts aligned memory out of a larger piece and keeps the splinters at its ends for small
+// blocks; they then stand between the pieces, which cannot be joined for a larger one.
 class Scratch {
  public:
-  static constexpr std::size_t kAlignment = 64;
+  static constexpr int64_t kAlignment = 64;
   explicit Scratch(int64_t bytes)
-      : data_(static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes), std::align_val_t{kAlignment}))) {}
+      : allocated_(::operator new(static_cast<std::size_t>(bytes + kAlignment - kLeastAlignment))) {
+    const auto address = reinterpret_cast<std::uintptr_t>(allocated_);
+    data_ = static_cast<std::byte*>(allocated_) + (-address) % std::uintptr_t{kAlignment};
+  }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { ::operator delete(data_, std::align_val_t{kAlignment}); }
+  ~Scratch() { ::operator delete(allocated_); }
   std::byte* data() const { return data_; }
 
  private:
+  static constexpr int64_t kLeastAlignment = __STDCPP_DEFAULT_NEW_ALIGNMENT__;
+  void* allocated_;
   std::byte* data_;
 };
 
@@ -33,7 +40,7 @@ void for_each_part(int64_t count, int64_t work, int64_t workspace_bytes, const B
   if (count <= 0) return;
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t workers = std::clamp<int64_t>(std::min(count, work / kWorkOfAThread), 1, threads);
-  const int64_t bytes = (workspace_bytes + 63) / 64 * 64;
+  const int64_t bytes = (workspace_bytes + Scratch::kAlignment - 1) / Scratch::kAlignment * Scratch::kAlignment;
   const Scratch scratch(workers * bytes);
   if (workers == 1) return body(int64_t{0}, count, scratch.data());
   torch::stable::parallel_for(0, workers, 1, [&](int64_t first, int64_t last) {

@@ -43,7 +43,8 @@ Tensor unfold(const Tensor& input, IntList kernel_size, IntList dilation, IntLis
   const int64_t bytes = static_cast<int64_t>(input.element_size());
   STD_TORCH_CHECK(std::has_single_bit(static_cast<uint64_t>(bytes)) && bytes <= 16, "convext: elements of ", bytes,
                   " bytes");
-  Tensor columns = empty_result(input, {p.batch, p.channels * unfold_taps(p), unfold_blocks(p)}, input.scalar_type());
+  const int64_t sizes[] = {p.batch, p.channels * unfold_taps(p), unfold_blocks(p)};
+  Tensor columns = empty_result(input, sizes, input.scalar_type());
   job.image = input.const_data_ptr();
   job.strides = strides_of(input);
   job.columns = columns.mutable_data_ptr();

@@ -4,37 +4,32 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <cstddef>
-#include <new>
 
 #include "memory.h"
+#include "parallel.h"
 #include "plan.h"
 
 namespace convext {
 
-// Workspace for one call, allocated before any thread starts: an exception inside a parallel region loses its message.
-// It must come from what the allocator has kept, for to fault fresh pages in takes longer than a convolution of small
-// images. glibc keeps memory up to the size of the largest that was mapped and freed, so that a second call of a size
-// finds it; not if more than a page's alignment is asked for, which it maps anew in every call (3 MB: 1.2 ms of 1.7).
+// Workspace for one call. It must come from what the allocator has kept, for to fault fresh pages in takes longer than
+// a convolution of small images. glibc keeps memory up to the size of the largest that was mapped and freed, so that a
+// second call of a size finds it; not if more than a page's alignment is asked for, which it maps anew in every call
+// (3 MB: 1.2 ms of 1.7).
 class Workspace {
  public:
   explicit Workspace(const ConvPlan& plan)
-      : thread_bytes_(round_up(plan.thread_bytes, kAlignment)),
-        shared_bytes_(round_up(plan.shared_bytes, kAlignment)),
-        data_(static_cast<std::byte*>(::operator new(
-            static_cast<std::size_t>(shared_bytes_ + plan.workers * thread_bytes_), std::align_val_t{kAlignment}))) {
-    advise_huge_pages(data_, shared_bytes_ + plan.workers * thread_bytes_);
+      : thread_bytes_(round_up(plan.thread_bytes, Scratch::kAlignment)),
+        shared_bytes_(round_up(plan.shared_bytes, Scratch::kAlignment)),
+        memory_(shared_bytes_ + plan.workers * thread_bytes_) {
+    advise_huge_pages(memory_.data(), shared_bytes_ + plan.workers * thread_bytes_);
   }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  ~Workspace() { ::operator delete(data_, std::align_val_t{kAlignment}); }
 
-  std::byte* shared() const { return data_; }
-  std::byte* of_worker(int64_t worker) const { return data_ + shared_bytes_ + worker * thread_bytes_; }
+  std::byte* shared() const { return memory_.data(); }
+  std::byte* of_worker(int64_t worker) const { return memory_.data() + shared_bytes_ + worker * thread_bytes_; }
 
  private:
-  static constexpr std::size_t kAlignment = 64;
   int64_t thread_bytes_, shared_bytes_;
-  std::byte* data_;
+  Scratch memory_;
 };
 
 // Cuts [0, count) into one contiguous part for each worker: body(worker, begin, end).
