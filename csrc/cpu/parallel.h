@@ -10,9 +10,9 @@
 
 namespace convext {
 
-// Memory that begins at a cache line, allocated before any thread starts: an exception inside a parallel region loses its
-// message. Aligned by hand: malloc cuts aligned memory out of a larger piece and keeps the splinters at its ends for small
-// blocks; they then stand between the pieces, which cannot be joined for a larger one.
+// Memory that begins at a cache line, allocated before any thread starts: an exception inside a parallel region loses
+// its message. Aligned by hand: malloc cuts aligned memory out of a larger piece and keeps the splinters at its ends
+// for small blocks; they then stand between the pieces, which cannot be joined for a larger one.
 class Scratch {
  public:
   static constexpr int64_t kAlignment = 64;
