@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
+#include <utility>
 
 namespace convext {
 
@@ -16,20 +17,28 @@ namespace convext {
 class Scratch {
  public:
   static constexpr int64_t kAlignment = 64;
+  Scratch() = default;
   explicit Scratch(int64_t bytes)
-      : allocated_(::operator new(static_cast<std::size_t>(bytes + kAlignment - kLeastAlignment))) {
-    const auto address = reinterpret_cast<std::uintptr_t>(allocated_);
-    data_ = static_cast<std::byte*>(allocated_) + (-address) % std::uintptr_t{kAlignment};
+      : bytes_(bytes), allocated_(::operator new(static_cast<std::size_t>(bytes + kAlignment - kLeastAlignment))) {}
+  Scratch(Scratch&& other) noexcept
+      : bytes_(std::exchange(other.bytes_, 0)), allocated_(std::exchange(other.allocated_, nullptr)) {}
+  Scratch& operator=(Scratch&& other) noexcept {
+    std::swap(bytes_, other.bytes_);
+    std::swap(allocated_, other.allocated_);
+    return *this;
   }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { ::operator delete(allocated_); }
-  std::byte* data() const { return data_; }
+
+  int64_t bytes() const { return bytes_; }
+  std::byte* data() const {
+    const auto address = reinterpret_cast<std::uintptr_t>(allocated_);
+    return static_cast<std::byte*>(allocated_) + (-address) % std::uintptr_t{kAlignment};
+  }
 
  private:
   static constexpr int64_t kLeastAlignment = __STDCPP_DEFAULT_NEW_ALIGNMENT__;
-  void* allocated_;
-  std::byte* data_;
+  int64_t bytes_ = 0;
+  void* allocated_ = nullptr;
 };
 
 // Cuts [0, count) into one contiguous part for each worker: body(begin, end, workspace). `work` is about the number of
