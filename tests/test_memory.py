@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import random
 import subprocess
@@ -160,3 +161,34 @@ def test_the_backward_keeps_no_copy_of_its_inputs() -> None:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             CF.conv2d(x, w, **settings)  # type: ignore[arg-type]
         assert set(saved) <= {x.data_ptr(), w.data_ptr()}
+
+
+def test_what_an_earlier_workspace_held_does_not_matter() -> None:
+    """A thread keeps its workspace's memory; another thread has its own, and the same bits."""
+    generator = torch.Generator().manual_seed(3)
+
+    def problem(channels: int, size: int, **settings: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, int]]:
+        c = channels // settings.get("groups", 1)
+        x = torch.randn(2, channels, size, size, generator=generator)
+        return x, torch.randn(channels, c, 3, 3, generator=generator), settings
+
+    problems = [
+        problem(40, 14, padding=1),
+        problem(144, 20, padding=1),
+        problem(64, 7, padding=1, groups=64),
+        problem(64, 15, stride=2),
+        problem(128, 14, padding=1, groups=8),
+    ]
+
+    def run(index: int) -> list[torch.Tensor]:
+        x, w, settings = problems[index]
+        leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
+        y = CF.conv2d(*leaves, **settings)
+        return [y.detach(), *torch.autograd.grad(y, leaves, torch.ones_like(y))]
+
+    order = [*range(len(problems)), *reversed(range(len(problems)))]
+    ours = [(i, run(i)) for i in order]
+    for i, mine in ours:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:  # a thread that has run nothing before
+            fresh = pool.submit(run, i).result()
+        assert all(torch.equal(a, b) for a, b in zip(mine, fresh, strict=True))

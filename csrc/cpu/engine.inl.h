@@ -26,6 +26,7 @@ namespace {
 #include "depthwise_channels_wgrad.h"
 #include "lane_stage.h"
 #include "depthwise.h"
+#include "depthwise_wgrad.h"
 #include "staged_wgrad.h"
 #include "band_stage.h"
 #include "plane_stage.h"

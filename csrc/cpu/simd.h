@@ -99,6 +99,41 @@ inline void copy_row(A* to, const A* from, int64_t len) {
   if (i < len) store(to + len - W, load(from + len - W));
 }
 
+// to[i * kWidth + r] = from[r * kLanes + i]: what kWidth vectors have in a lane stands together. Rows from kFirst on
+// are turned by powers of two, which takes log2 of as many stages: 9 rows of 16 lanes are 24 shuffles and 16 copies, as
+// 16 rows of which 7 are empty they would be 64. Nothing is written beyond kWidth vectors.
+template <class A, int kWidth, int kFirst = 0>
+inline void interleave_rows(const A* from, A* to) {
+  constexpr int W = kLanes<A>, kLeft = kWidth - kFirst;
+  constexpr int kRows = kLeft >= W ? W : static_cast<int>(std::bit_floor(static_cast<unsigned>(kLeft)));
+  const A* row = from + kFirst * W;
+  if constexpr (kRows == 1) {
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) to[i * kWidth + kFirst] = row[i];
+  } else {
+    Vector<A> v[kRows];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) v[r] = load(row + r * W);
+#pragma GCC unroll 4
+    for (int stage = 1; stage < kRows; stage *= 2) {
+      Vector<A> next[kRows];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows / 2; ++r) {
+        next[2 * r] = interleave_low<A>(v[r], v[r + kRows / 2]);
+        next[2 * r + 1] = interleave_high<A>(v[r], v[r + kRows / 2]);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) v[r] = next[r];
+    }
+    constexpr int kParts = W / kRows;  // of a vector: a lane's rows each
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i)
+      std::memcpy(to + i * kWidth + kFirst, reinterpret_cast<const A*>(&v[i / kParts]) + i % kParts * kRows,
+                  kRows * sizeof(A));
+  }
+  if constexpr (kRows < kLeft) interleave_rows<A, kWidth, kFirst + kRows>(from, to);
+}
+
 // Transposes kLanes x kLanes: each of the log2(kLanes) stages rotates the bits of the (row, column) index by one.
 template <class A>
 inline void transpose_square(Vector<A> (&v)[kLanes<A>]) {

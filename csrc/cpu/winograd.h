@@ -109,9 +109,10 @@ class WinogradConv {
     for (int point = 0; point < kEdge * kEdge; ++point)
       for (int64_t p = 0; p < panels; ++p)
         multiply_all<A, false>(
-            box.count(), {chunk(c), source + point * sizes_.source.plane, sizes_.source.row,
-                          weight + p * sizes_.weight_panel() + point * sizes_.weight_plane, kColumns,
-                          product_ + point * sizes_.product.plane + p * kColumns, sizes_.product.row, c > 0 || z > 0});
+            box.count(), conv_.rows - (pass * job_.shape.panels + p) * kColumns,
+            {chunk(c), source + point * sizes_.source.plane, sizes_.source.row,
+             weight + p * sizes_.weight_panel() + point * sizes_.weight_plane, kColumns,
+             product_ + point * sizes_.product.plane + p * kColumns, sizes_.product.row, c > 0 || z > 0});
   }
 
   // The results of a pass's channels.

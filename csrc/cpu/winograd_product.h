@@ -20,22 +20,22 @@ struct ProductCall {
   bool adds;  // to what C holds
 };
 
-template <class A, int MR, bool kAlongRows>
+template <class A, int MR, int kCount, bool kAlongRows>
 void multiply_unpacked(const ProductCall<A>& call) {
   using V = Vector<A>;
   constexpr int W = kLanes<A>;
-  V sum[MR][kVectors] = {};
+  V sum[MR][kCount] = {};
   const A* b = call.b;
   const A* a = call.a;
   const int64_t row_step = kAlongRows ? 1 : call.a_stride;
   for (int64_t k = 0; k < call.kc; ++k) {
-    V row[kVectors];
+    V row[kCount];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) row[j] = load(b + j * W);
+    for (int j = 0; j < kCount; ++j) row[j] = load(b + j * W);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sum[i][j] += row[j] * a[i * row_step];
+      for (int j = 0; j < kCount; ++j) sum[i][j] += row[j] * a[i * row_step];
     a += kAlongRows ? call.a_stride : 1;
     b += call.b_step;
   }
@@ -44,31 +44,35 @@ void multiply_unpacked(const ProductCall<A>& call) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) store(c + i * call.ldc + j * W, load(c + i * call.ldc + j * W) + sum[i][j]);
+      for (int j = 0; j < kCount; ++j) store(c + i * call.ldc + j * W, load(c + i * call.ldc + j * W) + sum[i][j]);
   } else {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) store(c + i * call.ldc + j * W, sum[i][j]);
+      for (int j = 0; j < kCount; ++j) store(c + i * call.ldc + j * W, sum[i][j]);
   }
 }
 
-template <class A, bool kAlongRows, std::size_t... I>
+template <class A, int kCount, bool kAlongRows, std::size_t... I>
 constexpr std::array<void (*)(const ProductCall<A>&), sizeof...(I)> product_functions(std::index_sequence<I...>) {
-  return {&multiply_unpacked<A, static_cast<int>(I) + 1, kAlongRows>...};
+  return {&multiply_unpacked<A, static_cast<int>(I) + 1, kCount, kAlongRows>...};
 }
-template <class A, bool kAlongRows>
-inline constexpr auto kProductFunctions = product_functions<A, kAlongRows>(std::make_index_sequence<kTileRows>{});
+template <class A, int kCount, bool kAlongRows>
+inline constexpr auto kProductFunctions =
+    product_functions<A, kCount, kAlongRows>(std::make_index_sequence<kTileRows>{});
 
-// `rows` rows of C, in panels of a tile's rows.
+// `rows` rows of C, in panels of a tile's rows. Of the tile's columns as many count as there are: up to a vector of
+// them take half as long.
 template <class A, bool kAlongRows>
-inline void multiply_all(int64_t rows, ProductCall<A> call) {
+inline void multiply_all(int64_t rows, int64_t columns, ProductCall<A> call) {
+  const auto& functions =
+      columns > kLanes<A> ? kProductFunctions<A, kVectors, kAlongRows> : kProductFunctions<A, 1, kAlongRows>;
   const Panels panels(rows, kTileRows);
   const A* a = call.a;
   A* c = call.c;
   for (int64_t p = 0; p < panels.count; ++p) {
     call.a = a + panels.start(p) * (kAlongRows ? 1 : call.a_stride);
     call.c = c + panels.start(p) * call.ldc;
-    kProductFunctions<A, kAlongRows>[panels.rows(p) - 1](call);
+    functions[panels.rows(p) - 1](call);
   }
 }

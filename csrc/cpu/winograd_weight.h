@@ -23,6 +23,7 @@ class WinogradWeight {
     if (job_.flipped) z = last - z;
     for (int v = 0; v < kVectors; ++v) {
       const int64_t row = (panel * kVectors + v) * W;
+      if (row >= conv_.rows) return;  // no product reads it
       lanes_ = std::clamp<int64_t>(conv_.rows - row, 0, W);
       from_ = static_cast<const T*>(conv_.weight) + group * conv_.weight_group + row * conv_.weight_row +
               z * conv_.weight_tap[0];

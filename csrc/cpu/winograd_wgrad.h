@@ -56,14 +56,15 @@ class WinogradWgrad {
       for (int64_t k = 0; k < rows; k += W)
         transform_grad_tiles<T, A, kKernel>(job_.grad, job_.grid, box, group * rows_ + row + k, rows_ - row - k, stage_,
                                             grad_ + k, sizes_.grad);
-      for (int64_t c = 0; c < columns; c += W)
+      for (int64_t c = 0; c < std::min(columns, depth_ - column); c += W)
         transform_source_tiles<T, A, kKernel>(image, job_.grid, box, group * depth_ + column + c, depth_ - column - c,
                                               stage_, source_ + sizes_.source.at(c), sizes_.source);
       for (int point = 0; point < kEdge * kEdge; ++point)
         for (int64_t c = 0; c < columns; c += kColumns)
-          multiply_all<A, true>(rows, {tiles, grad_ + point * sizes_.grad.plane, sizes_.grad.row,
-                                       source_ + sizes_.source.at(c) + point * sizes_.source.plane, sizes_.source.row,
-                                       sums_ + point * sizes_.sums.plane + c, sizes_.sums.row, first > begin});
+          multiply_all<A, true>(rows, depth_ - column - c,
+                                {tiles, grad_ + point * sizes_.grad.plane, sizes_.grad.row,
+                                 source_ + sizes_.source.at(c) + point * sizes_.source.plane, sizes_.source.row,
+                                 sums_ + point * sizes_.sums.plane + c, sizes_.sums.row, first > begin});
     }
     for (int64_t k = 0; k < rows; ++k)
       for (int64_t c = 0; c < std::min(columns, depth_ - column); c += W)
@@ -101,10 +102,15 @@ class WinogradWgrad {
         store_first<A>(to + t / kKernel * s.axis[1] + t % kKernel * s.axis[2], load(by_tap + t * W), channels);
       return;
     }
-    const A* rows[kTaps];
-    for (int t = 0; t < kTaps; ++t) rows[t] = by_tap + t * W;
-    if (job_.shape.slices > 1) return transpose_rows(rows, kTaps, channels, partial(slice, z, row) + channel * kTaps);
-    transpose_rows(rows, kTaps, channels, taps_);
+    // Where whole vectors of channels go side by side they are turned in place.
+    A* to = taps_;
+    if (channels == W && job_.shape.slices > 1) to = partial(slice, z, row) + channel * kTaps;
+    if constexpr (std::is_same_v<T, A>)
+      if (channels == W && job_.shape.slices == 1 && s.axis[2] == 1 && s.axis[1] == kKernel && s.channel == kTaps)
+        to = static_cast<A*>(wgrad_.result) + row * s.outer + channel * kTaps + z * s.axis[0];
+    interleave_rows<A, kTaps>(by_tap, to);
+    if (to != taps_) return;
+    if (job_.shape.slices > 1) return copy_row(partial(slice, z, row) + channel * kTaps, taps_, channels * kTaps);
     write(row, z, channel, channels, taps_);
   }
 
