@@ -32,7 +32,7 @@ def banded() -> Iterator[ConvCase]:
 
 
 def short() -> Iterator[ConvCase]:
-    """Bands whose last tile needs one of its two vectors or both; kernels that dgrad reads backwards, in a block or two."""
+    """Bands whose last tile needs one vector or both; kernels that dgrad reads backwards, in a block or two."""
     for size in ((7, 7), (8, 8), (9, 11), (5, 6)):
         yield ConvCase(size, 5, (48, 20), padding=2)
     yield ConvCase((8, 8, 8), 3, (16, 33), batch=3, stride=2, padding=1)
