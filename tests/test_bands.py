@@ -1,4 +1,4 @@
-"""Staged bands of 3-D kernels, and images whose pointwise axes are joined into longer rows."""
+"""Staged bands of 3-D kernels and of small maps, and images whose pointwise axes are joined into longer rows."""
 
 from __future__ import annotations
 
@@ -31,6 +31,16 @@ def banded() -> Iterator[ConvCase]:
         yield ConvCase((5, 6, 7), 3, (40, 9), padding=2, padding_mode=mode)
 
 
+def short() -> Iterator[ConvCase]:
+    """Bands whose last tile needs one vector or both; kernels that dgrad reads backwards, in a block or two."""
+    for size in ((7, 7), (8, 8), (9, 11), (5, 6)):
+        yield ConvCase(size, 5, (48, 20), padding=2)
+    yield ConvCase((8, 8, 8), 3, (16, 33), batch=3, stride=2, padding=1)
+    yield ConvCase((7, 5), (2, 3), (30, 34), groups=2)
+    yield ConvCase((19, 20), 17, (3, 40), padding=8)  # 289 taps, more than a block
+    yield ConvCase((6, 40), (1, 9), (70, 66), padding=(0, 4), dilation=(1, 2))
+
+
 def joined() -> Iterator[ConvCase]:
     """A kernel along one axis or none: rows are planes, or volumes, wherever the layout has them follow each other."""
     for layout in LAYOUTS:
@@ -47,19 +57,19 @@ def joined() -> Iterator[ConvCase]:
     yield ConvCase((4, 40, 41), (3, 1, 1), (64, 32), batch=1, padding=(1, 0, 0))
 
 
-BANDED, JOINED = list(banded()), list(joined())
+BANDED, SHORT, JOINED = list(banded()), list(short()), list(joined())
 
 
 @pytest.mark.parametrize("draw", ("integers", "normal"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", BANDED + JOINED, ids=lambda c: c.id)
+@pytest.mark.parametrize("case", BANDED + SHORT + JOINED, ids=lambda c: c.id)
 def test_against_torch_in_float64(case: ConvCase, dtype: torch.dtype, draw: str, seed: int) -> None:
     with convext.backends.winograd.flags(enabled=False):
         for operator in OPERATORS:
             assert not check(operator, case, dtype, draw, seed=seed, isa=convext.backends.cpu.isa_levels())
 
 
-@pytest.mark.parametrize("case", (*BANDED[:7], *JOINED[:2], JOINED[-1]), ids=lambda c: c.id)
+@pytest.mark.parametrize("case", (*BANDED[:7], *SHORT[:6], *JOINED[:2], JOINED[-1]), ids=lambda c: c.id)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 def test_bits_do_not_depend_on_threads_or_batch(case: ConvCase, dtype: torch.dtype, threads: None, isa: str) -> None:
     with convext.backends.winograd.flags(enabled=False):
@@ -82,7 +92,7 @@ def test_bits_do_not_depend_on_threads_or_batch(case: ConvCase, dtype: torch.dty
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_nothing_is_read_beyond_the_operands(dtype: torch.dtype, isa: str) -> None:
     with convext.backends.winograd.flags(enabled=False):
-        for case in (*BANDED, *JOINED[:6], *JOINED[-5:]):
+        for case in (*BANDED, *SHORT, *JOINED[:6], *JOINED[-5:]):
             for operator in OPERATORS:
                 of = case.transposed if operator == "dgrad" else case
                 tensors = [t if t is None else guarded(t) for t in operands(operator, of, dtype, "normal", 2)]

@@ -58,6 +58,24 @@ def test_error(case: ConvCase, dtype: torch.dtype, draw: str, seed: int) -> None
             assert gap <= WINOGRAD_TOLERANCE[dtype], f"{operator} {case} {level}: {gap:.3g}"
 
 
+def test_many_results_repay_tiles_that_overhang() -> None:
+    """5 x 5 taps on 7 x 7 pixels: 0.47 of the multiplications, which fprop's 128 result channels repay."""
+    case = ConvCase((7, 7), 5, (48, 128), batch=3, padding=2)
+    few = dataclasses.replace(case, channels=(128, 48))
+    for dtype in (torch.float32, torch.float64):
+        assert takes("fprop", case, dtype) and not takes("fprop", few, dtype)
+        assert takes("dgrad", few, dtype) and not takes("dgrad", case, dtype)
+        tensors = operands("fprop", case, dtype, "adversarial", 5)
+        for level in convext.backends.cpu.isa_levels():
+            with convext.backends.cpu.max_isa(level):
+                assert bound_on("fprop", case, tensors) <= WINOGRAD_TOLERANCE[dtype], level
+        image, *rest = tensors
+        assert image is not None
+        assert same_bits(call("fprop", case, [image[:1], *rest]), call("fprop", case, tensors)[:1])
+    for operator, dtype in (("wgrad", torch.float32), ("fprop", torch.bfloat16), ("fprop", torch.float16)):
+        assert not takes(operator, case, dtype)
+
+
 DRAWS = {
     "offset": lambda t: t + 100,
     "positive": lambda t: t.abs(),

@@ -117,9 +117,10 @@ class BandedConv {
     for (int64_t f = 0; f < length; f += kColumns)
       for (int64_t p = 0; p < panels.count; ++p) {
         const int64_t row = panels.start(p);
-        multiply<A, true, Product>(panels.rows(p), {block.length(), weight_.panel_at(*region_, block, group, row),
-                                                    source + f, partial_ + row * plan_.distance + f, plan_.distance,
-                                                    start, bias + (bias ? row : 0), offset_});
+        multiply_staged<A, Product>(
+            panels.rows(p), length - f,
+            {block.length(), weight_.panel_at(*region_, block, group, row), source + f,
+             partial_ + row * plan_.distance + f, plan_.distance, start, bias + (bias ? row : 0), offset_});
       }
   }
 

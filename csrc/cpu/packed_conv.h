@@ -146,9 +146,21 @@ class ConvUnit {
   // What is to be copied while panel p of the current block is multiplied by so many tiles.
   LineCopy<A> copy_of_next(const Panels& rows, int64_t p, int64_t tiles) {
     const int64_t lines = tiles * divide_up(block_.length(), kLanes<A>);
-    if (p + 1 < first_panel_ + panels_) return copy_of(block_, rows, p + 1, next_weight_, lines);
+    if (p + 1 < first_panel_ + panels_) {
+      if (p + 2 < first_panel_ + panels_) prefetch_lines(block_, rows, p + 2);
+      return copy_of(block_, rows, p + 1, next_weight_, lines);
+    }
     if (last_block_) return {};
     return copy_of(region_->reduction.block(block_index_ + 1), rows, first_panel_, next_weight_, lines);
+  }
+
+  // Asks for the first line of each of a panel's rows, which nothing foresees; each line that is copied asks for the
+  // one behind it.
+  void prefetch_lines(const Block& block, const Panels& rows, int64_t p) const {
+    const int64_t distance = job_.weight_row;
+    const A* from = static_cast<const A*>(job_.weight) + group_ * job_.weight_group + rows.start(p) * distance +
+                    block.channel * job_.weight_depth + block.tap;
+    for (int64_t i = 0; i < rows.rows(p); ++i) __builtin_prefetch(from + i * distance);
   }
 
   // The copy of panel p of a block, in the course of so many lines of products. Where whole lines would end beyond the

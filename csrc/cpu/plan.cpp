@@ -44,6 +44,8 @@ constexpr int64_t kMostBandedPairRows = 256;
 constexpr int64_t kMostRowsOfOneTap = 8;
 // Channels of a first layer's source.
 constexpr int64_t kFewDepth = 4;
+// Pixels times channels of a unit of more than 128 pixels: 256 KiB of float sums.
+constexpr int64_t kUnitSums = 1 << 16;
 // Below this many multiply-adds a second thread costs more to wake than it saves.
 constexpr int64_t kWorkPerThread = 1 << 16;
 
@@ -174,6 +176,17 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
     for (int64_t size = shape.pixels / 2 / tile * tile; threads > 1 && size >= smallest; size = size / 2 / tile * tile)
       if (busiest(pixels, size, tile, blocks, threads) < 0.97 * busiest(pixels, shape.pixels, tile, blocks, threads))
         shape.pixels = size;
+    // Larger ones wherever they do not: a panel of the weight that is read has more tiles then.
+    const int64_t fitting = std::min(kMostUnitPixels, kUnitSums / (shape.panels * width));
+    for (int64_t parts = threads; !shape.pixels_are_rows && pixels > 0; parts += threads) {
+      const int64_t size = round_up(divide_up(pixels, parts), tile);
+      if (size <= shape.pixels) break;
+      if (size > fitting ||
+          busiest(pixels, size, tile, blocks, threads) > busiest(pixels, shape.pixels, tile, blocks, threads))
+        continue;
+      shape.pixels = size;
+      break;
+    }
   } else {
     while (threads > 1 && units() < 4 * threads && shape.pixels > smallest)
       shape.pixels = std::max(smallest, shape.pixels / 2);

@@ -20,28 +20,6 @@
 // units changes a bit.
 #pragma once
 
-// The micro-kernel of one vector of channels, where a last tile has no more. Half of the registers are idle then, but a
-// step takes the loads of 14 rows, 8 cycles, instead of the 14 of two vectors.
-template <class A, int MR>
-void multiply_vector(const TileCall<A>& call) {
-  Vector<A> sum[MR][1] = {};
-  const A* a = call.a;
-  for (int64_t k = 0; k < call.kc; ++k, a += MR) {
-    const Vector<A> row = load(call.b + call.b_offset[k]);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) sum[i][0] += row * a[i];
-  }
-  finish_tile<A, MR, 1, false>(call, sum);
-}
-
-template <class A, std::size_t... I>
-constexpr std::array<TileFunction<A>, sizeof...(I)> vector_functions(std::index_sequence<I...>) {
-  return {&multiply_vector<A, static_cast<int>(I) + 1>...};
-}
-// kVectorFunctions<A>[rows - 1]
-template <class A>
-inline constexpr auto kVectorFunctions = vector_functions<A>(std::make_index_sequence<kTileRows>{});
-
 template <class T, class A>
 class StagedWgrad {
   static constexpr int W = kLanes<A>;
@@ -125,14 +103,14 @@ class StagedWgrad {
   // A tile of channels under all taps, by the block of the chunk's pixels that is packed.
   void multiply_tile_of(int64_t tile, int64_t begin, int64_t length, const Panels& panels) const {
     const A* stage = stage_ + tile * bands_.images * image_stage();
-    const auto& functions =
-        channels_ - tile * kColumns <= W ? kVectorFunctions<A> : kTileFunctions<A, true, MultiplyAdd<A>>;
     for (int64_t tap = 0; tap < taps_; ++tap)
       for (int64_t p = first_panel_; p < first_panel_ + panel_count_; ++p) {
         const int64_t row = panels.start(p) - first_row_;
-        functions[panels.rows(p) - 1]({length, grad_ + row * length, stage + tap_offset_[tap],
-                                       sums_ + row * sizes_.row + (tile * taps_ + tap) * kColumns, sizes_.row,
-                                       started_ ? TileStart::kPartialSum : TileStart::kZero, nullptr, place_ + begin});
+        multiply_staged<A, MultiplyAdd<A>>(
+            panels.rows(p), channels_ - tile * kColumns,
+            {length, grad_ + row * length, stage + tap_offset_[tap],
+             sums_ + row * sizes_.row + (tile * taps_ + tap) * kColumns, sizes_.row,
+             started_ ? TileStart::kPartialSum : TileStart::kZero, nullptr, place_ + begin});
       }
   }
 

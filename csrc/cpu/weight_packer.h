@@ -48,14 +48,15 @@ struct WeightPacker {
     const T* from = static_cast<const T*>(job.weight) + group * job.weight_group + start * job.weight_row +
                     block.channel * Product::kTerms * job.weight_depth;
     const int64_t rows = std::min(width, job.rows - start);
-    int64_t offset[kReductionBlock];  // of each tap in the weight
-    bool neighbours = true;
+    int64_t offset[kReductionBlock];                    // of each tap in the weight
+    bool neighbours = true, reversed = block.taps > 1;  // taps that follow each other, or go backwards
     for (int64_t t = 0; t < block.taps; ++t) {
       const Tap tap = tap_at(*r.region, block.tap + t);
       offset[t] = 0;
       for (int i = 0; i < kSpatialAxes; ++i)
         offset[t] += (r.region->axis[i].tap0 + tap.t[i] * r.region->axis[i].tap_step) * job.weight_tap[i];
       neighbours = neighbours && offset[t] == offset[0] + t;
+      reversed = reversed && offset[t] == offset[0] - t;
     }
     // The channels of a single tap are in order either way.
     const bool contiguous =
@@ -78,6 +79,17 @@ struct WeightPacker {
       for (int64_t c = 0; c < block.channels; ++c) {
         list_rows(offset[0] + c * job.weight_depth);
         transpose_rows(row, static_cast<int>(width), block.taps, to + c * channel_step * width);
+      }
+      return;
+    }
+    if (reversed && !r.reduction.channels_inner) {  // dgrad's taps: a run a channel, whose lines are turned round
+      A lines[kReductionBlock * kTileColumns<A>];
+      for (int64_t c = 0; c < block.channels; ++c) {
+        list_rows(offset[block.taps - 1] + c * job.weight_depth);
+        transpose_rows(row, static_cast<int>(width), block.taps, lines);
+        A* channel = to + c * channel_step * width;
+        for (int64_t t = 0; t < block.taps; ++t)
+          copy_row(channel + t * width, lines + (block.taps - 1 - t) * width, width);
       }
       return;
     }

@@ -10,10 +10,13 @@ std::atomic<bool> enabled{true};
 // Where it wins (measured: docs/performance.md): from so many channels of a group on either side; up to this share of
 // the definition's multiplications, which the overhang of the last tiles raises from a quarter (5 x 5: 0.36); and from
 // so many pixels or, for wgrad, tiles of a sample, fewer of which do not pay for the transform of the weight or of its
-// sums. With a depth, whose taps share the transforms, one side may have fewer channels if the other has enough.
+// sums. Where many result channels share the transform of a source that is not widened, up to a greater share (5 x 5
+// on 7 x 7: 0.47).
+// With a depth, whose taps share the transforms, one side may have fewer channels if the other has enough.
 constexpr int64_t kLeastChannels = 24, kLeastChannelsWithDepth = 16, kMoreChannelsWithDepth = 32;
 constexpr int64_t kLeastPixels = 49, kLeastWgradTiles = 16;
-constexpr double kMostWork = 0.45;
+constexpr double kMostWork = 0.45, kMostWorkOfManyRows = 0.48;
+constexpr int64_t kManyRows = 64;
 
 // Columns of interleaved tiles are staged side by side.
 constexpr int64_t kMostDilation = kWinogradStageColumns / kWinogradEdge;
@@ -166,7 +169,9 @@ std::string winograd_refusal(const PlanRequest& r) {
   if (r.op == ConvOperator::kWgrad && tiles < kLeastWgradTiles)
     return std::to_string(tiles) + " tiles of a sample are few for a transform of the weight's gradient";
   const double work = static_cast<double>(grid.per_image() * kWinogradPoints);
-  if (work > kMostWork * static_cast<double>(pixels * y.kernel * x.kernel))
+  const bool many_rows = r.op != ConvOperator::kWgrad && gather_rows(r) >= kManyRows && r.element_bytes == r.sum_bytes;
+  const double most = many_rows ? kMostWorkOfManyRows : kMostWork;
+  if (work > most * static_cast<double>(pixels * y.kernel * x.kernel))
     return by(grid.height, grid.width) + " pixels leave too much of their tiles empty";
   if (r.op != ConvOperator::kWgrad && transformed_bytes(r) > kShallowBytes) {
     const WinogradShape shape = deep_shape(r, 1);
