@@ -260,6 +260,8 @@ def hand_picked() -> Iterator[ConvCase]:
     # kernel = input; one output pixel; an image of one pixel
     yield ConvCase((7, 5), (7, 5), (6, 15))
     yield ConvCase((1, 1), 1, (17, 33), batch=3)
+    yield ConvCase((1, 1), 1, (600, 128), batch=3)
+    yield ConvCase((1, 1), 1, (70, 5), stride=3, padding=1)  # whose window reads padding alone
     yield ConvCase((1, 1), 3, (16, 3), padding=1)
     yield ConvCase((1, 1, 1), 3, (2, 3), padding=1)
     # a stride larger than the kernel leaves input pixels without any gradient

@@ -36,6 +36,7 @@ OF_THE_CPU = {
     "test_plan_strided.py": "of the CPU's plans",
     "test_readme.py": "of the documentation",
     "test_receptive_field.py": "of torch's own layers",
+    "test_row_combination.py": "of the CPU's algorithms",
     "test_transforms.py": "of the documentation",
     "test_typing.py": "of files",
     "test_weight_lines.py": "of the CPU's algorithms",

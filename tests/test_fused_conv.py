@@ -58,6 +58,7 @@ MORE = (
     ConvCase((9, 10), 3, (128, 136), batch=2, padding=1, groups=8),
     ConvCase((6, 6), 6, (8, 24), batch=3),
     ConvCase((5, 5), 5, (40, 12), batch=13),  # inner products
+    ConvCase((1, 1), 1, (333, 200), batch=17),  # combinations of rows
     ConvCase((4, 4), 3, (512, 128), batch=1, padding=1),
     ConvCase((300,), 9, (12, 70), batch=2, padding=4, stride=2),
     ConvCase((20, 21), 3, (64, 40), batch=2, padding=12, dilation=12),  # zones
@@ -117,6 +118,7 @@ def test_every_algorithm_is_reached() -> None:
         "depthwise_shifted",
         "grouped",
         "inner_product",
+        "row_combination",
         "depthwise_channels_last",
         "narrow_channels_last",
         "direct",

@@ -150,8 +150,9 @@ def test_every_algorithm_is_reached_by_some_case() -> None:
 
 def test_only_algorithms_for_the_operator_decline() -> None:
     elsewhere = {"fprop": {"correlation", "outer_product", "col2im"}, "dgrad": {"correlation", "outer_product"}}
+    elsewhere["fprop"] |= {"row_combination"}
     elsewhere["dgrad"] |= {"inner_product"}
-    elsewhere["wgrad"] = {"col2im", "banded", "inner_product", "narrow_channels_last"}
+    elsewhere["wgrad"] = {"col2im", "banded", "inner_product", "row_combination", "narrow_channels_last"}
     for operator in OPERATORS:
         for case in CASES:
             for algorithm, _ in plan_of(operator, problem(operator, case)).declined:

@@ -33,6 +33,7 @@ class Col2imConv {
         reduction_(1, job.panel_depth, false),
         epilogue_(job),
         is_flat_(has_flat_source()),
+        spreads_(spreads()),
         source_region_(source_region()) {
     const Col2imWorkspace sizes(p_, shape, job.tile);
     pitch_ = sizes.pitch;
@@ -252,7 +253,14 @@ class Col2imConv {
                   first_image_ * s.outer + (group_ * job_.rows + first_channel_) * s.channel;
         for (int64_t i = 0; i < images_; ++i)
           for (int64_t m = 0; m < channels_; ++m) {
-            fold_line(sums_ + m * taps_ * pitch_ + i * image_pixels_, rows, row_count, bias_of(m));
+            const A* const sums = sums_ + m * taps_ * pitch_ + i * image_pixels_;
+            if (row_count == 0) {
+              fill_line(bias_of(m));
+            } else if (spreads_) {
+              spread_line(sums + rows[0], bias_of(m));
+            } else {
+              fold_line(sums, rows, row_count, bias_of(m));
+            }
             write_line(line + i * s.outer + m * s.channel);
           }
       }
@@ -261,6 +269,28 @@ class Col2imConv {
   A bias_of(int64_t m) const {
     if (!job_.epilogue.bias) return A{0};
     return static_cast<const A*>(job_.packed_bias)[group_ * job_.bias_channels() + first_channel_ + m];
+  }
+
+  // A line that no source reaches.
+  void fill_line(A bias) {
+    const int64_t positions = last_of(2) - first_of(2);
+    for (int64_t i = 0; i < positions; i += W) store(line_ + i, Vector<A>{} + bias);
+  }
+
+  // Whether a single tap gives every other result of a line, from the first on, its only sum: nothing to add up, and
+  // the last sum is of the last such result.
+  bool spreads() const {
+    const ConvAxis& w = p_.axis[2];
+    return taps_ == 1 && w.stride == 2 && w.lo == 0 && shape_.cut != 2 && w.output == divide_up(w.input, 2);
+  }
+  void spread_line(const A* row, A bias) {
+    const int64_t positions = last_of(2) - first_of(2);
+    const Vector<A> odd = Vector<A>{} + bias;
+    for (int64_t i = 0; i < positions; i += 2 * W, row += W) {
+      const Vector<A> even = odd + load(row);
+      store(line_ + i, interleave_low<A>(even, odd));
+      store(line_ + i + W, interleave_high<A>(even, odd));
+    }
   }
 
   // Folds one line of results into line_.
@@ -322,6 +352,7 @@ class Col2imConv {
   const Reduction reduction_;
   const EpilogueOf<T, A> epilogue_;
   const bool is_flat_;
+  const bool spreads_;
   const Region source_region_;
   int64_t pitch_, phase_pitch_;
   A *weight_, *image_, *sums_, *phases_, *line_;

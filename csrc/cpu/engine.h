@@ -46,6 +46,7 @@ struct Kernels {
   void (*run_banded)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
   void (*run_col2im)(const ConvJob&, const Col2imShape&, int64_t begin, int64_t end, void* workspace);
   void (*run_inner_product)(const ConvJob&, int64_t begin, int64_t end, void* workspace);
+  void (*run_row_combination)(const ConvJob&, int64_t begin, int64_t end);
   void (*run_grouped)(const ConvJob&, const GroupedShape&, int64_t begin, int64_t end, void* workspace);
   void (*run_grouped_wgrad)(const WgradJob&, const GroupedShape&, int64_t begin, int64_t end, void* workspace);
   void (*run_depthwise_rows)(const ConvJob&, const GroupedShape&, int64_t begin, int64_t end, void* workspace);

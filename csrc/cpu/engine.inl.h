@@ -34,6 +34,7 @@ namespace {
 #include "grouped_wgrad.h"
 #include "correlation.h"
 #include "inner_product.h"
+#include "row_combination.h"
 #include "narrow_channels.h"
 #include "depthwise_rows.h"
 #include "shifted_planes.h"
@@ -127,6 +128,12 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
       for (int64_t i = begin; i < end; ++i) wgrad.run(i);
     }
   }
+  static void run_row_combination(const ConvJob& job, int64_t begin, int64_t end) {
+    if constexpr (std::is_same_v<T, A>) {
+      RowCombinations<A> combinations(job);
+      for (int64_t i = begin; i < end; ++i) combinations.run(i);
+    }
+  }
   static void finish_outer_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
     if constexpr (std::is_same_v<T, A>)
       for (int64_t i = begin; i < end; ++i) finish_outer_filter<A>(job, i);
@@ -169,6 +176,7 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
             .run_banded = &Packed::run_banded,
             .run_col2im = &Packed::run_col2im,
             .run_inner_product = &Packed::run_inner_product,
+            .run_row_combination = &run_row_combination,
             .run_grouped = &run_grouped,
             .run_grouped_wgrad = &run_grouped_wgrad,
             .run_depthwise_rows = &run_depthwise_rows,

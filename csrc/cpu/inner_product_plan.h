@@ -9,4 +9,8 @@ namespace convext {
 std::string inner_product_refusal(const PlanRequest& request);
 void plan_inner_product(const PlanRequest& request, ConvPlan& plan);
 
+// dgrad's (row_combination.h).
+std::string row_combination_refusal(const PlanRequest& r);
+void plan_row_combination(const PlanRequest& r, ConvPlan& plan);
+
 }  // namespace convext

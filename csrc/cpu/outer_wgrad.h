@@ -200,12 +200,28 @@ class OuterWgrad {
 
   // All tiles of a run whose sums join the result from column `at` on.
   void multiply_run(int64_t at, bool add) const {
+    const bool one_pixel = line_count_ == 1 && lines_[0].length == 1;
+    if (one_pixel && !add && !job_.shape.filters_are_vectors && columns_ >= W) return multiply_pixel(at);
     const int64_t extent = job_.shape.filters_are_vectors ? filters_ : columns_;
     for (int64_t first = 0; first < extent; first += kVectors * W) {
       if (extent - first > W) {
         multiply_vectors<kVectors>(first, extent, at, add);
       } else {
         multiply_vectors<1>(first, extent, at, add);
+      }
+    }
+  }
+
+  // A single pixel's columns times each of its filters: the result is all there is to write, and is written as it lies.
+  // In tiles its rows, a power of two apart more often than not, would fall into one set of a cache.
+  void multiply_pixel(int64_t at) const {
+    const A *const filters = lines_[0].rows, *const columns = lines_[0].vectors;
+    for (int64_t i = 0; i < filters_; ++i) {
+      A* to = to_ + i * distance_ + at;
+      const A filter = filters[i];
+      for (int64_t j = 0; j < columns_; j += W) {
+        const int64_t k = std::min<int64_t>(j, columns_ - W);
+        store(to + k, Vector<A>{} + load(columns + k) * filter);
       }
     }
   }

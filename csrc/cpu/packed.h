@@ -200,6 +200,9 @@ struct InnerProductShape {
   }
 };
 
+// dgrad by combinations of rows: results of a unit, a multiple of what a tile has at any level.
+inline constexpr int64_t kCombinedResults = 768;
+
 // wgrad by correlation and by outer products: a unit of work is (slice, group, block of filters, block of channels).
 struct WgradShape {
   int64_t filters = 1, channels = 1;  // of a block; outer products take all channels

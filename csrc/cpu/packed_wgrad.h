@@ -133,6 +133,14 @@ class WgradUnit {
     if (!(job_.channel_major && !is_grad) && image.strides.channel == 1 && channels >= kLanes<A> / 2 &&
         image.region->axis[2].step * image.strides.axis[2] != 1)
       return pack_channelwise(image, channels, first, count, width, length, to);
+    if constexpr (std::is_same_v<Element, A>) {
+      if (const A* pixels = pixels_in_place(image)) {
+        const A* row[kColumns];
+        for (int64_t j = 0; j < width; ++j)
+          row[j] = j < count ? pixels + (first + j) * image.strides.channel : kZeros<A>;
+        return transpose_rows(row, static_cast<int>(width), length, to);
+      }
+    }
     Row* rows = reinterpret_cast<Row*>(rows_);
     const auto gather = [&](const Block& block, int64_t column, int64_t channel_step) {
       gather_pixelwise<Element, Row>(image, block, runs_, run_count_, length,
@@ -148,6 +156,22 @@ class WgradUnit {
     const A* row[kColumns];
     for (int64_t j = 0; j < width; ++j) row[j] = j < count ? reinterpret_cast<const A*>(rows + j * kChunk) : kZeros<A>;
     transpose_rows(row, static_cast<int>(width), divide_up(length, Product::kTerms), to);
+  }
+
+  // The chunk's pixels of the image's first channel, if they follow each other in memory under a single tap: no row has
+  // to be gathered. The gradient's do even where the source's are a stride apart.
+  const Element* pixels_in_place(const ImageReader<Element>& image) const {
+    const PixelRun& first = runs_[0];
+    if (first.n != runs_[run_count_ - 1].n) return nullptr;
+    int64_t distance = 1, offset = first.n * image.strides.outer;
+    for (int i = kSpatialAxes; i-- > 0;) {
+      const GatherAxis& g = image.region->axis[i];
+      if (g.taps != 1 || g.off0 != 0 || g.extent == 0) return nullptr;
+      if (g.count > 1 && (g.step != 1 || g.count != g.extent || image.strides.axis[i] != distance)) return nullptr;
+      distance *= g.count;
+      offset += first.q[i] * image.strides.axis[i];
+    }
+    return image.data + offset;
   }
 
   // Splits columns numbered (tap, channel) at taps: visit(block of one tap, its first column relative to `first`).

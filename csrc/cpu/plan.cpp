@@ -48,6 +48,8 @@ constexpr int64_t kFewDepth = 4;
 constexpr int64_t kUnitSums = 1 << 16;
 // Below this many multiply-adds a second thread costs more to wake than it saves.
 constexpr int64_t kWorkPerThread = 1 << 16;
+// The same of packed products, which do as much in half a microsecond.
+constexpr int64_t kPackedWorkPerThread = 1 << 17;
 
 // Multiply-adds, saturating; an upper bound is all that the thread count needs.
 int64_t multiply_adds(const ConvProblem& p) {
@@ -55,8 +57,10 @@ int64_t multiply_adds(const ConvProblem& p) {
   return static_cast<int64_t>(std::min<__int128>(work, int64_t{1} << 62));
 }
 
-int64_t useful_threads(const PlanRequest& r) {
-  return std::clamp<int64_t>(multiply_adds(r.problem) / kWorkPerThread, 1, std::max<int64_t>(r.threads, 1));
+int64_t useful_threads(const PlanRequest& r, Algorithm algorithm) {
+  const bool packed = algorithm == Algorithm::kPacked || algorithm == Algorithm::kCol2im;
+  const int64_t of_thread = packed ? kPackedWorkPerThread : kWorkPerThread;
+  return std::clamp<int64_t>(multiply_adds(r.problem) / of_thread, 1, std::max<int64_t>(r.threads, 1));
 }
 
 // Result pixels of the region that has the most of them.
@@ -296,6 +300,7 @@ bool is_of_operator(Algorithm algorithm, ConvOperator op) {
     case Algorithm::kOuterProduct: return op == ConvOperator::kWgrad;
     case Algorithm::kCol2im: return op == ConvOperator::kDgrad;
     case Algorithm::kInnerProduct: return op == ConvOperator::kFprop;
+    case Algorithm::kRowCombination: return op == ConvOperator::kDgrad;
     case Algorithm::kNarrowChannelsLast:
     case Algorithm::kBanded: return op != ConvOperator::kWgrad;
     default: return true;
@@ -312,6 +317,7 @@ std::string refusal(Algorithm algorithm, const PlanRequest& r) {
     case Algorithm::kCorrelation: return correlation_refusal(r);
     case Algorithm::kWinograd: return winograd_refusal(r);
     case Algorithm::kInnerProduct: return inner_product_refusal(r);
+    case Algorithm::kRowCombination: return row_combination_refusal(r);
     case Algorithm::kGrouped: return grouped_refusal(r);
     case Algorithm::kNarrowChannelsLast: return or_too_many_regions(narrow_channels_refusal(r), r);
     case Algorithm::kCol2im: return col2im_refusal(r);
@@ -335,6 +341,7 @@ const char* algorithm_name(Algorithm algorithm) {
     case Algorithm::kDepthwise: return "depthwise";
     case Algorithm::kCorrelation: return "correlation";
     case Algorithm::kInnerProduct: return "inner_product";
+    case Algorithm::kRowCombination: return "row_combination";
     case Algorithm::kWinograd: return "winograd";
     case Algorithm::kGrouped: return "grouped";
     case Algorithm::kCol2im: return "col2im";
@@ -365,16 +372,16 @@ ConvPlan plan_conv(const PlanRequest& request, std::vector<Declined>* declined) 
   ConvPlan plan;
   for (const Algorithm candidate :
        {Algorithm::kDepthwiseChannelsLast, Algorithm::kDepthwiseShifted, Algorithm::kDepthwiseRows,
-        Algorithm::kDepthwise, Algorithm::kGrouped, Algorithm::kInnerProduct, Algorithm::kWinograd,
-        Algorithm::kCorrelation, Algorithm::kOuterProduct, Algorithm::kNarrowChannelsLast, Algorithm::kCol2im,
-        Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
+        Algorithm::kDepthwise, Algorithm::kGrouped, Algorithm::kInnerProduct, Algorithm::kRowCombination,
+        Algorithm::kWinograd, Algorithm::kCorrelation, Algorithm::kOuterProduct, Algorithm::kNarrowChannelsLast,
+        Algorithm::kCol2im, Algorithm::kBanded, Algorithm::kPacked, Algorithm::kDirect}) {
     if (!is_of_operator(candidate, request.op)) continue;
     plan.algorithm = candidate;
     std::string reason = refusal(candidate, request);
     if (reason.empty()) break;
     if (declined) declined->push_back({candidate, std::move(reason)});
   }
-  plan.workers = useful_threads(request);
+  plan.workers = useful_threads(request, plan.algorithm);
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast:
     case Algorithm::kNarrowChannelsLast: plan_channels(request, plan); break;
@@ -384,6 +391,7 @@ ConvPlan plan_conv(const PlanRequest& request, std::vector<Declined>* declined) 
     case Algorithm::kCorrelation: plan_correlation(request, plan); break;
     case Algorithm::kWinograd: plan_winograd(request, plan); break;
     case Algorithm::kInnerProduct: plan_inner_product(request, plan); break;
+    case Algorithm::kRowCombination: plan_row_combination(request, plan); break;
     case Algorithm::kGrouped: plan_grouped(request, plan); break;
     case Algorithm::kCol2im: plan_col2im(request, plan); break;
     case Algorithm::kOuterProduct: plan_outer_product(request, plan); break;

@@ -22,6 +22,7 @@ enum class Algorithm {
   kDepthwise,
   kGrouped,
   kInnerProduct,
+  kRowCombination,
   kWinograd,
   kCorrelation,
   kOuterProduct,

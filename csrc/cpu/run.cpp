@@ -161,6 +161,16 @@ void run_inner_product(const PlanRequest& request, const ConvPlan& plan, const K
                   });
 }
 
+void run_row_combination(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+                         const ConvOperands& operands) {
+  ConvJob job = make_job(request, plan, operands);
+  const Workspace workspace(plan);
+  job.packed_bias = workspace.shared();
+  if (job.epilogue.bias) kernels.pack_bias(job);
+  for_each_worker(plan.workers, request.problem.groups * divide_up(job.rows, kCombinedResults),
+                  [&](int64_t, int64_t begin, int64_t end) { kernels.run_row_combination(job, begin, end); });
+}
+
 void run_grouped(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
                  const ConvOperands& operands) {
   ConvJob job = make_job(request, plan, operands);
@@ -322,6 +332,7 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& en
     case Algorithm::kNarrowChannelsLast: return run_channels(request, plan, kernels, operands);
     case Algorithm::kDepthwise: return run_depthwise_conv(request, plan, kernels, operands);
     case Algorithm::kInnerProduct: return run_inner_product(request, plan, kernels, operands);
+    case Algorithm::kRowCombination: return run_row_combination(request, plan, kernels, operands);
     case Algorithm::kWinograd: return run_winograd_conv(request, plan, engine, type, operands);
     case Algorithm::kDepthwiseShifted: return run_depthwise_shifted(request, plan, kernels, operands);
     case Algorithm::kDepthwiseRows: return run_depthwise_rows(request, plan, kernels, operands);
