@@ -31,7 +31,7 @@ void multiply_vector(const TileCall<A>& call) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) sum[i][0] += row * a[i];
   }
-  finish_tile<A, MR, 1, false>(call, sum);
+  finish_tile<A, MR, 1, true>(call, sum);
 }
 
 template <class A, std::size_t... I>
