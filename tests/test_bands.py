@@ -27,6 +27,11 @@ def banded() -> Iterator[ConvCase]:
     yield ConvCase((9, 7, 8), (3, 2, 4), (24, 7), padding=((2, 1), (0, 1), (3, 2)), dilation=(2, 1, 1), bias=False)
     yield ConvCase((4, 20, 19), (2, 7, 7), (6, 20), padding=(1, 3, 3), stride=(1, 2, 2))
     yield ConvCase((4, 6, 300), (3, 3, 2), (20, 6), batch=1, padding=1)
+    # Stages that are kept, of planes that take turns in a place; rows of whole vectors, an odd number of them.
+    yield ConvCase((11, 7, 8), (3, 2, 4), (24, 14), padding=((2, 1), (0, 1), (3, 2)), dilation=(3, 1, 1))
+    yield ConvCase((20, 33, 16), 3, (17, 12), batch=1, padding=1, bias=False)
+    yield ConvCase((20, 19, 48), 3, (12, 9), batch=1, padding=1)
+    yield ConvCase((20, 38, 48), 3, (10, 15), batch=1, stride=(1, 2, 2), padding=1)
     for mode in MODES[1:]:
         yield ConvCase((5, 6, 7), 3, (40, 9), padding=2, padding_mode=mode)
 
@@ -109,6 +114,14 @@ def test_a_band_multiplies_no_depth_of_padding() -> None:
         w[:, :, 0] = float("inf")
         y = convext.functional.conv3d(x, w, padding=1)
     assert torch.isfinite(y[:, :, 0]).all() and not torch.isfinite(y[:, :, 1:]).any()
+
+
+@pytest.mark.cpu_only("of the CPU's plans")
+@pytest.mark.parametrize(("dilation", "algorithm"), ((1, "banded"), (64, "packed"), (512, "packed")))
+def test_two_taps_far_apart_are_packed(dilation: int, algorithm: str) -> None:
+    """A stage of both would hold little less than their panels do."""
+    case = ConvCase((8064,), 2, (64, 128), batch=1, dilation=dilation)
+    assert plan_of("dgrad", case).algorithm == algorithm
 
 
 @pytest.mark.cpu_only("of the CPU's plans")

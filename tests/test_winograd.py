@@ -337,6 +337,17 @@ def test_declines_other_types_and_strides_of_a_depth() -> None:
     assert "padding mode" in dict(plan_of("dgrad", folded).declined)["winograd"]
 
 
+@pytest.mark.parametrize(
+    ("channels", "kernel", "takes"), (((16, 16), 3, True), ((16, 16), 5, False), ((15, 16), 3, False))
+)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_few_channels_under_a_depth(
+    operator: str, channels: tuple[int, int], kernel: int, takes: bool, isa: str
+) -> None:
+    case = problem(operator, ConvCase((16, 16, 16), kernel, channels, batch=1, padding=kernel // 2))
+    assert (plan_of(operator, case).algorithm == "winograd") == takes
+
+
 @pytest.mark.parametrize("threads_", (1, 2, 16))
 @pytest.mark.parametrize(
     "channels", ((32, 32), (64, 128), (256, 256), (512, 512), (1024, 1024), (2048, 64), (64, 2048))

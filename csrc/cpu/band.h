@@ -117,11 +117,14 @@ inline constexpr int64_t kBandSlack = 16 * 8;
 // The banded algorithm stages the channels of one reduction block in L2 and keeps its partial sums there too.
 inline constexpr int64_t kBlockBandBytes = 128 << 10;
 inline constexpr int64_t kBandPartialBytes = 256 << 10;
+// Stages that are kept for other result planes, and most bytes of them: half of L2.
+inline constexpr int64_t kMostKeptStages = 32, kKeptStageBytes = 512 << 10;
 
 // How the banded algorithm covers a region: `rows` result channels, `most_rows` pixel rows a band at most.
 //
 // A reduction of several blocks is cut by depth taps first: a block then reads one plane of each channel, or, where
-// that lies beside the image, need not be multiplied.
+// that lies beside the image, need not be multiplied. Where the stages of all blocks fit, they are kept for the next
+// result plane, most of whose source planes are the same ones.
 struct BandedRegion {
   static constexpr int64_t kLine = 64;  // bytes of a cache line
   Reduction reduction;
@@ -129,6 +132,8 @@ struct BandedRegion {
   Band band;
   int64_t channel_distance = 0;  // in the stage: an odd number of cache lines, which then fill all sets of a cache
   int64_t distance = 0;  // between the partial sums of two channels, off the powers of two that collide in a cache
+  int64_t most_stage_bytes = kBlockBandBytes;
+  int64_t stages = 1;  // that are kept: one for each block, or a single one
   BandedRegion() = default;
   BandedRegion(const Region& r, int64_t rows, int64_t depth, int64_t sum_bytes, int64_t most_rows, bool zeros)
       : reduction(r.taps(), depth, false), plane(r) {
@@ -150,6 +155,10 @@ struct BandedRegion {
     }
     channel_distance = (divide_up((band.channel_size + band.shared) * sum_bytes, kLine) | 1) * kLine / sum_bytes;
     distance = round_up(band.flat_elements(), 64) + 16;
+    if (by_plane(r)) most_stage_bytes = kKeptStageBytes;
+    const int64_t blocks = reduction.blocks();
+    if (by_plane(r) && blocks <= kMostKeptStages && blocks * stage_size() * sum_bytes <= kKeptStageBytes)
+      stages = blocks;
   }
   // A band of at most so many rows and columns.
   Band banded(int64_t channels, int64_t columns, int64_t sum_bytes, int64_t most_rows, bool zeros) const {
@@ -159,12 +168,13 @@ struct BandedRegion {
                 columns, zeros);
   }
   bool by_plane(const Region& r) const { return plane.axis[0].taps < r.axis[0].taps; }
-  int64_t stage_elements() const { return reduction.channel_chunk * channel_distance + kBandSlack; }
+  int64_t stage_size() const { return reduction.channel_chunk * channel_distance + kBandSlack; }
+  int64_t stage_elements() const { return stages * stage_size(); }
   // A cut region gets the budgets, so that the workspace of large images does not depend on how they are cut.
   int64_t workspace_elements(int64_t rows, int64_t sum_bytes) const {
     const int64_t needed = stage_elements() + rows * distance + 64;
     const int64_t apart = reduction.channel_chunk * 2 * kLine / sum_bytes;  // what channel_distance adds at most
-    const int64_t budget = (kBlockBandBytes + kBandPartialBytes) / sum_bytes + apart + kBandSlack + rows * 80 + 64;
+    const int64_t budget = (most_stage_bytes + kBandPartialBytes) / sum_bytes + apart + kBandSlack + rows * 80 + 64;
     return band.whole ? needed : std::max(needed, budget);
   }
 };

@@ -3,7 +3,7 @@
 //
 //   for each unit (region, image, group, band of result rows):                in parallel, disjoint results
 //     for each reduction block (some channels, all taps of a depth or of all):
-//       stage the channels' rows of the band once                             band.h; L2
+//       stage the channels' rows of the band, unless they still are           band.h; L2
 //       for each 32 columns f of the band, each A panel: multiply_tile with B row (channel, tap) read from
 //         stage + offset(channel, tap) + f                                    no im2col, not even a panel
 //     (what a single tap reads is not staged but read where it lies, if it lies in one piece)
@@ -28,12 +28,17 @@ class BandedConv {
     const Band& band = plan_.band;
     int64_t local = index - r->first_unit;
     const int64_t across = band.column_bands(*r->region), down = band.row_bands(*r->region);
+    // Where stages are kept the planes of a band follow each other, otherwise the bands of a plane.
+    const bool keeps = plan_.stages > 1;
+    int64_t qd = 0;
+    const auto take_plane = [&] { qd = local % g[0].count, local /= g[0].count; };
+    if (keeps) take_plane();
+    const int64_t column = local;  // of bands, one behind the other
     const int64_t qw = local % across * band.columns;
     local /= across;
     const int64_t qh = local % down * band.rows;
     local /= down;
-    const int64_t qd = local % g[0].count;
-    local /= g[0].count;
+    if (!keeps) take_plane();
     const int64_t group = local % job_.problem->groups, n = local / job_.problem->groups;
     const int64_t rows = std::min(band.rows, g[1].count - qh), columns = std::min(band.columns, g[2].count - qw);
 
@@ -41,10 +46,12 @@ class BandedConv {
     bool started = false;
     for (int64_t b = 0; b < reduction.blocks(); ++b) {
       Block block = reduction.block(b);
+      int64_t source_plane = 0;
       if (by_plane_) {
         GatherAxis& plane = plan_.plane.axis[0];
         plane.off0 = tap_offset(g[0], block.tap / block.taps);
-        if (padded_source(job_.source_mode, qd * plane.step + plane.off0, plane.extent) < 0) {
+        source_plane = padded_source(job_.source_mode, qd * plane.step + plane.off0, plane.extent);
+        if (source_plane < 0) {
           if (started || b + 1 < reduction.blocks()) continue;
           block.channels = 0;  // nothing but the bias
         }
@@ -58,12 +65,15 @@ class BandedConv {
         for (int64_t c = 0; c < block.channels; ++c)
           offset_[c] = c * (source ? image.strides.channel : plan_.channel_distance);
       if (!source) {
-        source = stage_;
-        if (block.length() > 0)
+        const int64_t place = keeps ? place_of(b, g[0].taps, source_plane) : 0,
+                      content = column * g[0].extent + source_plane;
+        A* stage = stage_ + place * plan_.stage_size();
+        source = stage;
+        if (block.length() > 0 && !(keeps && std::exchange(staged_[place], content) == content))
           BandStager<T, A, Product>(image, band, job_.depth - block.channel * Product::kTerms, plan_.channel_distance)
-              .fill(n, block.channels, qd, qh, qw, stage_);
+              .fill(n, block.channels, qd, qh, qw, stage);
       }
-      multiply_block(block, !started, group, source, band.length(rows, columns));
+      multiply_block(block, !started, group, source, rows, columns);
       started = true;
     }
     store_band(group, n, {qd, qh, qw}, rows, columns);
@@ -78,6 +88,7 @@ class BandedConv {
     plan_ = BandedRegion(region, job_.rows, job_.panel_depth, sizeof(A), job_.band_rows,
                          job_.source_mode == PaddingMode::kZeros);
     by_plane_ = plan_.by_plane(region);
+    std::fill_n(staged_, kMostKeptStages, -1);
     stage_ = workspace_;
     partial_ = stage_ + plan_.stage_elements();
     int64_t i = 0;
@@ -86,6 +97,12 @@ class BandedConv {
         const Tap tap = tap_at(plan_.plane, t);
         offset_[i++] = c * plan_.channel_distance + plan_.band.offset(plan_.plane, 0, tap.t[0], tap.t[1], tap.t[2]);
       }
+  }
+
+  // Which of the kept stages holds a source plane of block b's channels.
+  int64_t place_of(int64_t b, int64_t depth_taps, int64_t source_plane) const {
+    const int64_t chunks = plan_.reduction.blocks() / depth_taps;
+    return source_plane % depth_taps * chunks + b % chunks;
   }
 
   // The band's first pixel in the image, if a single tap reads its pixels, which follow each other, as they are; else
@@ -109,19 +126,42 @@ class BandedConv {
     return nullptr;
   }
 
-  void multiply_block(const Block& block, bool first, int64_t group, const A* source, int64_t length) const {
+  // Columns of the band under one tile: so many of its vectors that hold wanted ones, each `apart` from the one before.
+  struct TileColumns {
+    int64_t first, wanted, apart;
+  };
+
+  // Tiles are cut from the band as from one long row, or, where that multiplies fewer columns, made of whole vectors of
+  // its rows: those of rows of 16 pixels from two rows.
+  void multiply_block(const Block& block, bool first, int64_t group, const A* source, int64_t rows,
+                      int64_t columns) const {
+    constexpr int64_t W = kLanes<A>;
+    const int64_t pitch = plan_.band.pitch, length = plan_.band.length(rows, columns), across = columns / W;
+    if (columns % W != 0 || rows * across >= divide_up(length, W)) {
+      for (int64_t f = 0; f < length; f += kColumns) multiply_columns(block, first, group, source, {f, length - f, W});
+      return;
+    }
+    const auto place = [&](int64_t i) { return i / across * pitch + i % across * W; };
+    for (int64_t i = 0; i < rows * across; i += kVectors)
+      multiply_columns(block, first, group, source, {place(i), (rows * across - i) * W, place(i + 1) - place(i)});
+  }
+
+  // Tiles of all result channels.
+  void multiply_columns(const Block& block, bool first, int64_t group, const A* source,
+                        const TileColumns& columns) const {
     const Panels panels(job_.rows, job_.tile.rows);
     const A* bias =
         job_.epilogue.bias ? static_cast<const A*>(job_.packed_bias) + group * job_.bias_channels() : nullptr;
     const TileStart start = !first ? TileStart::kPartialSum : bias ? TileStart::kRowBias : TileStart::kZero;
-    for (int64_t f = 0; f < length; f += kColumns)
-      for (int64_t p = 0; p < panels.count; ++p) {
-        const int64_t row = panels.start(p);
-        multiply_staged<A, Product>(
-            panels.rows(p), length - f,
-            {block.length(), weight_.panel_at(*region_, block, group, row), source + f,
-             partial_ + row * plan_.distance + f, plan_.distance, start, bias + (bias ? row : 0), offset_});
-      }
+    for (int64_t p = 0; p < panels.count; ++p) {
+      const int64_t row = panels.start(p);
+      TileCall<A> call{block.length(),          weight_.panel_at(*region_, block, group, row),
+                       source + columns.first,  partial_ + row * plan_.distance + columns.first,
+                       plan_.distance,          start,
+                       bias + (bias ? row : 0), offset_};
+      call.apart = columns.apart;
+      multiply_staged<A, Product>(panels.rows(p), columns.wanted, call);
+    }
   }
 
   void store_band(int64_t group, int64_t n, const int64_t (&q)[kSpatialAxes], int64_t rows, int64_t columns) const {
@@ -159,5 +199,6 @@ class BandedConv {
   BandedRegion plan_;
   bool by_plane_ = false;
   A* stage_ = nullptr;
+  int64_t staged_[kMostKeptStages];  // what a kept stage holds: a band and a plane of the source
   A* partial_ = nullptr;
 };

@@ -35,6 +35,7 @@ struct TileCall {
   const int64_t* b_offset = nullptr;
   const Clamp<A>* clamp = nullptr;  // of a tile whose sums this block completes, if an epilogue follows
   const A* residual = nullptr;      // which has C's distances between rows
+  int64_t apart = kLanes<A>;        // elements from a vector of B, and of C, to the next: of a staged image
   const A* sums = nullptr;          // partial sums that are not in C: a tile of their own, kTileColumns wide
 };
 
@@ -48,11 +49,12 @@ struct MultiplyAdd {
 
 // Adds a tile's sums to what the call says, and stores them. Every lambda must be inlined, which compilers leave off in
 // large files unless told: a sum whose address is taken is stored to memory in each step of the product.
-template <class A, int MR, int kCount, bool kMayClamp = true>
+template <class A, int MR, int kCount, bool kIndirect = false>
 [[gnu::always_inline]] inline void finish_tile(const TileCall<A>& call, Vector<A> (&sum)[MR][kCount]) {
   using V = Vector<A>;
   constexpr int W = kLanes<A>;
   A* c = call.c;
+  const int64_t apart = kIndirect ? call.apart : W;
   const A* sums = call.sums ? call.sums : c;
   const int64_t sums_row = call.sums ? kTileColumns<A> : call.ldc;
   const auto for_each_vector = [](auto visit) __attribute__((always_inline)) {
@@ -66,17 +68,18 @@ template <class A, int MR, int kCount, bool kMayClamp = true>
     switch (call.start) {
       case TileStart::kZero: return visit([](int, int) __attribute__((always_inline)) { return V{}; });
       case TileStart::kPartialSum:
-        return visit([&](int i, int j) __attribute__((always_inline)) { return load(sums + i * sums_row + j * W); });
+        return visit([&](int i, int j)
+                         __attribute__((always_inline)) { return load(sums + i * sums_row + j * apart); });
       case TileStart::kRowBias:
         return visit([&](int i, int) __attribute__((always_inline)) { return V{} + call.bias[i]; });
       case TileStart::kColumnBias:
         return visit([&](int, int j) __attribute__((always_inline)) { return load(call.bias + j * W); });
     }
   };
-  if (!kMayClamp || !call.clamp)
+  if (kIndirect || !call.clamp)
     return with_addend([&](auto addend) __attribute__((always_inline)) {
       for_each_vector([&](int i, int j) __attribute__((always_inline)) {
-        store(c + i * call.ldc + j * W, addend(i, j) + sum[i][j]);
+        store(c + i * call.ldc + j * apart, addend(i, j) + sum[i][j]);
       });
     });
   with_addend([&](auto addend) __attribute__((always_inline)) {
@@ -99,11 +102,12 @@ void multiply_tile(const TileCall<A>& call) {
   V sum[MR][kCount] = {};
   const A* a = call.a;
   const A* b = call.b;
+  const int64_t apart = kIndirect ? call.apart : W;
   for (int64_t k = 0; k < call.kc; ++k) {
     V row[kCount];
     if constexpr (kIndirect) b = call.b + call.b_offset[k];
 #pragma GCC unroll 4
-    for (int j = 0; j < kCount; ++j) row[j] = load(b + j * W);
+    for (int j = 0; j < kCount; ++j) row[j] = load(b + j * apart);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
@@ -111,7 +115,7 @@ void multiply_tile(const TileCall<A>& call) {
     a += MR;
     if constexpr (!kIndirect) b += kCount * W;
   }
-  finish_tile<A, MR, kCount, !kIndirect>(call, sum);
+  finish_tile<A, MR, kCount, kIndirect>(call, sum);
 }
 
 template <class A>

@@ -288,6 +288,10 @@ std::string banded_refusal(const PlanRequest& r) {
     const BandedRegion banded(region, rows, panel_depth(r), r.sum_bytes, r.problem.axis[1].input, reads_zeros(r));
     if (banded.band.columns * 5 < (banded.band.pitch + banded.band.shared) * 3)
       return "padding would fill two fifths of the columns";
+    const Band& band = banded.band;
+    if (region.taps() == 2 && rows > kMostRowsOfOneTap && panel_terms(r) == 1 &&
+        5 * band.channel_size > 6 * band.rows * band.columns)
+      return "its two taps lie so far apart that a stage would save few panels";
     if (banded.stage_elements() * r.sum_bytes > kMostStageBytes) return "a row of the band is too long to stage";
   }
   return "";
