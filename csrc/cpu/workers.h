@@ -18,6 +18,7 @@ namespace convext {
 class KeptMemory {
  public:
   static constexpr std::align_val_t kAlignment{64};
+  static constexpr int64_t kMostKept = int64_t{16} << 20;
 
   KeptMemory() = default;
   KeptMemory(const KeptMemory&) = delete;
@@ -33,13 +34,12 @@ class KeptMemory {
     if (kept_.bytes >= bytes) return std::exchange(kept_, {});
     give({});
     // glibc learns from the release of what it mapped how much to keep, of results too: this one shall teach it that.
-    ::operator delete(::operator new(static_cast<std::size_t>(bytes), kAlignment), kAlignment);
+    if (bytes <= kMostKept) ::operator delete(::operator new(static_cast<std::size_t>(bytes), kAlignment), kAlignment);
     Block block{static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes), kAlignment)), bytes};
     advise_huge_pages(block.data, bytes);
     return block;
   }
   void give(Block block) {
-    constexpr int64_t kMostKept = int64_t{32} << 20;
     if (block.bytes <= kMostKept) std::swap(kept_, block);
     ::operator delete(block.data, kAlignment);
   }
