@@ -21,6 +21,7 @@ from tests.winograd_cases import CASES, DEEP, DEEP_DILATED, LARGE, OTHERS
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MIB = 1 << 20
+PAIRS = "avx512_bf16"  # the level that multiplies pairs of bfloat16
 
 
 def takes(operator: str, case: ConvCase, dtype: torch.dtype = torch.float32) -> bool:
@@ -40,9 +41,39 @@ def bound_on(operator: str, case: ConvCase, tensors: list[Tensor | None]) -> flo
 @pytest.mark.parametrize("case", [*CASES, *OTHERS], ids=lambda c: c.id)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_cases_take_it(case: ConvCase, dtype: torch.dtype) -> None:
-    for operator in OPERATORS:
-        folds = operator == "dgrad" and case.padding_mode != "zeros"
-        assert takes(operator, problem(operator, case), dtype) != folds, (operator, case)
+    """On every level that does not multiply pairs of bfloat16: there some are better multiplied directly."""
+    for level in convext.backends.cpu.isa_levels():
+        if level == PAIRS and dtype is torch.bfloat16:
+            continue
+        with convext.backends.cpu.max_isa(level):
+            for operator in OPERATORS:
+                folds = operator == "dgrad" and case.padding_mode != "zeros"
+                assert takes(operator, problem(operator, case), dtype) != folds, (operator, case, level)
+
+
+@pytest.mark.skipif(PAIRS not in convext.backends.cpu.isa_levels(), reason="needs bfloat16 dot products")
+@pytest.mark.parametrize(
+    ("operator", "case", "reason"),
+    [
+        ("fprop", ConvCase((31, 29), 3, (65, 65), padding=1), "65 columns leave panels of 96 emptier"),
+        ("wgrad", ConvCase((32, 32, 32), 3, (16, 32), padding=1), "16 columns leave panels of 32 emptier"),
+        ("dgrad", ConvCase((28, 28), 5, (32, 96), padding=2), "96 channels are many to transform for pairs of 32"),
+        ("fprop", ConvCase((28, 28), 5, (32, 96), padding=2, layout="channels_last"), "5 x 5 pairs of 32 channels"),
+        ("fprop", ConvCase((28, 28), 5, (32, 96), padding=2), None),
+        ("dgrad", ConvCase((14, 14), 3, (48, 65), padding=1), None),
+    ],
+    ids=str,
+)
+def test_pairs_that_are_better_multiplied_directly(operator: str, case: ConvCase, reason: str | None) -> None:
+    of = problem(operator, case)
+    for level in ("avx512", PAIRS):
+        with convext.backends.cpu.max_isa(level):
+            declines = level == PAIRS and reason is not None
+            plan = plan_of(operator, of, torch.bfloat16)
+            assert (plan.algorithm != "winograd") == declines
+            assert not declines or dict(plan.declined)["winograd"].startswith(str(reason))
+            tensors = operands(operator, of, torch.bfloat16, "normal", 3)
+            assert bound_on(operator, of, tensors) <= WINOGRAD_TOLERANCE[torch.bfloat16]
 
 
 @pytest.mark.parametrize("draw", ("normal", "adversarial", "integers"))

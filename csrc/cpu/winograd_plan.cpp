@@ -18,6 +18,12 @@ constexpr int64_t kLeastPixels = 49, kLeastWgradTiles = 16;
 constexpr double kMostWork = 0.45, kMostWorkOfManyRows = 0.48;
 constexpr int64_t kManyRows = 64;
 
+// A level that multiplies pairs of terms does so at twice the rate of these products, which keep float32. There they
+// lose with panels of 3 x 3 products emptier than this; where a 5 x 5 gradient has so many times as many channels to
+// transform as it has results; and, in channels_last, under 5 x 5 with fewer channels than these.
+constexpr double kFullPairPanels = 0.75;
+constexpr int64_t kSourcesOfAResult = 2, kLeastPairedChannels = 48;
+
 // Columns of interleaved tiles are staged side by side.
 constexpr int64_t kMostDilation = kWinogradStageColumns / kWinogradEdge;
 
@@ -121,6 +127,26 @@ WinogradWgradShape wgrad_shape_of(const PlanRequest& r) {
   return shape;
 }
 
+// Why pairs are better multiplied directly; empty if they are not. channels_last is packed for that, tap by tap, which
+// only small 5 x 5 layers repay.
+std::string pairs_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  const bool wgrad = r.op == ConvOperator::kWgrad, wide = p.axis[1].kernel == 5;
+  const int64_t fewer = std::min(p.in_channels, p.out_channels);
+  const int64_t columns = wgrad ? p.in_channels : gather_rows(r), panels = round_up(columns, r.tile.columns);
+  if (r.source_channels_last || r.result_channels_last) {
+    if (wide && !wgrad && fewer < kLeastPairedChannels)
+      return "5 x 5 pairs of " + std::to_string(fewer) + " channels are better multiplied directly";
+    return "";
+  }
+  if (!wide && static_cast<double>(columns) < kFullPairPanels * static_cast<double>(panels))
+    return std::to_string(columns) + " columns leave panels of " + std::to_string(panels) +
+           " emptier than pairs multiplied directly";
+  if (wide && r.op == ConvOperator::kDgrad && gather_depth(r) >= kSourcesOfAResult * columns)
+    return std::to_string(gather_depth(r)) + " channels are many to transform for pairs of " + std::to_string(columns);
+  return "";
+}
+
 }  // namespace
 
 bool winograd_enabled() { return enabled.load(std::memory_order_relaxed); }
@@ -169,6 +195,8 @@ std::string winograd_refusal(const PlanRequest& r) {
   const int64_t tiles = grid.per_image() * slices;
   if (r.op == ConvOperator::kWgrad && tiles < kLeastWgradTiles)
     return std::to_string(tiles) + " tiles of a sample are few for a transform of the weight's gradient";
+  if (panel_terms(r) > 1)
+    if (std::string reason = pairs_refusal(r); !reason.empty()) return reason;
   const double work = static_cast<double>(grid.per_image() * kWinogradPoints);
   const bool many_rows = r.op != ConvOperator::kWgrad && gather_rows(r) >= kManyRows && r.element_bytes == r.sum_bytes;
   const double most = many_rows ? kMostWorkOfManyRows : kMostWork;

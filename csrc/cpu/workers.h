@@ -42,7 +42,7 @@ class Workspace {
   std::byte* of_worker(int64_t worker) const { return memory_.data() + shared_bytes_ + worker * thread_bytes_; }
 
  private:
-  static constexpr int64_t kMostKept = int64_t{32} << 20;
+  static constexpr int64_t kMostKept = int64_t{16} << 20;
   static Scratch& kept() {
     static thread_local Scratch memory;
     return memory;
