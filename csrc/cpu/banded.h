@@ -131,35 +131,43 @@ class BandedConv {
   void multiply_block(const Block& block, bool first, int64_t group, const A* source, int64_t rows,
                       int64_t columns) const {
     constexpr int64_t W = kLanes<A>;
-    const int64_t pitch = plan_.band.pitch, length = plan_.band.length(rows, columns), across = columns / W;
-    if (columns % W != 0 || divide_up(rows * across, kVectors) >= divide_up(length, kColumns)) {
-      for (int64_t f = 0; f < length; f += kColumns) multiply_columns(block, first, group, source, f, W);
-      return;
-    }
-    const auto place = [&](int64_t i) { return i / across * pitch + i % across * W; };
-    for (int64_t i = 0; i < rows * across; i += kVectors)
-      multiply_columns(block, first, group, source, place(i), i + 1 < rows * across ? place(i + 1) - place(i) : W);
-  }
-
-  // Tiles of all result channels at columns f of the band, whose vectors stand `apart`.
-  void multiply_columns(const Block& block, bool first, int64_t group, const A* source, int64_t f,
-                        int64_t apart) const {
     const Panels panels(job_.rows, job_.tile.rows);
     const A* bias =
         job_.epilogue.bias ? static_cast<const A*>(job_.packed_bias) + group * job_.bias_channels() : nullptr;
     const TileStart start = !first ? TileStart::kPartialSum : bias ? TileStart::kRowBias : TileStart::kZero;
-    for (int64_t p = 0; p < panels.count; ++p) {
-      const int64_t row = panels.start(p);
-      TileCall<A> call{block.length(),
-                       weight_.panel_at(*region_, block, group, row),
-                       source + f,
-                       partial_ + row * plan_.distance + f,
-                       plan_.distance,
-                       start,
-                       bias + (bias ? row : 0),
-                       offset_};
-      call.apart = apart;
-      multiply<A, true, Product>(panels.rows(p), call);
+    // Tiles of all result channels at column f of the band, whose vectors stand `apart`.
+    const auto multiply_at = [&](int64_t f, int64_t apart) {
+      for (int64_t p = 0; p < panels.count; ++p) {
+        const int64_t row = panels.start(p);
+        TileCall<A> call{block.length(),
+                         weight_.panel_at(*region_, block, group, row),
+                         source + f,
+                         partial_ + row * plan_.distance + f,
+                         plan_.distance,
+                         start,
+                         bias + (bias ? row : 0),
+                         offset_};
+        call.apart = apart;
+        multiply<A, true, Product>(panels.rows(p), call);
+      }
+    };
+    const int64_t pitch = plan_.band.pitch, length = plan_.band.length(rows, columns), across = columns / W;
+    const int64_t vectors = rows * across;
+    if (columns % W != 0 || divide_up(vectors, kVectors) >= divide_up(length, kColumns)) {
+      for (int64_t f = 0; f < length; f += kColumns) multiply_at(f, W);
+      return;
+    }
+    static_assert(kVectors == 2);
+    int64_t f = 0, left = across;  // the next vector, and how many its row has from it on
+    const auto take = [&] {
+      const int64_t taken = f;
+      f += --left > 0 ? W : pitch - (across - 1) * W;
+      if (left == 0) left = across;
+      return taken;
+    };
+    for (int64_t i = 0; i < vectors; i += kVectors) {
+      const int64_t first_vector = take(), second = i + 1 < vectors ? take() : first_vector + W;
+      multiply_at(first_vector, second - first_vector);
     }
   }
 
