@@ -126,41 +126,52 @@ class BandedConv {
     return nullptr;
   }
 
-  // Columns of the band under one tile: so many of its vectors that hold wanted ones, each `apart` from the one before.
-  struct TileColumns {
-    int64_t first, wanted, apart;
-  };
-
-  // Tiles are cut from the band as from one long row, or, where that multiplies fewer columns, made of whole vectors of
+  // Tiles are cut from the band as from one long row, or, where that multiplies fewer vectors, made of whole vectors of
   // its rows: those of rows of 16 pixels from two rows.
   void multiply_block(const Block& block, bool first, int64_t group, const A* source, int64_t rows,
                       int64_t columns) const {
     constexpr int64_t W = kLanes<A>;
-    const int64_t pitch = plan_.band.pitch, length = plan_.band.length(rows, columns), across = columns / W;
-    if (columns % W != 0 || rows * across >= divide_up(length, W)) {
-      for (int64_t f = 0; f < length; f += kColumns) multiply_columns(block, first, group, source, {f, length - f, W});
-      return;
-    }
-    const auto place = [&](int64_t i) { return i / across * pitch + i % across * W; };
-    for (int64_t i = 0; i < rows * across; i += kVectors)
-      multiply_columns(block, first, group, source, {place(i), (rows * across - i) * W, place(i + 1) - place(i)});
-  }
-
-  // Tiles of all result channels.
-  void multiply_columns(const Block& block, bool first, int64_t group, const A* source,
-                        const TileColumns& columns) const {
     const Panels panels(job_.rows, job_.tile.rows);
     const A* bias =
         job_.epilogue.bias ? static_cast<const A*>(job_.packed_bias) + group * job_.bias_channels() : nullptr;
     const TileStart start = !first ? TileStart::kPartialSum : bias ? TileStart::kRowBias : TileStart::kZero;
-    for (int64_t p = 0; p < panels.count; ++p) {
-      const int64_t row = panels.start(p);
-      TileCall<A> call{block.length(),          weight_.panel_at(*region_, block, group, row),
-                       source + columns.first,  partial_ + row * plan_.distance + columns.first,
-                       plan_.distance,          start,
-                       bias + (bias ? row : 0), offset_};
-      call.apart = columns.apart;
-      multiply_staged<A, Product>(panels.rows(p), columns.wanted, call);
+    // Tiles of all result channels at column f of the band, of which so many are wanted; its vectors stand `apart`.
+    const auto multiply_at = [&](int64_t f, int64_t wanted, int64_t apart) {
+      for (int64_t p = 0; p < panels.count; ++p) {
+        const int64_t row = panels.start(p);
+        TileCall<A> call{block.length(),
+                         weight_.panel_at(*region_, block, group, row),
+                         source + f,
+                         partial_ + row * plan_.distance + f,
+                         plan_.distance,
+                         start,
+                         bias + (bias ? row : 0),
+                         offset_};
+        call.apart = apart;
+        multiply_staged<A, Product>(panels.rows(p), wanted, call);
+      }
+    };
+    const int64_t pitch = plan_.band.pitch, length = plan_.band.length(rows, columns), across = columns / W;
+    const int64_t vectors = rows * across;
+    if (columns % W != 0 || vectors >= divide_up(length, W)) {
+      for (int64_t f = 0; f < length; f += kColumns) multiply_at(f, length - f, W);
+      return;
+    }
+    static_assert(kVectors == 2);
+    int64_t f = 0, left = across;  // the next vector, and how many its row has from it on
+    const auto take = [&] {
+      const int64_t taken = f;
+      f += --left > 0 ? W : pitch - (across - 1) * W;
+      if (left == 0) left = across;
+      return taken;
+    };
+    for (int64_t i = 0; i < vectors; i += kVectors) {
+      const int64_t first_vector = take();
+      if (i + 1 == vectors) {
+        multiply_at(first_vector, W, W);
+      } else {
+        multiply_at(first_vector, kColumns, take() - first_vector);
+      }
     }
   }
 

@@ -51,6 +51,7 @@ void run_staged_wgrad(const PlanRequest& request, const ConvPlan& plan, const Ke
   const ConvProblem& p = request.problem;
   WgradJob job = make_wgrad_job(request, plan, operands);
   job.panels = plan.staged_wgrad.panels;
+  job.tile.rows = plan.staged_wgrad.rows;
   const StagedWgradBands bands(job.source_region, p, request.tile, request.sum_bytes);
   const int64_t column_blocks = divide_up(p.in_channels, plan.staged_wgrad.tiles * request.tile.columns);
   const Workspace workspace(plan);

@@ -8,9 +8,11 @@
 
 namespace convext {
 
-// Blocks of a unit: panels of filters, and tiles of channels under every tap. Neither enters the arithmetic.
+// Blocks of a unit: panels of filters, and tiles of channels under every tap; and most filters of a panel. None of it
+// enters the arithmetic.
 struct StagedWgradShape {
   int64_t panels = 1, tiles = 1;
+  int64_t rows = 1;
 };
 
 // What the shape of the problem alone decides, and with it every bit of the result: bands of an image, and images whose

@@ -235,14 +235,14 @@ void plan_boxes(const PlanRequest& r, ConvPlan& plan) {
 
 // Filters and channels of a unit, so that the busiest thread has the least to do. In cycles a pixel: a row of a panel
 // takes one for each tile and tap, a tile of one vector somewhat more than half; what is packed or staged, about half a
-// cycle an element.
+// cycle an element. Panels are as high as the tile allows, or as much lower as gives every thread as many (64 filters,
+// two threads: six of 11 instead of five of 13).
 void plan_stage(const PlanRequest& r, ConvPlan& plan) {
   constexpr int64_t kMostRows = 256, kMostSumBytes = 384 << 10;
-  constexpr double kMoved = 0.5, kVectorTile = 0.57;
+  constexpr double kMoved = 0.5, kVectorTile = 0.57, kLowestPanel = 0.75;
   const ConvProblem& p = r.problem;
   const StagedWgradBands bands(fprop_region(p), p, r.tile, r.sum_bytes);
-  const int64_t taps = kernel_taps(p), panels = divide_up(p.out_channels, r.tile.rows);
-  const int64_t tiles = divide_up(p.in_channels, r.tile.columns);
+  const int64_t taps = kernel_taps(p), tiles = divide_up(p.in_channels, r.tile.columns);
   const bool ends_with_vector = p.in_channels - (tiles - 1) * r.tile.columns <= r.lanes;
   const double all_tiles = static_cast<double>(tiles) - (ends_with_vector ? 1 - kVectorTile : 0);
   const double places = static_cast<double>(bands.band.vectors()) / static_cast<double>(bands.pixels());
@@ -252,19 +252,26 @@ void plan_stage(const PlanRequest& r, ConvPlan& plan) {
            static_cast<double>(units) * kMoved * filters;
   };
   double least = 0;
-  for (int64_t t = 1; t <= bands.most_tiles; ++t)
-    for (int64_t n = 1; n <= std::min(panels, divide_up(kMostRows, r.tile.rows)); ++n) {
-      const int64_t rows = std::min(n * r.tile.rows, p.out_channels);
-      if (n > 1 && rows * t * taps * r.tile.columns * r.sum_bytes > kMostSumBytes) break;
-      // units of all channels of some filters follow each other
-      const int64_t columns = divide_up(tiles, t),
-                    rounds = divide_up(p.groups * divide_up(panels, n) * columns, plan.workers);
-      const double cost = static_cast<double>(rounds / columns) * unit_cost(rows, all_tiles, columns) +
-                          static_cast<double>(rounds % columns) * unit_cost(rows, static_cast<double>(t), 1);
-      if (least > 0 && cost >= least) continue;
-      least = cost;
-      plan.staged_wgrad = {n, t};
-    }
+  const auto consider = [&](int64_t height) {
+    const int64_t panels = divide_up(p.out_channels, height);
+    for (int64_t t = 1; t <= bands.most_tiles; ++t)
+      for (int64_t n = 1; n <= std::min(panels, divide_up(kMostRows, r.tile.rows)); ++n) {
+        const int64_t rows = std::min(n * height, p.out_channels);
+        if (n > 1 && rows * t * taps * r.tile.columns * r.sum_bytes > kMostSumBytes) break;
+        // units of all channels of some filters follow each other
+        const int64_t columns = divide_up(tiles, t),
+                      rounds = divide_up(p.groups * divide_up(panels, n) * columns, plan.workers);
+        const double cost = static_cast<double>(rounds / columns) * unit_cost(rows, all_tiles, columns) +
+                            static_cast<double>(rounds % columns) * unit_cost(rows, static_cast<double>(t), 1);
+        if (least > 0 && cost >= least) continue;
+        least = cost;
+        plan.staged_wgrad = {n, t, height};
+      }
+  };
+  const int64_t fewest = std::max<int64_t>(1, divide_up(p.out_channels, r.tile.rows));
+  consider(std::max<int64_t>(1, divide_up(p.out_channels, fewest)));
+  const int64_t even = divide_up(p.out_channels, round_up(fewest, plan.workers));
+  if (static_cast<double>(even) >= kLowestPanel * static_cast<double>(r.tile.rows)) consider(even);
   plan.staged = true;
   plan.thread_bytes = StagedWgradWorkspace(bands, plan.staged_wgrad, taps, r.tile).bytes(r.sum_bytes);
   // A cut image gets what any cut may need, so that the workspace of large images does not depend on how they are cut.
