@@ -15,6 +15,7 @@ namespace {
 #include "pairs.h"
 #include "tap_packer.h"
 #include "weight_packer.h"
+#include "pixel_packer.h"
 #include "packed_conv.h"
 #include "zone_unit.h"
 #include "row_product.h"

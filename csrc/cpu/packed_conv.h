@@ -68,13 +68,12 @@ class ConvUnit {
 
  private:
   void enter(A* workspace) {
-    image_ = {static_cast<const T*>(job_.source) + group_ * job_.depth * job_.source_strides.channel,
-              job_.source_strides, region_->region, job_.source_mode, job_.problem};
     const ConvWorkspace sizes(job_.shape, job_.tile);
     panel_ = workspace;
     partial_ = panel_ + sizes.image;
-    widened_ = partial_ + sizes.partial;
-    own_weight_ = widened_ + sizes.widened;
+    A* widened = partial_ + sizes.partial;
+    image_ = PixelPacker<T, A, Product>(job_, *region_, group_, widened);
+    own_weight_ = widened + sizes.widened;
     next_weight_ = own_weight_ + kReductionBlock * job_.tile.rows;
   }
 
@@ -102,7 +101,7 @@ class ConvUnit {
       const int64_t count = count_of(i);
       const int run_count = make_runs(*region_->region, first_pixel_ + i * kColumns, count, own);
       first_run[i + 1] = first_run[i] + run_count;
-      gather(own, run_count, width_of(i), panel_of(i));
+      image_.pack(block_, own, run_count, width_of(i), panel_of(i));
     };
     const auto run_tile = [&](int64_t i, int64_t p, const A* panel, LineCopy<A>* next) {
       const PixelRun* own = runs + first_run[i];
@@ -198,7 +197,7 @@ class ConvUnit {
       PixelRun* own = runs + first_run[p];
       const int run_count = make_runs(*region_->region, first_pixel_ + rows.start(p), rows.rows(p), own);
       first_run[p + 1] = first_run[p] + run_count;
-      gather(own, run_count, rows.rows(p), panel_ + rows.start(p) * block_.length());
+      image_.pack(block_, own, run_count, rows.rows(p), panel_ + rows.start(p) * block_.length());
     }
     for (int64_t t = first_panel_; t < first_panel_ + panels_; ++t) {
       const int64_t channel = t * kColumns, columns = std::min(kColumns, job_.rows - channel);
@@ -286,41 +285,6 @@ class ConvUnit {
 
   const A* weight_panel(int64_t start) const { return weight_.panel_at(*region_, block_, group_, start); }
 
-  // Packs `width` pixels of the current block as a panel [term][pixel].
-  void gather(const PixelRun* runs, int run_count, int64_t width, A* to) {
-    const Reduction& reduction = region_->reduction;
-    const int64_t channel_step = reduction.channel_step(block_) * width, tap_step = reduction.tap_step(block_) * width;
-    if (block_.length() == 0) return;
-    if constexpr (Product::kTerms == 2) return gather_pairs(runs, run_count, width, {to, channel_step, tap_step});
-    if constexpr (std::is_same_v<T, A>) {
-      if (!reduction.channels_inner || job_.zones) return gather_vectors<A>(image_, block_, runs, run_count, width, to);
-    }
-    if (!reduction.channels_inner || job_.source_strides.channel != 1 || job_.depth < kLanes<A> / 2 ||
-        region_->region->folded())
-      return gather_pixelwise<T, A>(image_, block_, runs, run_count, width, {to, channel_step, tap_step});
-    const A* rows[kColumns];
-    const int used = runs[run_count - 1].column + runs[run_count - 1].len;
-    for (int64_t t = 0; t < block_.taps; ++t) {
-      channel_rows<T, A>(image_, block_, t, runs, run_count, kZeros<A>, widened_, rows);
-      std::fill(rows + used, rows + width, kZeros<A>);
-      transpose_rows(rows, static_cast<int>(width), block_.channels, to + t * tap_step);
-    }
-  }
-
-  // `gather` of pairs of channels.
-  void gather_pairs(const PixelRun* runs, int run_count, int64_t width, const RowTarget<A>& target) {
-    if (!region_->reduction.channels_inner || job_.source_strides.channel != 1 || job_.depth < kLanes<A> ||
-        job_.depth % 2 != 0)
-      return gather_pairs_pixelwise<T, A>(image_, job_.depth, block_, runs, run_count, width, target);
-    const A* rows[kColumns];
-    const int used = runs[run_count - 1].column + runs[run_count - 1].len;
-    for (int64_t t = 0; t < block_.taps; ++t) {
-      channel_pair_rows<T, A>(image_, block_, t, runs, run_count, kZeros<A>, rows);
-      std::fill(rows + used, rows + width, kZeros<A>);
-      transpose_rows(rows, static_cast<int>(width), block_.channels, target.to + t * target.tap_step);
-    }
-  }
-
   // Offset of the first result pixel of a run, without its channel.
   int64_t result_offset(const PixelRun& run) const {
     const GatherAxis* g = region_->region->axis;
@@ -400,10 +364,9 @@ class ConvUnit {
   WeightPacker<T, A, Product> weight_;
   const RegionJob* region_;
   int64_t group_, first_pixel_, pixels_, first_panel_, panels_;
-  ImageReader<T> image_;
+  PixelPacker<T, A, Product> image_;
   A* panel_;
   A* partial_;
-  A* widened_;
   A* own_weight_;
   A* next_weight_;
   int64_t block_index_ = 0;

@@ -116,6 +116,11 @@ inline int64_t gather_depth(const PlanRequest& r) {
   return r.op == ConvOperator::kDgrad ? r.problem.out_channels : r.problem.in_channels;
 }
 
+// Output phases, which the stride of dgrad makes, each a region of its own.
+inline int64_t region_count(const PlanRequest& r) {
+  return r.op == ConvOperator::kDgrad ? count_dgrad_regions(r.problem) : 1;
+}
+
 // Terms of the reduction that an element of a panel holds. Folded borders are sums, which are not narrowed to be
 // paired.
 inline int panel_terms(const PlanRequest& r) {

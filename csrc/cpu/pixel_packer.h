@@ -1,0 +1,70 @@
+// The image side of packed products: pixels of a reduction block as panels. Include only from engine.inl.h.
+//
+//   image[n][c][y][x], any strides     ->     panel [term (channel, tap)][pixel]; of pairs [pair of channels,
+//   tap][pixel][2]
+//
+// Where the pixels of a channel follow each other a term's row is read by vectors; where the channels of a pixel do,
+// its rows are read by vectors and turned; otherwise it is pixel by pixel.
+#pragma once
+
+template <class T, class A, class Product>
+class PixelPacker {
+ public:
+  PixelPacker() = default;
+  // `widened`: room for the rows of a tile in the type of the sums.
+  PixelPacker(const ConvJob& job, const RegionJob& region, int64_t group, A* widened)
+      : job_(&job),
+        region_(&region),
+        image_{static_cast<const T*>(job.source) + group * job.depth * job.source_strides.channel, job.source_strides,
+               region.region, job.source_mode, job.problem},
+        widened_(widened) {}
+
+  // Packs `width` pixels of a block.
+  void pack(const Block& block, const PixelRun* runs, int run_count, int64_t width, A* to) {
+    const Reduction& reduction = region_->reduction;
+    const int64_t channel_step = reduction.channel_step(block) * width, tap_step = reduction.tap_step(block) * width;
+    if (block.length() == 0) return;
+    if constexpr (Product::kTerms == 2) return pack_pairs(block, runs, run_count, width, {to, channel_step, tap_step});
+    if constexpr (std::is_same_v<T, A>) {
+      if (!reduction.channels_inner || job_->zones) return gather_vectors<A>(image_, block, runs, run_count, width, to);
+    }
+    if (!has_channel_rows(kLanes<A> / 2) || region_->region->folded())
+      return gather_pixelwise<T, A>(image_, block, runs, run_count, width, {to, channel_step, tap_step});
+    const A* rows[kColumns];
+    for (int64_t t = 0; t < block.taps; ++t) {
+      channel_rows<T, A>(image_, block, t, runs, run_count, kZeros<A>, widened_, rows);
+      turn(rows, runs, run_count, width, block.channels, to + t * tap_step);
+    }
+  }
+
+ private:
+  static constexpr int64_t kColumns = kTileColumns<A>;
+
+  // The same of pairs of channels.
+  void pack_pairs(const Block& block, const PixelRun* runs, int run_count, int64_t width, const RowTarget<A>& target) {
+    if (!has_channel_rows(kLanes<A>) || job_->depth % 2 != 0)
+      return gather_pairs_pixelwise<T, A>(image_, job_->depth, block, runs, run_count, width, target);
+    const A* rows[kColumns];
+    for (int64_t t = 0; t < block.taps; ++t) {
+      channel_pair_rows<T, A>(image_, block, t, runs, run_count, kZeros<A>, rows);
+      turn(rows, runs, run_count, width, block.channels, target.to + t * target.tap_step);
+    }
+  }
+
+  // Whether a pixel's channels follow each other, at least so many, and a block's terms are in their order.
+  bool has_channel_rows(int64_t fewest) const {
+    return region_->reduction.channels_inner && job_->source_strides.channel == 1 && job_->depth >= fewest;
+  }
+
+  // Turns the pixels' rows of channels, as many as the runs have; what is left of `width` is zeros.
+  static void turn(const A** rows, const PixelRun* runs, int run_count, int64_t width, int64_t channels, A* to) {
+    const int used = runs[run_count - 1].column + runs[run_count - 1].len;
+    std::fill(rows + used, rows + width, kZeros<A>);
+    transpose_rows(rows, static_cast<int>(width), channels, to);
+  }
+
+  const ConvJob* job_ = nullptr;
+  const RegionJob* region_ = nullptr;
+  ImageReader<T> image_{};
+  A* widened_ = nullptr;
+};
