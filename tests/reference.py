@@ -218,7 +218,7 @@ def check(
 def runs_winograd(operator: str, case: ConvCase, dtype: torch.dtype = torch.float32) -> bool:
     """Whether the plan is Winograd's algorithm, which rounds more and is not exact on integers."""
     names = ("stride", "padding", "dilation", "groups", "padding_mode")
-    settings = {name: getattr(case, name) for name in names}
+    settings = {name: getattr(case, name) for name in names} | {"channels_last": case.layout == "channels_last"}
     plan = convext.conv_plan(operator, case.input_shape, case.weight_shape, dtype=dtype, **settings)
     return plan.algorithm == "winograd"
 

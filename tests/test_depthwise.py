@@ -19,8 +19,8 @@ PROBLEMS: tuple[tuple[tuple[int, int], tuple[int, int], dict[str, Any]], ...] = 
     ((2, 5), (3, 3), {"padding": (5, 2)}),
     ((7, 6), (5, 9), {"padding": (2, 4), "stride": (2, 1)}),
     ((6, 7), (4, 4), {"padding": (9, 3), "stride": (3, 2)}),
-    ((9, 5), (3, 3), {"padding": (6, 2), "dilation": (4, 2)}),
-    ((5, 5), (1, 17), {"padding": (2, 8)}),
+    ((9, 3), (3, 3), {"padding": (6, 2), "dilation": (4, 2)}),
+    ((5, 3), (1, 17), {"padding": (2, 8)}),
 )
 
 

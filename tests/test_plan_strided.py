@@ -107,5 +107,6 @@ def test_sums_of_one_block_keep_pixels_along_the_vector(isa: str) -> None:
 def test_bands_serve_more_channels_where_a_pixel_has_many_readers(isa: str) -> None:
     many = convext.conv_plan("fprop", (1, 3, 227, 227), (96, 3, 11, 11), stride=4)
     few = convext.conv_plan("fprop", (1, 3, 224, 224), (96, 3, 4, 4), stride=4)
-    narrow = convext.conv_plan("fprop", (1, 48, 7, 7), (128, 48, 5, 5), padding=2)
+    with convext.backends.winograd.flags(enabled=False):
+        narrow = convext.conv_plan("fprop", (1, 48, 7, 7), (128, 48, 5, 5), padding=2)
     assert (many.algorithm, few.algorithm, narrow.algorithm) == ("banded", "packed", "packed")
