@@ -200,15 +200,24 @@ def check(
     problem = case.transposed if operator == "dgrad" else case
     tensors = operands(operator, problem, dtype, draw, seed)
     want = expected(operator, problem, tensors)
-    rounds = runs_winograd(operator, problem, dtype)
-    exactly = draw == "integers" and not rounds
-    scale = None if exactly else error_scale(operator, problem, tensors, want, draw)
     strides = expected_strides(want.to("meta", dtype), *tensors[:2])
+    scale = None
     faults = []
     for level in [isa] if isa is None or isinstance(isa, str) else isa:
         with convext.backends.cpu.max_isa(level) if level else contextlib.nullcontext():
             got = call(operator, problem, tensors)
-        fault = fault_in(got, want, scale, dtype, strides, (WINOGRAD_TOLERANCE if rounds else TOLERANCE).get(dtype, 0))
+            rounds = runs_winograd(operator, problem, dtype)
+        exactly = draw == "integers" and not rounds
+        if not exactly and scale is None:
+            scale = error_scale(operator, problem, tensors, want, draw)
+        fault = fault_in(
+            got,
+            want,
+            None if exactly else scale,
+            dtype,
+            strides,
+            (WINOGRAD_TOLERANCE if rounds else TOLERANCE).get(dtype, 0),
+        )
         if fault:
             name = f"{operator} {case.id} {str(dtype)[6:]} {draw} {level or ''}"
             faults.append(f"{name}: {fault}\n  {case.repro(operator, dtype, draw, seed, level)}")
