@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 
 # of <malloc.h>
 M_TRIM_THRESHOLD = -1
@@ -20,7 +21,7 @@ def keep_freed_memory() -> bool:
     there or to pages that must be faulted in first, which takes ten times longer, then depends on what else the process
     has allocated: the same call of either side took 1 ms in one run and 11 to 16 ms in the next.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

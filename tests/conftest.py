@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import convext
+from bench import measure
 from convext.ops import coded
 from tests import cuda_carried, cuda_emulation, devices
 
@@ -37,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if refusal is not None:
         raise pytest.UsageError(f"--device {device}: {refusal}")
     devices.set_up(device)
+    # the benchmark's tests share a process with those of how much memory stays
+    measure.keep_freed_memory = lambda: False
     if device != "cpu":
         # the kernels under test are the same at every instruction set of the CPU: the one without peculiarities
         levels = convext.backends.cpu.isa_levels()[:1]

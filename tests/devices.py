@@ -16,6 +16,7 @@ OF_THE_CPU = {
     "test_cli.py": "starts processes, in which the CPU's kernels run",
     "test_cuda_tools.py": "of what is decided without a device",
     "test_demo.py": "of the demonstration, on the CPU",
+    "test_depthwise.py": "of the CPU's algorithms",
     "test_depthwise_shifted.py": "of the CPU's algorithms",
     "test_docs.py": "of the documentation",
     "test_doctor.py": "starts processes, in which the CPU's kernels run",
@@ -42,6 +43,7 @@ OF_THE_CPU = {
     "test_weight_lines.py": "of the CPU's algorithms",
     "test_wgrad.py": "of the CPU's algorithms",
     "test_winograd.py": "of the CPU's algorithms",
+    "test_winograd_plan.py": "of the CPU's algorithms",
 }
 
 # What an emulator of one thread at a time has no time for. A GPU runs these.

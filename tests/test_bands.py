@@ -74,7 +74,7 @@ def test_against_torch_in_float64(case: ConvCase, dtype: torch.dtype, draw: str,
             assert not check(operator, case, dtype, draw, seed=seed, isa=convext.backends.cpu.isa_levels())
 
 
-@pytest.mark.parametrize("case", (*BANDED[:7], *SHORT[:6], *JOINED[:2], JOINED[-1]), ids=lambda c: c.id)
+@pytest.mark.parametrize("case", (*BANDED[:12], *SHORT[:6], *JOINED[:2], JOINED[-1]), ids=lambda c: c.id)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 def test_bits_do_not_depend_on_threads_or_batch(case: ConvCase, dtype: torch.dtype, threads: None, isa: str) -> None:
     with convext.backends.winograd.flags(enabled=False):

@@ -37,7 +37,7 @@ def test_sums_are_exact(
 ) -> None:
     settings = {**settings, "groups": CHANNELS}
     x, w, bias, grad = operands(CHANNELS, multiplier, size, kernel, 2, settings)
-    if isa.startswith("avx512"):  # rows fill narrower vectors
+    if isa != "baseline":  # whose vectors some of the rows fill
         assert "depthwise" in algorithms(tuple(x.shape), tuple(w.shape), dtype=dtype, **settings)
     expected = results(torch.nn.functional, (x, w, bias, grad), settings)
     sparse = torch.zeros(*w.shape[:-1], 2 * w.shape[-1], dtype=w.dtype)

@@ -26,6 +26,8 @@ CASES = (
     ConvCase((6, 7), 3, (128, 144), batch=2, stride=2, padding=1, layout="channels_last"),
     ConvCase((150, 40), 3, (3, 5), batch=2, padding=1),
     ConvCase((65, 64), 1, (33, 15), batch=4),
+    ConvCase((16, 16), 1, (100, 100), batch=3),  # units of more than 128 pixels
+    ConvCase((14, 14), 3, (40, 64), batch=2, stride=2, padding=1),  # 64 filters, dealt to threads by panels
     ConvCase((29, 28), 5, (40, 40), batch=2, padding=2, groups=40, layout="channels_last"),
     ConvCase((40, 20), 4, (6, 9), batch=2, stride=3, padding=((3, 1), (0, 2)), dilation=(2, 1), groups=3),
 )

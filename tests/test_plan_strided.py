@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import convext
+from tests.cases import ConvCase
+from tests.reference import check
 
 MIB = 1 << 20
 
@@ -73,6 +75,15 @@ def test_its_workspace_is_bounded(size: tuple[int, ...], kernel: int, stride: in
         plan = dgrad_plan((2, 48, *size), weight, stride=stride, padding=kernel // 2, dtype=dtype, num_threads=threads)
         if plan.algorithm == "col2im":
             assert plan.workspace_bytes <= 3 * MIB * threads + 64 * 8, plan
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("width", (33, 64, 65))
+def test_a_strided_pointwise_gradient_at_every_edge_of_a_vector(width: int, dtype: torch.dtype) -> None:
+    """Between the lines and the pixels that a window reads there is nothing but the bias."""
+    for height, stride in ((4, 2), (5, 2), (7, 3), (5, (1, 2)), (5, (2, 1))):
+        case = ConvCase((height, width), 1, (20, 9), batch=2, stride=stride)
+        assert not check("dgrad", case, dtype, "integers", isa=convext.backends.cpu.isa_levels())
 
 
 def test_bands_of_a_cut_image_agree_with_the_whole(isa: str) -> None:

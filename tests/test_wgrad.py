@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 import convext
+from tests.guard_pages import guarded
 
 THREADS = (1, 2, 3)
 
@@ -166,6 +168,18 @@ def test_outer_products_at_every_edge_of_a_tile(channels: int, filters: int, dty
         image, grad = (t.contiguous(memory_format=torch.channels_last) for t in (image, grad))
         with convext.backends.winograd.flags(enabled=False):
             torch.testing.assert_close(wgrad(grad, image, kernel, stride, padding), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
+def test_one_pixel_at_every_edge_of_a_vector(dtype: torch.dtype, isa: str) -> None:
+    """An outer product of two vectors, each row of which ends with a vector that overlaps the one before."""
+    torch.manual_seed(0)
+    for channels, filters, groups in ((37, 20, 1), (16, 3, 1), (5, 7, 1), (33, 64, 1), (24, 10, 2), (2, 1, 1)):
+        image, grad = integers(1, channels, 1, 1, dtype=dtype), integers(1, filters, 1, 1, dtype=dtype)
+        expected = reference(grad, image, 1, groups=groups).to(dtype)
+        if sys.platform == "linux":
+            image, grad = guarded(image), guarded(grad)
+        torch.testing.assert_close(wgrad(grad, image, 1, groups=groups), expected, rtol=0, atol=0)
 
 
 def test_reading_in_place_changes_no_bit(isa: str) -> None:

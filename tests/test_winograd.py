@@ -51,31 +51,6 @@ def test_the_cases_take_it(case: ConvCase, dtype: torch.dtype) -> None:
                 assert takes(operator, problem(operator, case), dtype) != folds, (operator, case, level)
 
 
-@pytest.mark.skipif(PAIRS not in convext.backends.cpu.isa_levels(), reason="needs bfloat16 dot products")
-@pytest.mark.parametrize(
-    ("operator", "case", "reason"),
-    [
-        ("fprop", ConvCase((31, 29), 3, (65, 65), padding=1), "65 columns leave panels of 96 emptier"),
-        ("wgrad", ConvCase((32, 32, 32), 3, (16, 32), padding=1), "16 columns leave panels of 32 emptier"),
-        ("dgrad", ConvCase((28, 28), 5, (32, 96), padding=2), "96 channels are many to transform for pairs of 32"),
-        ("fprop", ConvCase((28, 28), 5, (32, 96), padding=2, layout="channels_last"), "5 x 5 pairs of 32 channels"),
-        ("fprop", ConvCase((28, 28), 5, (32, 96), padding=2), None),
-        ("dgrad", ConvCase((14, 14), 3, (48, 65), padding=1), None),
-    ],
-    ids=str,
-)
-def test_pairs_that_are_better_multiplied_directly(operator: str, case: ConvCase, reason: str | None) -> None:
-    of = problem(operator, case)
-    for level in ("avx512", PAIRS):
-        with convext.backends.cpu.max_isa(level):
-            declines = level == PAIRS and reason is not None
-            plan = plan_of(operator, of, torch.bfloat16)
-            assert (plan.algorithm != "winograd") == declines
-            assert not declines or dict(plan.declined)["winograd"].startswith(str(reason))
-            tensors = operands(operator, of, torch.bfloat16, "normal", 3)
-            assert bound_on(operator, of, tensors) <= WINOGRAD_TOLERANCE[torch.bfloat16]
-
-
 @pytest.mark.parametrize("draw", ("normal", "adversarial", "integers"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [*CASES, *OTHERS], ids=lambda c: c.id)
@@ -328,55 +303,6 @@ def test_the_switch_reaches_compiled_and_exported_graphs(switch: None) -> None:
         assert not same_bits(on, off)
         for form in forms:
             assert same_bits(form(x), off)
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"kernel": 7, "padding": 3}, "the kernel is 7 x 7 in the plane, neither 3 x 3 nor 5 x 5"),
-        ({"kernel": (3, 5), "padding": 2}, "the kernel is 3 x 5 in the plane, neither 3 x 3 nor 5 x 5"),
-        ({"stride": 2}, "stride"),
-        ({"dilation": 11, "padding": 11}, "tiles of pixels 11 apart do not fit a stage, which takes 10"),
-        ({"dilation": 6, "padding": 6}, "32 x 32 pixels leave too much of their tiles empty"),
-        ({"channels": (8, 64)}, "channels"),
-        ({"channels": (64, 8)}, "channels"),
-        ({"groups": 32}, "channels"),
-        ({"size": (3, 3)}, "pixels"),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_declines_in_words(operator: str, changes: dict[str, Any], reason: str) -> None:
-    case = dataclasses.replace(ConvCase((32, 32), 3, (64, 64), padding=1), **changes)
-    plan = plan_of(operator, problem(operator, case))
-    declined = dict(plan.declined)
-    assert plan.algorithm != "winograd" and reason in declined.get("winograd", reason)
-
-
-def test_declines_other_types_and_strides_of_a_depth() -> None:
-    for dtype in (torch.complex64, torch.int32):
-        assert plan_of("fprop", LARGE, dtype).algorithm != "winograd"
-    for changes, reason in (
-        ({"stride": (2, 1, 1)}, "the stride is not one"),
-        ({"dilation": (2, 1, 1)}, "the depth is dilated"),
-    ):
-        volume = dataclasses.replace(ConvCase((8, 16, 16), 3, (64, 64), padding=1), **changes)
-        assert dict(plan_of("fprop", volume).declined)["winograd"] == reason
-    few = ConvCase((2, 4, 4), 3, (64, 64), padding=1)
-    assert dict(plan_of("fprop", few).declined)["winograd"].startswith("2 x 4 x 4 pixels of a result are few")
-    folded = dataclasses.replace(LARGE, padding_mode="reflect")
-    assert "padding mode" in dict(plan_of("dgrad", folded).declined)["winograd"]
-
-
-@pytest.mark.parametrize(
-    ("channels", "kernel", "takes"), (((16, 16), 3, True), ((16, 16), 5, False), ((15, 16), 3, False))
-)
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_few_channels_under_a_depth(
-    operator: str, channels: tuple[int, int], kernel: int, takes: bool, isa: str
-) -> None:
-    case = problem(operator, ConvCase((16, 16, 16), kernel, channels, batch=1, padding=kernel // 2))
-    assert (plan_of(operator, case).algorithm == "winograd") == takes
 
 
 @pytest.mark.parametrize("threads_", (1, 2, 16))

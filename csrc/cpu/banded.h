@@ -65,7 +65,7 @@ class BandedConv {
         for (int64_t c = 0; c < block.channels; ++c)
           offset_[c] = c * (source ? image.strides.channel : plan_.channel_distance);
       if (!source) {
-        const int64_t place = keeps ? place_of(b, g[0].taps, source_plane) : 0,
+        const int64_t place = keeps && block.length() > 0 ? place_of(b, g[0].taps, source_plane) : 0,
                       content = column * g[0].extent + source_plane;
         A* stage = stage_ + place * plan_.stage_size();
         source = stage;

@@ -12,9 +12,9 @@
 // The slices' partial results are then added in order. A single slice adds up in the result itself, or, where that is
 // narrower than a sum, in the unit's workspace: it never leaves the cache before it is narrowed. Slices depend on
 // the shape alone, so neither the threads nor the cut into units changes a bit. NCHW images are gathered as rows of
-// pixels and transposed in registers; channels_last images have the panel's layout already. Columns are numbered (tap,
-// channel), which gathers a tap's channels at one go, or (channel, tap) where that is the order of the result in
-// memory.
+// pixels (or read where such rows lie, `pixels_in_place`) and transposed in registers; channels_last images have the
+// panel's layout already. Columns are numbered (tap, channel), which gathers a tap's channels at one go, or (channel,
+// tap) where that is the order of the result in memory.
 #pragma once
 
 template <class T, class A, class Product>
@@ -243,7 +243,7 @@ inline constexpr int kTapsAtOnce = 32;
 template <class A>
 inline constexpr int kChannelsAtOnce = 8 * kLanes<A>;
 
-// Vector I of the result of interleave_rows: the lanes of tap after tap join those of the taps before.
+// Vector I of the result of interleave_taps: the lanes of tap after tap join those of the taps before.
 template <int kTaps, std::size_t I, class A>
 inline Vector<A> interleaved(const Vector<A> (&row)[kTaps]) {
   constexpr std::size_t W = kLanes<A>;
@@ -261,7 +261,7 @@ inline Vector<A> interleaved(const Vector<A> (&row)[kTaps]) {
 // to[c][tap] = rows[tap][c] of a few taps, for which a square would be empty for the most part: each vector of the
 // result takes a shuffle for every tap but one.
 template <int kTaps, class A>
-inline void interleave_rows(const A* const* rows, int64_t n, A* to) {
+inline void interleave_taps(const A* const* rows, int64_t n, A* to) {
   constexpr int W = kLanes<A>;
   for (int64_t c = 0; c < n; c += W) {
     Vector<A> row[kTaps];
@@ -295,9 +295,9 @@ inline void store_taps(const WgradJob& job, T* result, int64_t c, int64_t n, Sum
     }
     if (!turns) continue;
     switch (count) {
-      case 2: interleave_rows<2>(rows, n, turned); break;
-      case 3: interleave_rows<3>(rows, n, turned); break;
-      case 4: interleave_rows<4>(rows, n, turned); break;
+      case 2: interleave_taps<2>(rows, n, turned); break;
+      case 3: interleave_taps<3>(rows, n, turned); break;
+      case 4: interleave_taps<4>(rows, n, turned); break;
       default: transpose_rows(rows, static_cast<int>(count), n, turned);
     }
     if (count == taps) {

@@ -1,7 +1,7 @@
 // The image side of packed products: pixels of a reduction block as panels. Include only from engine.inl.h.
 //
-//   image[n][c][y][x], any strides     ->     panel [term (channel, tap)][pixel]; of pairs [pair of channels,
-//   tap][pixel][2]
+//   image[n][c][y][x], any strides     ->     panel [term (channel, tap)][pixel]
+//                                              of pairs [(pair of channels, tap)][pixel][2]
 //
 // Where the pixels of a channel follow each other a term's row is read by vectors; where the channels of a pixel do,
 // its rows are read by vectors and turned; otherwise it is pixel by pixel.

@@ -41,7 +41,7 @@ struct PlanRequest {
   bool source_channels_last = false;  // the gathered image's channels are contiguous
   bool result_channels_last = false;  // the result's channels are contiguous
   bool grad_channels_last = false;    // wgrad: those of grad_output are
-  bool weight_channels_last = false;  // fprop: the terms of a result channel under a tap are contiguous in the weight
+  bool weight_channels_last = false;  // input channels under a tap are contiguous in the weight
   Tile tile;                          // of the engine, for the element type
   int lanes = 16;                     // of a vector of the sum type
   int element_bytes = 4;              // of the element type
