@@ -10,9 +10,10 @@ std::atomic<bool> enabled{true};
 // Where it wins (measured: docs/performance.md): from so many channels of a group on either side; up to this share of
 // the definition's multiplications, which the overhang of the last tiles raises from a quarter (5 x 5: 0.36); and from
 // so many pixels or, for wgrad, tiles of a sample, fewer of which do not pay for the transform of the weight or of its
-// sums. Where many result channels share the transform of a source that is not widened, up to a greater share (5 x 5
-// on 7 x 7: 0.47). With a depth, whose taps share the transforms, one side may have fewer channels if the other has
-// enough; under 3 x 3 both may, unless products are of pairs (16 to 16, 32 x 32 x 32, one thread: 1.7 ms against 2.2).
+// sums. Where many result channels share the transform of a source that is not widened, in planes, up to a greater
+// share (5 x 5 on 7 x 7: 0.47). With a depth, whose taps share the transforms, one side may have fewer channels if the
+// other has enough; under 3 x 3 both may, unless products are of pairs (16 to 16, 32 x 32 x 32, one thread: 1.7 ms
+// against 2.2).
 constexpr int64_t kLeastChannels = 24, kLeastChannelsWithDepth = 16, kMoreChannelsWithDepth = 32;
 constexpr int64_t kLeastPixels = 49, kLeastWgradTiles = 16;
 constexpr double kMostWork = 0.45, kMostWorkOfManyRows = 0.48;
@@ -198,7 +199,9 @@ std::string winograd_refusal(const PlanRequest& r) {
   if (panel_terms(r) > 1)
     if (std::string reason = pairs_refusal(r); !reason.empty()) return reason;
   const double work = static_cast<double>(grid.per_image() * kWinogradPoints);
-  const bool many_rows = r.op != ConvOperator::kWgrad && gather_rows(r) >= kManyRows && r.element_bytes == r.sum_bytes;
+  const bool channels_last = r.source_channels_last || r.result_channels_last;  // whose panels cost less
+  const bool many_rows =
+      r.op != ConvOperator::kWgrad && !channels_last && gather_rows(r) >= kManyRows && r.element_bytes == r.sum_bytes;
   const double most = many_rows ? kMostWorkOfManyRows : kMostWork;
   if (work > most * static_cast<double>(pixels * y.kernel * x.kernel))
     return by(grid.height, grid.width) + " pixels leave too much of their tiles empty";
