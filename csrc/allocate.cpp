@@ -10,7 +10,8 @@
 
 namespace convext {
 
-Tensor empty_result(const Tensor& like, std::span<const int64_t> sizes, ScalarType type, torch::headeronly::MemoryFormat format) {
+Tensor empty_result(const Tensor& like, std::span<const int64_t> sizes, ScalarType type,
+                    torch::headeronly::MemoryFormat format) {
   const auto rank = static_cast<int64_t>(sizes.size());
   constexpr int64_t kLargestRank = 64;  // torch's own
   STD_TORCH_CHECK(rank <= kLargestRank, "convext: expected a result of at most ", kLargestRank, " axes, got ", rank);
