@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "cpu/memory.h"
+#include "splinters.h"
 
 namespace convext {
 
@@ -32,8 +33,11 @@ Tensor empty_result(const Tensor& like, std::span<const int64_t> sizes, ScalarTy
   using torch::stable::detail::from, torch::stable::detail::to;
   const auto device = like.device();
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.data(), strides, to<int32_t>(from(type)),
-                                                         to<int32_t>(from(device.type())), device.index(), &handle));
+  {
+    const SplinterLists::Full full(device.is_cpu() && step >= SplinterLists::kLargeResult);
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes.data(), strides, to<int32_t>(from(type)),
+                                                           to<int32_t>(from(device.type())), device.index(), &handle));
+  }
   Tensor result(handle);
   if (device.is_cpu()) advise_huge_pages(result.mutable_data_ptr(), result.numel() * result.element_size());
   return result;

@@ -1,6 +1,6 @@
 // Uninitialised results. torch::stable::empty looks its operator up by name, a microsecond that a small problem feels.
 // Its sizes and strides take no memory from the heap, for a call's sake and for the next result's: what small blocks
-// are held while a large result is allocated decides whether malloc can join the splinters beside it with it again.
+// are held while a large result is allocated decides where the next one lies (splinters.h).
 #pragma once
 
 #include <torch/headeronly/core/MemoryFormat.h>

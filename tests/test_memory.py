@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import convext.functional as CF
 
 MIB = 1 << 20
 STATUS = Path("/proc/self/status")
+ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(not STATUS.exists(), reason="needs /proc")
 
@@ -192,3 +194,32 @@ def test_what_an_earlier_workspace_held_does_not_matter() -> None:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:  # a thread that has run nothing before
             fresh = pool.submit(run, i).result()
         assert all(torch.equal(a, b) for a, b in zip(mine, fresh, strict=True))
+
+
+PLACES = """
+import random, sys, torch, torch.nn.functional as F, convext.functional as CF
+from bench.heap import keep_freed_memory
+keep_freed_memory()
+rng = random.Random({seed})
+around = [torch.empty(rng.randrange(100, 200_000)) for _ in range(rng.randrange(50))]
+def places(f, x, w):
+    with torch.no_grad():
+        return len({{f(x, w, padding=1).data_ptr() for _ in range(20)}})
+for shape, filters in (((1, 1, 256, 256), (64, 1, 3, 3)), ((1, 3, 224, 224), (64, 3, 3, 3)), ((1, 64, 112, 112), (64, 64, 1, 1))):
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x, w = torch.ones(shape).to(memory_format=layout), torch.ones(filters)
+        places(CF.conv2d, x, w)
+        print(places(CF.conv2d, x, w))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what another malloc does is its own affair")
+def test_large_results_of_a_loop_stay_in_one_place() -> None:
+    """Each call's result is freed before the next: in two places by turns it would fall out of the caches."""
+    places = []
+    for seed in range(3):
+        code = textwrap.dedent(PLACES).format(seed=seed)
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        places += [int(line) for line in done.stdout.split()]
+    assert len(places) == 18
+    assert places.count(1) >= 16, places  # a splinter of the one size that is left alone may cost a second place
