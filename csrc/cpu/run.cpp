@@ -70,46 +70,88 @@ void append_zones(ConvJob& job, const std::vector<Region>& zones) {
   job.unit_count = groups * job.zone_parts * job.channel_blocks();
 }
 
-void run_wave(const ConvJob& job, const Kernels& kernels, const ConvPlan& plan, const Workspace& workspace) {
-  for_each_worker(plan.workers, job.pack_count,
-                  [&](int64_t, int64_t begin, int64_t end) { kernels.pack_weight(job, begin, end); });
-  for_each_worker(plan.workers, job.unit_count, [&](int64_t worker, int64_t begin, int64_t end) {
-    kernels.run_conv(job, begin, end, workspace.of_worker(worker));
-  });
-}
+// A run of a planned fprop or dgrad: the job, its regions and its workspace.
+class ConvRun {
+ public:
+  ConvRun(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels, const ConvOperands& operands)
+      : job(make_job(request, plan, operands)), request_(request), plan_(plan), kernels_(kernels), workspace_(plan) {}
 
-void run_packed_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                     const ConvOperands& operands) {
-  ConvJob job = make_job(request, plan, operands);
-  const std::vector<Region> regions = regions_of(request);
-  const Workspace workspace(plan);
-  const int64_t bias_bytes = request.problem.groups * job.bias_channels() * request.sum_bytes;
-  job.packed_bias = workspace.shared();
-  job.packed_weight = workspace.shared() + bias_bytes;
-  const int64_t capacity = (plan.shared_bytes - bias_bytes) / request.sum_bytes;
-  if (job.epilogue.bias) kernels.pack_bias(job);
+  // Puts the bias first into the shared workspace; what follows it there.
+  std::byte* pack_bias() {
+    job.packed_bias = workspace_.shared();
+    if (job.epilogue.bias) kernels_.pack_bias(job);
+    return workspace_.shared() + bias_bytes();
+  }
+  int64_t bias_bytes() const { return request_.problem.groups * job.bias_channels() * request_.sum_bytes; }
+  // Makes one wave of all regions, for algorithms that number no units by them.
+  void cover_regions() {
+    for (const Region& region : regions()) {
+      RegionJob r;
+      r.region = &region;
+      job.wave.push_back(r);
+    }
+  }
+  // Runs steps that need no workspace.
+  template <class Step>
+  void steps(int64_t count, Step run) const {
+    for_each_worker(plan_.workers, count, [&](int64_t, int64_t begin, int64_t end) { run(job, begin, end); });
+  }
+  // Runs units of the job, or of another that refers to it, each worker's in a workspace of its own.
+  template <class Step, class... Shape>
+  void units(int64_t count, Step run, const Shape&... shape) const {
+    units_of(job, count, run, shape...);
+  }
+  template <class Job, class Step, class... Shape>
+  void units_of(const Job& of, int64_t count, Step run, const Shape&... shape) const {
+    for_each_worker(plan_.workers, count, [&](int64_t worker, int64_t begin, int64_t end) {
+      run(of, shape..., begin, end, workspace_.of_worker(worker));
+    });
+  }
+  const std::vector<Region>& regions() {
+    if (regions_.empty()) regions_ = regions_of(request_);  // not all algorithms look at them
+    return regions_;
+  }
+  std::byte* shared() const { return workspace_.shared(); }
+
+  ConvJob job;
+
+ private:
+  const PlanRequest& request_;
+  const ConvPlan& plan_;
+  const Kernels& kernels_;
+  std::vector<Region> regions_;
+  Workspace workspace_;
+};
+
+void run_packed_conv(ConvRun& run, const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels) {
+  ConvJob& job = run.job;
+  job.packed_weight = run.pack_bias();
+  const auto run_wave = [&] {
+    run.steps(job.pack_count, kernels.pack_weight);
+    run.units(job.unit_count, kernels.run_conv);
+  };
   if (plan.zones) {
-    const std::vector<Region> zones = zones_of(regions.front());
+    const std::vector<Region> zones = zones_of(run.regions().front());
     job.zones = true;
     job.zone_parts = plan.zone_parts;
     append_zones(job, zones);
-    return run_wave(job, kernels, plan, workspace);
+    return run_wave();
   }
+  const int64_t capacity = (plan.shared_bytes - run.bias_bytes()) / request.sum_bytes;
+  const std::vector<Region>& regions = run.regions();
   for (auto region = regions.begin(); region != regions.end();) {
     job.wave.clear();
     job.pack_count = job.unit_count = 0;
     int64_t packed = 0;
     while (region != regions.end() && append_region(job, *region, plan.channels_inner, capacity, packed)) ++region;
-    run_wave(job, kernels, plan, workspace);
+    run_wave();
   }
 }
 
-void run_banded_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                     const ConvOperands& operands) {
-  ConvJob job = make_job(request, plan, operands);
-  const std::vector<Region> regions = regions_of(request);
+void run_banded_conv(ConvRun& run, const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels) {
+  ConvJob& job = run.job;
   int64_t packed = 0;
-  for (const Region& region : regions) {
+  for (const Region& region : run.regions()) {
     RegionJob r;
     const BandedRegion banded(region, job.rows, job.panel_depth, request.sum_bytes, plan.band_rows,
                               job.source_mode == PaddingMode::kZeros);
@@ -123,182 +165,68 @@ void run_banded_conv(const PlanRequest& request, const ConvPlan& plan, const Ker
     job.unit_count += request.problem.batch * request.problem.groups * banded.band.count(region);
     job.wave.push_back(r);
   }
-  const Workspace workspace(plan);
-  job.packed_bias = workspace.shared();
-  job.packed_weight = workspace.shared() + request.problem.groups * job.bias_channels() * request.sum_bytes;
-  if (job.epilogue.bias) kernels.pack_bias(job);
-  for_each_worker(plan.workers, job.pack_count,
-                  [&](int64_t, int64_t begin, int64_t end) { kernels.pack_weight(job, begin, end); });
-  for_each_worker(plan.workers, job.unit_count, [&](int64_t worker, int64_t begin, int64_t end) {
-    kernels.run_banded(job, begin, end, workspace.of_worker(worker));
-  });
+  job.packed_weight = run.pack_bias();
+  run.steps(job.pack_count, kernels.pack_weight);
+  run.units(job.unit_count, kernels.run_banded);
 }
 
-void run_col2im(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                const ConvOperands& operands) {
-  ConvJob job = make_job(request, plan, operands);
-  const ConvProblem& p = request.problem;
-  const Col2imShape& shape = plan.col2im;
-  const Workspace workspace(plan);
-  job.packed_bias = workspace.shared();
-  if (job.epilogue.bias) kernels.pack_bias(job);
-  const int64_t units = p.groups * divide_up(p.batch, shape.images) * divide_up(p.axis[shape.cut].input, shape.band) *
-                        divide_up(job.rows, shape.channels);
-  for_each_worker(plan.workers, units, [&](int64_t worker, int64_t begin, int64_t end) {
-    kernels.run_col2im(job, shape, begin, end, workspace.of_worker(worker));
-  });
-}
-
-void run_inner_product(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
+void run_winograd_conv(ConvRun& run, const PlanRequest& request, const ConvPlan& plan, const WinogradKernels& steps,
                        const ConvOperands& operands) {
-  ConvJob job = make_job(request, plan, operands);
-  const Workspace workspace(plan);
-  job.packed_bias = workspace.shared();
-  if (job.epilogue.bias) kernels.pack_bias(job);
-  for_each_worker(plan.workers, plan.inner_product.units(request.problem, job.rows),
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_inner_product(job, begin, end, workspace.of_worker(worker));
-                  });
-}
-
-void run_row_combination(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                         const ConvOperands& operands) {
-  ConvJob job = make_job(request, plan, operands);
-  const Workspace workspace(plan);
-  job.packed_bias = workspace.shared();
-  if (job.epilogue.bias) kernels.pack_bias(job);
-  for_each_worker(plan.workers, request.problem.groups * divide_up(job.rows, kCombinedResults),
-                  [&](int64_t, int64_t begin, int64_t end) { kernels.run_row_combination(job, begin, end); });
-}
-
-void run_grouped(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                 const ConvOperands& operands) {
-  ConvJob job = make_job(request, plan, operands);
-  const std::vector<Region> regions = regions_of(request);
-  for (const Region& region : regions) {
-    RegionJob r;
-    r.region = &region;
-    job.wave.push_back(r);
-  }
-  const Workspace workspace(plan);
-  job.packed_bias = workspace.shared();
-  if (job.epilogue.bias) kernels.pack_bias(job);
-  for_each_worker(plan.workers, request.problem.groups * request.problem.batch,
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_grouped(job, plan.grouped, begin, end, workspace.of_worker(worker));
-                  });
-}
-
-void run_depthwise_rows(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                        const ConvOperands& operands) {
-  ConvJob job = make_job(request, plan, operands);
-  const std::vector<Region> regions = regions_of(request);
-  RegionJob r;
-  r.region = &regions.front();
-  job.wave.push_back(r);
-  const Workspace workspace(plan);
-  for_each_worker(plan.workers, request.problem.groups * request.problem.batch,
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_depthwise_rows(job, plan.grouped, begin, end, workspace.of_worker(worker));
-                  });
-}
-
-void run_depthwise_shifted(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                           const ConvOperands& operands) {
-  ConvJob job = make_job(request, plan, operands);
-  const std::vector<Region> regions = regions_of(request);
-  for (const Region& region : regions) {
-    RegionJob r;
-    r.region = &region;
-    job.wave.push_back(r);
-  }
-  const Workspace workspace(plan);
-  for_each_worker(plan.workers, divide_up(request.problem.groups, plan.shifted.planes) * request.problem.batch,
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_depthwise_shifted(job, plan.shifted, begin, end, workspace.of_worker(worker));
-                  });
-}
-
-void run_winograd_conv(const PlanRequest& request, const ConvPlan& plan, const Engine& engine, FloatType type,
-                       const ConvOperands& operands) {
-  ConvJob conv = make_job(request, plan, operands);
-  const Region region = regions_of(request).front();
   WinogradJob job;
-  job.conv = &conv;
+  job.conv = &run.job;
   job.shape = plan.winograd;
   job.grid = winograd_grid(request);
-  job.image = tiled_image(operands.image, region, conv.source_mode);
+  job.image = tiled_image(operands.image, run.regions().front(), run.job.source_mode);
   job.depth_taps = request.problem.axis[0].kernel;
   job.flipped = request.op == ConvOperator::kDgrad;
-  const Workspace workspace(plan);
+  std::byte* shared = run.pack_bias();
   const int64_t groups = request.problem.groups;
-  conv.packed_bias = workspace.shared();
-  if (conv.epilogue.bias) engine.of(type).pack_bias(conv);
-  std::byte* shared = workspace.shared() + groups * conv.bias_channels() * request.sum_bytes;
-  const WinogradKernels& steps = engine.winograd(type, request.problem.axis[1].kernel);
-  const auto in_parallel = [&](WinogradKernels::Step step, int64_t count) {
-    for_each_worker(plan.workers, count, [&](int64_t worker, int64_t begin, int64_t end) {
-      step(job, begin, end, workspace.of_worker(worker));
-    });
-  };
   if (!job.shape.deep) {
     job.weight = shared;
-    in_parallel(steps.transform_weight, groups * job.weight_panels());
-    return in_parallel(steps.run_blocks, groups * job.blocks());
+    run.units_of(job, groups * job.weight_panels(), steps.transform_weight);
+    return run.units_of(job, groups * job.blocks(), steps.run_blocks);
   }
   job.source = shared;
   for (job.group = 0; job.group < groups; ++job.group)
     for (job.block = 0; job.block < job.blocks(); ++job.block) {
-      in_parallel(steps.transform_channels, divide_up(conv.depth, request.lanes));
-      in_parallel(steps.run_passes, job.passes());
+      run.units_of(job, divide_up(run.job.depth, request.lanes), steps.transform_channels);
+      run.units_of(job, job.passes(), steps.run_passes);
     }
 }
 
-void run_depthwise_conv(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                        const ConvOperands& operands) {
-  ConvJob job = make_job(request, plan, operands);
-  const std::vector<Region> regions = regions_of(request);
-  for (const Region& region : regions) {
-    RegionJob r;
-    r.region = &region;
+void run_depthwise_conv(ConvRun& run, const PlanRequest& request, const Kernels& kernels) {
+  ConvJob& job = run.job;
+  run.cover_regions();
+  for (RegionJob& r : job.wave) {
     r.first_pack = job.pack_count;
-    job.pack_count += region.taps() * job.depth;
-    job.wave.push_back(r);
+    job.pack_count += r.region->taps() * job.depth;
   }
   const LanePlan lanes(request);
   const int64_t planes = request.problem.batch * request.problem.groups * job.rows;
-  const Workspace workspace(plan);
-  for_each_worker(plan.workers, divide_up(planes, request.lanes) * lanes.band.bands(),
-                  [&](int64_t worker, int64_t begin, int64_t end) {
-                    kernels.run_depthwise(job, lanes.band, begin, end, workspace.of_worker(worker));
-                  });
+  run.units(divide_up(planes, request.lanes) * lanes.band.bands(), kernels.run_depthwise, lanes.band);
 }
 
 // Depthwise on channels_last images, and inner products: a unit is a row of the result, a pack step a tap.
-void run_channels(const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels,
-                  const ConvOperands& operands) {
+void run_channels(ConvRun& run, const PlanRequest& request, const ConvPlan& plan, const Kernels& kernels) {
   const bool inner = plan.algorithm == Algorithm::kNarrowChannelsLast;
-  const auto pack = inner ? kernels.pack_narrow_channels : kernels.pack_depthwise;
-  const auto run = inner ? kernels.run_narrow_channels : kernels.run_depthwise_channels;
-  ConvJob job = make_job(request, plan, operands);
-  const std::vector<Region> regions = regions_of(request);
-  for (const Region& region : regions) {
-    RegionJob r;
-    r.region = &region;
+  ConvJob& job = run.job;
+  run.cover_regions();
+  for (RegionJob& r : job.wave) {
     r.first_pack = job.pack_count;
     r.first_unit = job.unit_count;
-    job.pack_count += region.taps();
-    job.unit_count += request.problem.batch * region.axis[0].count * region.axis[1].count;
-    job.wave.push_back(r);
+    job.pack_count += r.region->taps();
+    job.unit_count += request.problem.batch * r.region->axis[0].count * r.region->axis[1].count;
   }
-  const Workspace workspace(plan);
-  job.packed_weight = workspace.shared();
-  job.packed_bias = workspace.shared() + plan.shared_bytes - request.problem.groups * job.rows * request.sum_bytes;
+  job.packed_weight = run.shared();
+  job.packed_bias = run.shared() + plan.shared_bytes - request.problem.groups * job.rows * request.sum_bytes;
   if (job.epilogue.bias) kernels.pack_bias(job);
-  for_each_worker(plan.workers, job.pack_count, [&](int64_t, int64_t begin, int64_t end) { pack(job, begin, end); });
-  for_each_worker(plan.workers, job.unit_count, [&](int64_t worker, int64_t begin, int64_t end) {
-    run(job, begin, end, workspace.of_worker(worker));
-  });
+  run.steps(job.pack_count, inner ? kernels.pack_narrow_channels : kernels.pack_depthwise);
+  run.units(job.unit_count, inner ? kernels.run_narrow_channels : kernels.run_depthwise_channels);
+}
+
+int64_t col2im_units(const ConvProblem& p, const Col2imShape& shape, int64_t rows) {
+  return p.groups * divide_up(p.batch, shape.images) * divide_up(p.axis[shape.cut].input, shape.band) *
+         divide_up(rows, shape.channels);
 }
 
 }  // namespace
@@ -327,19 +255,34 @@ void run_plan(const PlanRequest& request, const ConvPlan& plan, const Engine& en
   const int64_t result_elements = wgrad ? weight_elements(p) : p.batch * p.groups * gather_rows(request);
   if (result_elements == 0) return;
   if (wgrad) return run_wgrad(request, plan, engine, type, operands);
+  ConvRun run(request, plan, kernels, operands);
   switch (plan.algorithm) {
     case Algorithm::kDepthwiseChannelsLast:
-    case Algorithm::kNarrowChannelsLast: return run_channels(request, plan, kernels, operands);
-    case Algorithm::kDepthwise: return run_depthwise_conv(request, plan, kernels, operands);
-    case Algorithm::kInnerProduct: return run_inner_product(request, plan, kernels, operands);
-    case Algorithm::kRowCombination: return run_row_combination(request, plan, kernels, operands);
-    case Algorithm::kWinograd: return run_winograd_conv(request, plan, engine, type, operands);
-    case Algorithm::kDepthwiseShifted: return run_depthwise_shifted(request, plan, kernels, operands);
-    case Algorithm::kDepthwiseRows: return run_depthwise_rows(request, plan, kernels, operands);
-    case Algorithm::kGrouped: return run_grouped(request, plan, kernels, operands);
-    case Algorithm::kCol2im: return run_col2im(request, plan, kernels, operands);
-    case Algorithm::kBanded: return run_banded_conv(request, plan, kernels, operands);
-    case Algorithm::kPacked: return run_packed_conv(request, plan, kernels, operands);
+    case Algorithm::kNarrowChannelsLast: return run_channels(run, request, plan, kernels);
+    case Algorithm::kDepthwise: return run_depthwise_conv(run, request, kernels);
+    case Algorithm::kInnerProduct:
+      run.pack_bias();
+      return run.units(plan.inner_product.units(p, run.job.rows), kernels.run_inner_product);
+    case Algorithm::kRowCombination:
+      run.pack_bias();
+      return run.steps(p.groups * divide_up(run.job.rows, kCombinedResults), kernels.run_row_combination);
+    case Algorithm::kWinograd:
+      return run_winograd_conv(run, request, plan, engine.winograd(type, p.axis[1].kernel), operands);
+    case Algorithm::kDepthwiseShifted:
+      run.cover_regions();
+      return run.units(divide_up(p.groups, plan.shifted.planes) * p.batch, kernels.run_depthwise_shifted, plan.shifted);
+    case Algorithm::kDepthwiseRows:
+      run.cover_regions();
+      return run.units(p.groups * p.batch, kernels.run_depthwise_rows, plan.grouped);
+    case Algorithm::kGrouped:
+      run.pack_bias();
+      run.cover_regions();
+      return run.units(p.groups * p.batch, kernels.run_grouped, plan.grouped);
+    case Algorithm::kCol2im:
+      run.pack_bias();
+      return run.units(col2im_units(p, plan.col2im, run.job.rows), kernels.run_col2im, plan.col2im);
+    case Algorithm::kBanded: return run_banded_conv(run, request, plan, kernels);
+    case Algorithm::kPacked: return run_packed_conv(run, request, plan, kernels);
     default: return;
   }
 }
