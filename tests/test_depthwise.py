@@ -21,6 +21,13 @@ PROBLEMS: tuple[tuple[tuple[int, int], tuple[int, int], dict[str, Any]], ...] = 
     ((6, 7), (4, 4), {"padding": (9, 3), "stride": (3, 2)}),
     ((9, 3), (3, 3), {"padding": (6, 2), "dilation": (4, 2)}),
     ((5, 3), (1, 17), {"padding": (2, 8)}),
+    # rows of 5 and 7 taps, which share what they read: all of a row and parts of it, bands of columns, phases of dgrad
+    ((3, 8), (5, 5), {"padding": 2}),
+    ((5, 6), (3, 7), {"padding": (0, 2)}),
+    ((3, 21), (2, 5), {"padding": (0, 9)}),
+    ((1, 3000), (1, 7), {"padding": (0, 3)}),
+    ((3, 15), (4, 10), {"padding": (1, 4), "stride": (1, 2)}),
+    ((3, 13), (3, 14), {"padding": (1, 6), "stride": (1, 2)}),
 )
 
 
@@ -56,3 +63,20 @@ def test_an_infinite_weight_meets_no_padding_above_or_below(isa: str) -> None:
     y = CF.conv2d(x, w, padding=3, groups=CHANNELS)
     clean = torch.where(w.isinf(), 0, w)
     assert torch.equal(y, CF.conv2d(x, clean, padding=3, groups=CHANNELS))
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("kernel", (5, 7))
+def test_threads_and_batch_change_no_bit(kernel: int, isa: str) -> None:
+    """Rows of taps have two sets of sums."""
+    settings: dict[str, Any] = {"padding": kernel // 2, "groups": CHANNELS}
+    for size in ((7, 7), (2, 40)):
+        x, w = torch.randn(3, CHANNELS, *size), torch.randn(CHANNELS, 1, kernel, kernel)
+        bias, grad = torch.randn(CHANNELS), torch.randn(3, CHANNELS, *size)
+        torch.set_num_threads(1)
+        first = results(CF, (x, w, bias, grad), settings)
+        alone = results(CF, (x[1:2], w, bias, grad[1:2]), settings)
+        assert torch.equal(first[0][1:2], alone[0]) and torch.equal(first[1][1:2], alone[1])
+        torch.set_num_threads(2)
+        for a, b in zip(results(CF, (x, w, bias, grad), settings), first, strict=True):
+            assert torch.equal(a, b)

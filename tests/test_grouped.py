@@ -88,7 +88,7 @@ def test_the_algorithm(
 
 # (input, output) channels of a group: whole vectors at every level, parts of one, more than a tile has.
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
-@pytest.mark.parametrize("channels", ((16, 16), (3, 14), (15, 29), (32, 48), (5, 64)), ids=str)
+@pytest.mark.parametrize("channels", ((16, 16), (2, 16), (3, 14), (15, 29), (32, 48), (5, 64)), ids=str)
 @pytest.mark.parametrize("stride", (1, 2, 3))
 def test_sums_of_groups_are_exact(channels: tuple[int, int], stride: int, dtype: torch.dtype, isa: str) -> None:
     groups = 8
@@ -97,6 +97,8 @@ def test_sums_of_groups_are_exact(channels: tuple[int, int], stride: int, dtype:
         ((1, 21), (1, 4), 2),
         ((12, 5), (5, 2), 1),
         ((10, 33), (2, 3), 3),
+        ((9, 7), (3, 7), 1),  # runs of 3, 2 and 2 taps; two rows of 7 pixels a tile, and one
+        ((8, 6), (2, 5), 2),
     ):
         padding = [min(k - 1, 2) * dilation for k in kernel]
         settings: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}

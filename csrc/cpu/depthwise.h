@@ -7,7 +7,8 @@
 //                      lane 0 .. kLanes - 1
 //   result row    q    sum[0]     = sum over taps t of   weight[t] * stage[q + offset(t)]
 //                 q+1  sum[1]                            weight[t] * stage[q + 1 + offset(t)]
-//                 ..   up to kMostPixels sums in flight: one load and one FMA each, the weight's load shared
+//                 ..   up to kMostPixels sums in flight: one load and one FMA each, the weight's load shared; where
+//                      neighbouring taps read neighbours, one load for all taps of a row (filter_tap_rows)
 //
 // Sums run over at most 256 taps or pixels before they are added up; their order depends on the shape alone. Include
 // only from engine.inl.h.
@@ -47,6 +48,63 @@ constexpr auto filter_functions(std::index_sequence<I...>) {
 }
 template <class A>
 inline constexpr auto kFilter = filter_functions<A>(std::make_index_sequence<kMostPixels>{});
+
+// Rows of taps that read neighbouring positions: what a pixel reads is loaded once for all taps of a row, which keep
+// their weights in registers, and what lies beside the image is left out (of 49 products of 7 x 7 pixels under a row of
+// 7 taps 12). Rows of taps take turns at two sets of sums, as few pixels would leave an FMA waiting for the one before
+// it.
+inline constexpr int kMostRowPixels = 8;
+
+template <class A>
+struct TapRowTile {
+  const A* weight;
+  const LaneTap* taps;            // of the first row: the tap that reads the lowest position
+  int64_t row_step, weight_step;  // between rows of taps; between the weights of a row's taps, from that one on
+  int64_t rows;
+  int64_t begin, end;  // of the positions that a row reads, from its lowest on: those inside of the image
+  const A* from;
+  A* to;
+  int64_t to_step;
+};
+
+template <class A, int kTaps, int kPixels>
+void filter_tap_rows(const TapRowTile<A>& tile, Vector<A> bias) {
+  constexpr int W = kLanes<A>;
+  Vector<A> even[kPixels] = {}, odd[kPixels] = {};
+  const int64_t begin = tile.begin, end = tile.end, weight_step = tile.weight_step * W;
+  const LaneTap* taps = tile.taps;
+  const auto add_row = [&](Vector<A>(&sum)[kPixels]) __attribute__((always_inline)) {
+    const A* from = tile.from + taps->source * W;
+    const A* weight = tile.weight + taps->weight * W;
+    Vector<A> w[kTaps];
+#pragma GCC unroll 8
+    for (int t = 0; t < kTaps; ++t, weight += weight_step) w[t] = load(weight);
+#pragma GCC unroll 16
+    for (int x = 0; x < kPixels + kTaps - 1; ++x) {
+      if (x < begin || x >= end) continue;
+      const Vector<A> value = load(from + x * W);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTaps; ++t)
+        if (x >= t && x - t < kPixels) sum[x - t] += w[t] * value;
+    }
+    taps += tile.row_step;
+  };
+  int64_t row = 0;
+  for (; row + 2 <= tile.rows; row += 2) add_row(even), add_row(odd);
+  if (row < tile.rows) add_row(even);
+  A* const to = tile.to;
+  const int64_t to_step = tile.to_step;
+#pragma GCC unroll 8
+  for (int p = 0; p < kPixels; ++p) store(to + p * to_step * W, bias + (even[p] + odd[p]));
+}
+
+template <class A, int kTaps, std::size_t... I>
+constexpr auto tap_row_functions(std::index_sequence<I...>) {
+  return std::array{&filter_tap_rows<A, kTaps, static_cast<int>(I) + 1>...};
+}
+// kFilterTapRows<A, taps of a row>[pixels - 1]
+template <class A, int kTaps>
+inline constexpr auto kFilterTapRows = tap_row_functions<A, kTaps>(std::make_index_sequence<kMostRowPixels>{});
 
 // The taps of a region, for all channels of the source, in the order in which they are summed.
 inline void list_taps(const ConvProblem& p, const LaneBand& band, const Region& region, LaneTap* taps) {
@@ -202,8 +260,8 @@ class DepthwiseConv {
     for (int64_t phase = 0; phase < std::min(step_w, columns); ++phase) {
       const RegionJob& r = job_.wave.data()[region + phase];
       const TapRange inside = taps_of_row(*r.region, h / step_h);
-      filter_row(taps_ + r.first_pack + inside.first, inside.count, divide_up(columns - phase, step_w), from,
-                 to + phase * W, step_w);
+      filter_row(r.region->axis[2], taps_ + r.first_pack + inside.first, inside.count,
+                 divide_up(columns - phase, step_w), from, to + phase * W, step_w);
     }
   }
 
@@ -226,13 +284,41 @@ class DepthwiseConv {
     return {first * region.axis[2].taps, (last - first) * region.axis[2].taps};
   }
 
-  void filter_row(const LaneTap* taps, int64_t tap_count, int64_t columns, const A* from, A* to, int64_t to_step) {
+  void filter_row(const GatherAxis& w, const LaneTap* taps, int64_t tap_count, int64_t columns, const A* from, A* to,
+                  int64_t to_step) {
+    // 16 sums and a row's weights take more registers than narrower levels have. Rows of three taps gain nothing.
+    if constexpr (kVectorBytes == 64) {
+      if (w.taps == 7 && reads_neighbours(w, tap_count))
+        return filter_tap_rows_of<7>(w, taps, tap_count, columns, from, to, to_step);
+      if (w.taps == 5 && reads_neighbours(w, tap_count))
+        return filter_tap_rows_of<5>(w, taps, tap_count, columns, from, to, to_step);
+    }
     const Panels parts(columns, kMostPixels);
     for (int64_t i = 0; i < parts.count; ++i) {
       const int64_t p = parts.start(i);
       for (int64_t t = 0; t < std::max<int64_t>(tap_count, 1); t += kReductionBlock)
         kFilter<A>[parts.rows(i) - 1](weight_, taps + t, std::min(kReductionBlock, tap_count - t), bias_, from + p * W,
                                       to + p * to_step * W, to_step, t > 0);
+    }
+  }
+
+  static bool reads_neighbours(const GatherAxis& w, int64_t tap_count) {
+    return w.step == 1 && (w.off_step == 1 || w.off_step == -1) && tap_count > 0 && tap_count <= kReductionBlock;
+  }
+
+  template <int kTaps>
+  [[gnu::noinline]] void filter_tap_rows_of(const GatherAxis& w, const LaneTap* taps, int64_t tap_count,
+                                            int64_t columns, const A* from, A* to, int64_t to_step) const {
+    const bool ascending = w.off_step > 0;
+    const int64_t lowest = q_[2] + (ascending ? w.off0 : tap_offset(w, kTaps - 1));
+    const bool zeros = job_.source_mode == PaddingMode::kZeros;
+    const Panels parts(columns, kMostRowPixels);
+    for (int64_t i = 0; i < parts.count; ++i) {
+      const int64_t p = parts.start(i), begin = zeros ? -(lowest + p) : 0;
+      kFilterTapRows<A, kTaps>[static_cast<std::size_t>(parts.rows(i) - 1)](
+          {weight_, ascending ? taps : taps + kTaps - 1, kTaps, ascending ? w.tap_step : -w.tap_step, tap_count / kTaps,
+           begin, zeros ? w.extent + begin : columns + kTaps, from + p * W, to + p * to_step * W, to_step},
+          bias_);
     }
   }
 

@@ -5,8 +5,8 @@
 //
 //   weight: (c, t)  +-----------------------+      One step of (c, t): load up to three vectors of filters, broadcast
 //                   |  w[(c, t)][k .. k+NR) |      up to 16 pixels of a result row from where they are staged:
-//   stage  +------+ +-----------------------+      AVX-512 (32 registers): 16 x 1, 14 x 2 or 9 x 3 sums.
-//   row    | p    | |  sums of pixels       |
+//   stage  +------+ +-----------------------+      AVX-512 (32 registers): 16 x 1, 14 x 2 or 9 x 3 sums. Two rows of
+//   row    | p    | |  sums of pixels       |      7 pixels make one tile, which halves the filters' loads.
 //   of p   | ..   | |  times filters        |      A group of 16 channels fills a vector, while a row of 14 or 7 pixels
 //          +------+ +-----------------------+      does not; no panel of the image is made, and a stride costs nothing.
 //
@@ -20,46 +20,83 @@ struct GroupedTerm {
   int64_t source, weight;
 };
 
+// Taps of a row that read the pixel behind what the one before them reads make a run: one broadcast serves them all.
+// A single vector of filters would otherwise need a load for every FMA, and then loads are the limit. More vectors
+// share a broadcast anyway, and have no registers for the filters of a run: all their runs have length one.
+inline constexpr int kMostRun = 3;
+
 template <class A>
 struct GroupedTile {
-  const GroupedTerm* terms;
-  int64_t term_count;
+  const GroupedTerm* runs[kMostRun];  // of length 1, 2 and 3, and how many; a run's terms stand together
+  int64_t run_count[kMostRun];
   const A* source;
+  int64_t source_distance;  // from a row of the tile to the next
   const A* weight;
-  A* to;                                    // sums [vector][pixel][lane]
-  int64_t pixel_distance, vector_distance;  // there
-  const A* bias;                            // begins the sums; null: they are added to what stands there
+  A* to;                                                  // sums [vector][pixel][lane]
+  int64_t row_distance, pixel_distance, vector_distance;  // there
+  const A* bias;                                          // begins the sums; null: they are added to what stands there
 };
 
-template <class A, int kVectorCount, int kPixels>
-void multiply_pixels(const GroupedTile<A>& tile) {
+template <class A, int kVectorCount, int kRows, int kPixels>
+using GroupedSums = Vector<A>[kRows][kPixels][kVectorCount];
+
+template <int kLength, class A, int kVectorCount, int kRows, int kPixels>
+[[gnu::always_inline]] inline void add_runs(const GroupedTile<A>& tile,
+                                            GroupedSums<A, kVectorCount, kRows, kPixels>& sum) {
   constexpr int W = kLanes<A>;
-  Vector<A> sum[kPixels][kVectorCount] = {};
   const A* const source = tile.source;
   const A* const weight = tile.weight;
-  for (const GroupedTerm *term = tile.terms, *end = term + tile.term_count; term < end; ++term) {
+  const int64_t distance = tile.source_distance;
+  const GroupedTerm* const end = tile.runs[kLength - 1] + kLength * tile.run_count[kLength - 1];
+  for (const GroupedTerm* term = tile.runs[kLength - 1]; term < end; term += kLength) {
     const A* pixel = source + term->source;
-    Vector<A> filters[kVectorCount];
+    Vector<A> filters[kLength][kVectorCount];
+#pragma GCC unroll 3
+    for (int i = 0; i < kLength; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectorCount; ++v) filters[v] = load(weight + term->weight + v * W);
-#pragma GCC unroll 16
-    for (int p = 0; p < kPixels; ++p)
+      for (int v = 0; v < kVectorCount; ++v) filters[i][v] = load(weight + term[i].weight + v * W);
+#pragma GCC unroll 2
+    for (int y = 0; y < kRows; ++y)
+#pragma GCC unroll 18
+      for (int x = 0; x < kPixels + kLength - 1; ++x) {
+        const A value = pixel[y * distance + x];
+#pragma GCC unroll 3
+        for (int i = 0; i < kLength; ++i)
+          if (x >= i && x - i < kPixels)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectorCount; ++v) sum[p][v] += filters[v] * pixel[p];
-  }
-  const auto finish = [&](auto addend) {
-#pragma GCC unroll 16
-    for (int p = 0; p < kPixels; ++p)
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectorCount; ++v) {
-        A* to = tile.to + p * tile.pixel_distance + v * tile.vector_distance;
-        store(to, addend(to, v) + sum[p][v]);
+            for (int v = 0; v < kVectorCount; ++v) sum[y][x - i][v] += filters[i][v] * value;
       }
+  }
+}
+
+template <class A, int kVectorCount, int kRows, int kPixels>
+void multiply_pixels(const GroupedTile<A>& tile) {
+  constexpr int W = kLanes<A>;
+  GroupedSums<A, kVectorCount, kRows, kPixels> sum = {};
+  if constexpr (kVectorCount == 1) {
+    add_runs<3, A, kVectorCount, kRows, kPixels>(tile, sum);
+    add_runs<2, A, kVectorCount, kRows, kPixels>(tile, sum);
+  }
+  add_runs<1, A, kVectorCount, kRows, kPixels>(tile, sum);
+  // In registers: what is stored might be the tile's own members, for all that compilers know.
+  A* const first = tile.to;
+  const A* const bias = tile.bias;
+  const int64_t row = tile.row_distance, pixel = tile.pixel_distance, vector = tile.vector_distance;
+  const auto finish = [&](auto addend) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+    for (int y = 0; y < kRows; ++y)
+#pragma GCC unroll 16
+      for (int x = 0; x < kPixels; ++x)
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectorCount; ++v) {
+          A* to = first + y * row + x * pixel + v * vector;
+          store(to, addend(to, v) + sum[y][x][v]);
+        }
   };
-  if (tile.bias) {
-    finish([&](const A*, int v) { return load(tile.bias + v * W); });
+  if (bias) {
+    finish([&](const A*, int v) __attribute__((always_inline)) { return load(bias + v * W); });
   } else {
-    finish([](const A* to, int) { return load(to); });
+    finish([](const A* to, int) __attribute__((always_inline)) { return load(to); });
   }
 }
 
@@ -71,18 +108,20 @@ constexpr int most_grouped_pixels(int vectors) {
 
 template <class A>
 using GroupedFunction = void (*)(const GroupedTile<A>&);
-template <class A, int kVectorCount, std::size_t... P>
+template <class A, int kVectorCount, int kRows, std::size_t... P>
 constexpr std::array<GroupedFunction<A>, 16> grouped_row(std::index_sequence<P...>) {
-  return {&multiply_pixels<A, kVectorCount, static_cast<int>(P) + 1>...};
+  return {&multiply_pixels<A, kVectorCount, kRows, static_cast<int>(P) + 1>...};
 }
-template <class A, std::size_t... V>
+template <class A, int kRows, std::size_t... V>
 constexpr auto grouped_functions(std::index_sequence<V...>) {
-  return std::array{grouped_row<A, static_cast<int>(V) + 1>(
-      std::make_index_sequence<static_cast<std::size_t>(most_grouped_pixels(static_cast<int>(V) + 1))>{})...};
+  return std::array{grouped_row<A, static_cast<int>(V) + 1, kRows>(
+      std::make_index_sequence<static_cast<std::size_t>(most_grouped_pixels(static_cast<int>(V) + 1) / kRows)>{})...};
 }
-// kMultiplyPixels<A>[vectors - 1][pixels - 1]
+// kMultiplyPixels<A>[rows - 1][vectors - 1][pixels - 1]
 template <class A>
-inline constexpr auto kMultiplyPixels = grouped_functions<A>(std::make_index_sequence<kMostGroupedVectors>{});
+inline constexpr std::array kMultiplyPixels = {
+    grouped_functions<A, 1>(std::make_index_sequence<kMostGroupedVectors>{}),
+    grouped_functions<A, 2>(std::make_index_sequence<kMostGroupedVectors>{})};
 
 template <class T, class A>
 class GroupedConv {
@@ -102,7 +141,7 @@ class GroupedConv {
       const A* weight = weight_ + (shape_.holds_weight ? c * shape_.taps * shape_.rows : 0);
       const GroupedTerm* terms = terms_;
       for (const RegionJob* r = job_.wave.data(); r != job_.wave.data() + job_.wave.size(); ++r) {
-        multiply_region(*r->region, terms, channels * r->region->taps(), c, weight);
+        multiply_region(*r->region, terms, channels, c, weight);
         terms += shape_.chunk * r->region->taps();
       }
     }
@@ -124,14 +163,37 @@ class GroupedConv {
                 reinterpret_cast<RowCopy*>(workspace + at.copies), stage_, shape.stage_elements()) {
     GroupedTerm* term = terms_;
     for (const RegionJob* r = job.wave.data(); r != job.wave.data() + job.wave.size(); ++r)
-      for (int64_t c = 0; c < shape.chunk; ++c)
-        for (int64_t t = 0; t < r->region->taps(); ++t) {
-          const Tap tap = tap_at(*r->region, t);
-          const GatherAxis *h = &r->region->axis[1], *w = &r->region->axis[2];
-          const int64_t index =
-              (h->tap0 + tap.t[1] * h->tap_step) * job.problem->axis[2].kernel + w->tap0 + tap.t[2] * w->tap_step;
-          *term++ = {shape.offset(*r->region, c, tap.t[1], tap.t[2]), (c * shape.taps + index) * shape.rows};
-        }
+      for (int64_t length = 1; length <= kMostRun; ++length)
+        for (int64_t c = 0; c < shape.chunk; ++c)
+          for (int64_t h = 0; h < r->region->axis[1].taps; ++h)
+            for_each_run(r->region->axis[2], [&](int64_t first, int64_t step, int64_t taps) {
+              if (taps == length)
+                for (int64_t i = 0; i < taps; ++i) *term++ = this->term(*r->region, c, h, first + i * step);
+            });
+  }
+
+  GroupedTerm term(const Region& region, int64_t channel, int64_t h_tap, int64_t w_tap) const {
+    const GatherAxis &h = region.axis[1], &w = region.axis[2];
+    const int64_t index = (h.tap0 + h_tap * h.tap_step) * job_.problem->axis[2].kernel + w.tap0 + w_tap * w.tap_step;
+    return {shape_.offset(region, channel, h_tap, w_tap), (channel * shape_.taps + index) * shape_.rows};
+  }
+
+  // visit(first tap, step to the next tap, taps) for each run of a row of taps.
+  template <class Visit>
+  void for_each_run(const GatherAxis& w, Visit visit) const {
+    const int64_t apart = std::abs(w.off_step);
+    // Taps `phases` apart read the same residue modulo the step (band.h), one place apart.
+    const bool runs = shape_.vectors == 1 && apart > 0 && w.step % apart == 0;
+    const int64_t phases = runs ? std::min(w.step / apart, w.taps) : w.taps;
+    for (int64_t phase = 0; phase < phases; ++phase) {
+      int64_t left = divide_up(w.taps - phase, phases), first = phase;
+      while (left > 0) {  // four are two and two
+        const int64_t taps = left == 4 ? 2 : std::min<int64_t>(left, kMostRun);
+        const int64_t last = first + (taps - 1) * phases;
+        visit(w.off_step > 0 ? first : last, w.off_step > 0 ? phases : -phases, taps);
+        first += taps * phases, left -= taps;
+      }
+    }
   }
 
   void enter(int64_t group) {
@@ -178,23 +240,33 @@ class GroupedConv {
       for (int64_t i = 0; i < length; i += kLine) __builtin_prefetch(from + m * job_.weight_row + i, 0, 2);
   }
 
-  void multiply_region(const Region& region, const GroupedTerm* terms, int64_t count, int64_t first_channel,
+  void multiply_region(const Region& region, const GroupedTerm* terms, int64_t channels, int64_t first_channel,
                        const A* weight) const {
     const GatherAxis &h = region.axis[1], &w = region.axis[2];
+    GroupedTile<A> tile = {};
+    for_each_run(w, [&](int64_t, int64_t, int64_t taps) { tile.run_count[taps - 1] += h.taps * channels; });
+    for (int length = 1; length <= kMostRun; ++length) {
+      tile.runs[length - 1] = terms;
+      terms += length * tile.run_count[length - 1] / channels * shape_.chunk;
+    }
+    tile.pixel_distance = w.out_step * W, tile.vector_distance = shape_.pixels * W;
+    tile.row_distance = h.out_step * shape_.width * W, tile.source_distance = shape_.band.pitch;
     const Panels parts(shape_.vectors, kMostGroupedVectors);
     for (int64_t i = 0; i < parts.count; ++i) {
-      const int64_t v = parts.start(i), n = parts.rows(i);
-      const Panels columns(w.count, most_grouped_pixels(static_cast<int>(n)));
-      for (int64_t y = 0; y < h.count; ++y)
+      const int64_t v = parts.start(i), n = parts.rows(i), most = most_grouped_pixels(static_cast<int>(n));
+      const Panels columns(w.count, most);
+      const int64_t most_rows = 2 * w.count <= most ? 2 : 1;
+      tile.weight = weight + v * W;
+      tile.bias = first_channel == 0 ? bias_ + v * W : nullptr;
+      for (int64_t y = 0; y < h.count; y += most_rows)
         for (int64_t j = 0; j < columns.count; ++j) {
-          const int64_t x = columns.start(j);
+          const int64_t x = columns.start(j), rows = std::min(most_rows, h.count - y);
           if (!shape_.holds_weight && y == 0)
             prefetch_weight(first_channel + shape_.chunk, i * columns.count + j, parts.count * columns.count);
           const int64_t pixel = (h.out0 + y * h.out_step) * shape_.width + w.out0 + x * w.out_step;
-          kMultiplyPixels<A>[n - 1][columns.rows(j) - 1](
-              {terms, count, stage_ + first_channel * shape_.band.channel_size + y * shape_.band.pitch + x,
-               weight + v * W, sums_ + (v * shape_.pixels + pixel) * W, w.out_step * W, shape_.pixels * W,
-               first_channel == 0 ? bias_ + v * W : nullptr});
+          tile.source = stage_ + first_channel * shape_.band.channel_size + y * shape_.band.pitch + x;
+          tile.to = sums_ + (v * shape_.pixels + pixel) * W;
+          kMultiplyPixels<A>[rows - 1][n - 1][columns.rows(j) - 1](tile);
         }
     }
   }

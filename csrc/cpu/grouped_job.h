@@ -112,7 +112,7 @@ struct GroupedWgradWorkspace {
   GroupedWgradWorkspace(const GroupedShape& s, int64_t lanes, int64_t sum_bytes)
       : copies(0),
         offsets(s.copy_bytes()),
-        stage(offsets + round_up(s.depth * s.taps * static_cast<int64_t>(sizeof(int64_t)), 64)),
+        stage(offsets + round_up(s.taps * static_cast<int64_t>(sizeof(int64_t)), 64)),
         grad(stage + round_up(s.stage_elements() * sum_bytes, 64)),
         sums(grad + round_up((s.pixels + lanes) * lanes * sum_bytes, 64)),
         bytes(sums + round_up(s.depth * s.taps * lanes * sum_bytes, 64)) {}

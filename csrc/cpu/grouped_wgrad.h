@@ -2,53 +2,77 @@
 //
 //   result[k, (c, t)] = sum over p of stage[offset(c, t) + p] * grad[p][k]
 //
-//   grad: pixel p   +------------------+       One step of p: load a vector of filters, broadcast what up to eight
-//                   | grad[p][k .. k+W)|       (channel, tap) read there: eight FMAs for nine loads, and no sum over
-//   stage  +------+ +------------------+       lanes at the end (correlation.h), which on few pixels takes longer
-//   (c, t) | p .. | |  sums            |       than the products.
+//   grad: pixel p   +------------------+       One step of p: load a vector of filters, broadcast what 8 channels read
+//                   | grad[p][k .. k+W)|       there under 3 taps: 24 FMAs for 25 loads, and no sum over lanes at the
+//   stage  +------+ +------------------+       end (correlation.h), which on few pixels takes longer than the
+//   (c, t) | p .. | |  sums            |       products.
 //          +------+ +------------------+
 //
 // A unit is a vector of filters of one group: all images, in order. The image is staged as for fprop (grouped_job.h),
 // grad turned into [pixel][k]. Sums run over at most kReductionBlock pixels before they are added up.
 #pragma once
 
+// Of a tile: more than the eight sums that hide an FMA's latency, so that loads which come late hide as well, while its
+// addresses, channels at one distance and taps at another, still fit the integer registers. Where a group has one or
+// two channels, tiles of a channel take more taps.
+inline constexpr int kMostTileTaps = 3, kMostTileChannels = kVectorBytes == 64 ? 8 : 4;
+
 template <class A>
 struct GroupedWgradTile {
   const A* grad;    // [row][column][lane]
   const A* source;  // of the first pixel
   int64_t rows, columns, pitch;
-  const int64_t* offset;  // of each (channel, tap) of the tile
-  A* to;                  // sums [(channel, tap)][lane], added to
+  const int64_t* offset;  // of each tap of the tile
+  int64_t channel_size;   // from a channel to the next in the stage
+  A* to;                  // sums [tap][lane] of a channel, added to
+  int64_t to_channel;     // from a channel to the next there
 };
 
-template <class A, int kCount>
+template <class A, int kChannels, int kTaps>
 void multiply_terms(const GroupedWgradTile<A>& tile) {
   constexpr int W = kLanes<A>;
-  Vector<A> sum[kCount] = {};
+  Vector<A> sum[kChannels][kTaps] = {};
+  int64_t tap[kTaps];  // from the first tap
+#pragma GCC unroll 8
+  for (int t = 0; t < kTaps; ++t) tap[t] = tile.offset[t] - tile.offset[0];
   const A* grad = tile.grad;
   for (int64_t y = 0; y < tile.rows; ++y) {
-    const A* from[kCount];
+    const A* from[kChannels];
 #pragma GCC unroll 8
-    for (int i = 0; i < kCount; ++i) from[i] = tile.source + tile.offset[i] + y * tile.pitch;
+    for (int c = 0; c < kChannels; ++c) from[c] = tile.source + tile.offset[0] + y * tile.pitch + c * tile.channel_size;
     for (int64_t x = 0; x < tile.columns; ++x, grad += W) {
       const Vector<A> g = load(grad);
 #pragma GCC unroll 8
-      for (int i = 0; i < kCount; ++i) sum[i] += g * from[i][x];
+      for (int c = 0; c < kChannels; ++c)
+#pragma GCC unroll 8
+        for (int t = 0; t < kTaps; ++t) sum[c][t] += g * from[c][x + tap[t]];
     }
   }
+  A* const first = tile.to;
+  const int64_t channel = tile.to_channel;
 #pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) {
-    A* to = tile.to + i * W;
-    store(to, load(to) + sum[i]);
-  }
+  for (int c = 0; c < kChannels; ++c)
+#pragma GCC unroll 8
+    for (int t = 0; t < kTaps; ++t) {
+      A* to = first + c * channel + t * W;
+      store(to, load(to) + sum[c][t]);
+    }
 }
 
-template <class A, std::size_t... I>
-constexpr auto multiply_term_functions(std::index_sequence<I...>) {
-  return std::array{&multiply_terms<A, static_cast<int>(I) + 1>...};
-}
 template <class A>
-inline constexpr auto kMultiplyTerms = multiply_term_functions<A>(std::make_index_sequence<kMostInFlight>{});
+using MultiplyTerms = void (*)(const GroupedWgradTile<A>&);
+template <class A, int kChannels, std::size_t... T>
+constexpr auto multiply_term_functions(std::index_sequence<T...>) {
+  return std::array<MultiplyTerms<A>, kMostInFlight>{&multiply_terms<A, kChannels, static_cast<int>(T) + 1>...};
+}
+template <class A, std::size_t... C>
+constexpr auto multiply_channel_functions(std::index_sequence<C...>) {
+  return std::array{multiply_term_functions<A, static_cast<int>(C) + 1>(
+      std::make_index_sequence < C == 0 ? kMostInFlight : kMostTileTaps > {})...};
+}
+// kMultiplyTerms<A>[channels - 1][taps - 1]
+template <class A>
+inline constexpr auto kMultiplyTerms = multiply_channel_functions<A>(std::make_index_sequence<kMostTileChannels>{});
 
 template <class T, class A>
 class GroupedWgrad {
@@ -84,11 +108,10 @@ class GroupedWgrad {
         sums_(reinterpret_cast<A*>(workspace + at.sums)),
         stager_(shape.staged, shape.band, shape.mode, job.source_strides,
                 reinterpret_cast<RowCopy*>(workspace + at.copies), stage_, shape.stage_elements()) {
-    for (int64_t c = 0; c < shape.depth; ++c)
-      for (int64_t t = 0; t < shape.taps; ++t) {
-        const Tap tap = tap_at(job.source_region, t);
-        offset_[c * shape.taps + t] = shape.offset(job.source_region, c, tap.t[1], tap.t[2]);
-      }
+    for (int64_t t = 0; t < shape.taps; ++t) {
+      const Tap tap = tap_at(job.source_region, t);
+      offset_[t] = shape.offset(job.source_region, 0, tap.t[1], tap.t[2]);
+    }
   }
 
   // grad_[pixel][lane]; lanes without a filter repeat the last.
@@ -111,15 +134,19 @@ class GroupedWgrad {
     const int64_t height = shape_.pixels / shape_.width;
     const int64_t columns = std::min(shape_.width, kReductionBlock),
                   rows = std::max<int64_t>(1, kReductionBlock / shape_.width);
-    const Panels tiles(shape_.depth * shape_.taps, kMostInFlight);
+    const bool few = shape_.depth <= 2;
+    const Panels channels(shape_.depth, few ? 1 : kMostTileChannels),
+        taps(shape_.taps, few ? kMostInFlight : kMostTileTaps);
     for (int64_t y = 0; y < height; y += rows)
       for (int64_t x = 0; x < shape_.width; x += columns)
-        for (int64_t i = 0; i < tiles.count; ++i) {
-          const int64_t term = tiles.start(i);
-          kMultiplyTerms<A>[tiles.rows(i) - 1]({grad_ + (y * shape_.width + x) * W, stage_ + y * shape_.band.pitch + x,
-                                                std::min(rows, height - y), std::min(columns, shape_.width - x),
-                                                shape_.band.pitch, offset_ + term, sums_ + term * W});
-        }
+        for (int64_t i = 0; i < channels.count; ++i)
+          for (int64_t j = 0; j < taps.count; ++j) {
+            const int64_t c = channels.start(i), t = taps.start(j);
+            kMultiplyTerms<A>[channels.rows(i) - 1][taps.rows(j) - 1](
+                {grad_ + (y * shape_.width + x) * W, stage_ + c * shape_.band.channel_size + y * shape_.band.pitch + x,
+                 std::min(rows, height - y), std::min(columns, shape_.width - x), shape_.band.pitch, offset_ + t,
+                 shape_.band.channel_size, sums_ + (c * shape_.taps + t) * W, shape_.taps * W});
+          }
   }
 
   void write(int64_t first, int64_t lanes) const {
