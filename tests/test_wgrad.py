@@ -130,7 +130,7 @@ def test_turned_lines_at_every_edge_of_a_tile(channels: int, filters: int, dtype
     """Images that end where a page does; several images to a chunk, lines of two chunks, rows between which none is
     read."""
     torch.manual_seed(0)
-    for size, kernel, stride, padding in ((12, 8, 1, 4), (38, 11, 4, 2), (33, 9, 2, 0), (60, 8, 3, 1), (37, 2, 3, 1)):
+    for size, kernel, stride, padding in ((12, 8, 1, 4), (50, 11, 4, 2), (33, 9, 2, 0), (60, 8, 3, 1), (24, 5, 1, 2)):
         out = (size + 2 * padding - kernel) // stride + 1
         image = integers(3, channels, size, size, dtype=dtype)
         grad = integers(3, filters, out, out, dtype=dtype)

@@ -142,9 +142,10 @@ class TurnedWgrad {
     };
     for (int64_t i = 0, end; i < count_; i = end) {
       int64_t length = places_[i].length;
-      for (end = i + 1; end < count_ && length == (end - i) * lines_of_.length && start(end) == start(i) + length;
-           ++end)
-        length += places_[end].length;
+      const auto goes_on = [&] {
+        return s.axis[2] == 1 && length == (end - i) * lines_of_.length && start(end) == start(i) + length;
+      };
+      for (end = i + 1; end < count_ && goes_on(); ++end) length += places_[end].length;
       for (int64_t k = 0; k < p_.out_channels; k += W)
         turn_filters(grad + start(i) + k * s.channel, std::min<int64_t>(W, p_.out_channels - k), length,
                      turned_ + k * sizes_.pixels + i * lines_of_.length * W);
