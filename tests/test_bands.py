@@ -32,6 +32,10 @@ def banded() -> Iterator[ConvCase]:
     yield ConvCase((20, 33, 16), 3, (17, 12), batch=1, padding=1, bias=False)
     yield ConvCase((20, 19, 48), 3, (12, 9), batch=1, padding=1)
     yield ConvCase((20, 38, 48), 3, (10, 15), batch=1, stride=(1, 2, 2), padding=1)
+    # Tiles of three vectors, the last of which have one, two and three; more than 64 rows, under a stride with a depth.
+    yield ConvCase((3, 7, 6), 3, (4, 9), padding=1)
+    yield ConvCase((3, 9, 10), 5, (3, 8), padding=2)
+    yield ConvCase((5, 9, 29), 3, (20, 100), stride=2, padding=1)
     for mode in MODES[1:]:
         yield ConvCase((5, 6, 7), 3, (40, 9), padding=2, padding_mode=mode)
 
@@ -44,6 +48,8 @@ def short() -> Iterator[ConvCase]:
     yield ConvCase((7, 5), (2, 3), (30, 34), groups=2)
     yield ConvCase((19, 20), 17, (3, 40), padding=8)  # 289 taps, more than a block
     yield ConvCase((6, 40), (1, 9), (70, 66), padding=(0, 4), dilation=(1, 2))
+    for size in ((12, 12), (23, 29), (31, 33), (5, 13)):  # a single tap, read where it lies
+        yield ConvCase(size, 1, (40, 3))
 
 
 def joined() -> Iterator[ConvCase]:

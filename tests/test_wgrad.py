@@ -51,7 +51,14 @@ def reference(grad: Tensor, image: Tensor, kernel: int, stride: int = 1, padding
     ("image", "weight", "settings", "algorithm"),
     [
         ((1, 64, 28, 28), (64, 64, 1, 1), {}, "correlation"),
-        ((1, 3, 224, 224), (64, 3, 7, 7), {"stride": 2, "padding": 3}, "correlation"),
+        # lines of few channels that are turned first; too few columns, no vector of filters, taps that are apart
+        ((1, 3, 224, 224), (64, 3, 7, 7), {"stride": 2, "padding": 3}, "outer_product"),
+        ((1, 16, 28, 28), (32, 16, 5, 5), {"padding": 2}, "outer_product"),
+        ((1, 1, 16000), (512, 1, 10), {"stride": 5}, "outer_product"),
+        ((1, 1, 32, 32, 32), (16, 1, 3, 3, 3), {"padding": 1}, "correlation"),
+        ((1, 3, 224, 224), (8, 3, 7, 7), {"stride": 2, "padding": 3}, "correlation"),
+        ((1, 3, 224, 224), (64, 3, 7, 7), {"dilation": 2, "padding": 3}, "correlation"),
+        ((1, 3, 224, 224), (64, 3, 7, 7), {"stride": 2, "padding": 3, "dtype": torch.float16}, "correlation"),
         ((1, 32, 28, 28), (96, 32, 5, 5), {"padding": 2}, "winograd"),
         ((1, 32, 28, 28), (96, 32, 7, 7), {"padding": 3}, "correlation"),
         ((1, 64, 8000), (128, 64, 2), {}, "correlation"),
@@ -63,7 +70,7 @@ def reference(grad: Tensor, image: Tensor, kernel: int, stride: int = 1, padding
         ((1, 64, 56, 56), (64, 64, 3, 3), {"stride": 2, "padding": 1}, "packed"),
         ((1, 30, 56, 56), (64, 30, 3, 3), {"stride": 2, "padding": 1}, "correlation"),
         ((1, 16, 14, 14), (48, 16, 5, 5), {"padding": 2}, "packed"),
-        ((1, 16, 28, 28), (48, 16, 5, 5), {"padding": 2}, "correlation"),
+        ((1, 17, 28, 28), (48, 17, 5, 5), {"padding": 2}, "correlation"),
         ((1, 256, 14, 14), (256, 256, 1, 1), {}, "packed"),
         ((1, 128, 14, 14), (256, 128, 1, 1), {}, "correlation"),
         ((1, 512, 799), (512, 512, 3), {"stride": 2}, "packed"),
@@ -114,6 +121,56 @@ def test_a_shared_stage_at_every_edge_of_a_tile(channels: int, filters: int, dty
         with convext.backends.winograd.flags(enabled=False):
             result = wgrad(grad.to(dtype), image.to(dtype), kernel, stride, padding)
         torch.testing.assert_close(result, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("filters", (16, 17, 33, 64, 100))
+@pytest.mark.parametrize("channels", (1, 2, 3, 4, 9, 16))
+def test_turned_lines_at_every_edge_of_a_tile(channels: int, filters: int, dtype: torch.dtype, isa: str) -> None:
+    """Images that end where a page does; several images to a chunk, lines of two chunks, rows between which none is
+    read."""
+    torch.manual_seed(0)
+    for size, kernel, stride, padding in ((12, 8, 1, 4), (50, 11, 4, 2), (33, 9, 2, 0), (60, 8, 3, 1), (24, 5, 1, 2)):
+        out = (size + 2 * padding - kernel) // stride + 1
+        image = integers(3, channels, size, size, dtype=dtype)
+        grad = integers(3, filters, out, out, dtype=dtype)
+        expected = reference(grad, image, kernel, stride, padding).to(dtype)
+        if sys.platform == "linux":
+            image, grad = guarded(image), guarded(grad)
+        torch.testing.assert_close(wgrad(grad, image, kernel, stride, padding), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", ("constant", "reflect", "replicate", "circular"))
+def test_turned_lines_in_every_shape(mode: str, isa: str) -> None:
+    """Padding modes, depth and its dilation, rows longer than a chunk, pixels that are not neighbours."""
+    torch.manual_seed(0)
+    code = ("constant", "reflect", "replicate", "circular").index(mode)
+    for channels, size, kernel, stride, dilation in (
+        (3, (24, 23), (3, 4), (2, 1), (1, 1)),
+        (3, (5, 300), (3, 3), (1, 1), (1, 1)),
+        (2, (7, 14, 15), (3, 5, 4), (1, 2, 2), (3, 1, 1)),
+        (1, (700,), (11,), (2,), (1,)),
+    ):
+        axes = len(size)
+        image = integers(2, channels, *size)
+        padded = torch.nn.functional.pad(image, (2, 1) * axes, mode=mode)
+        weight = torch.zeros(34, channels, *kernel, dtype=torch.float64, requires_grad=True)
+        out = getattr(torch.nn.functional, f"conv{axes}d")(padded.double(), weight, None, stride, 0, dilation)
+        grad = integers(*out.shape)
+        (expected,) = torch.autograd.grad(out, weight, grad.double())
+        conf = (list(stride), [2, 1] * axes, list(dilation), 1, code)
+        settings = {"stride": stride, "padding": [(2, 1)] * axes, "dilation": dilation}
+        settings["padding_mode"] = "zeros" if mode == "constant" else mode
+        assert plan(tuple(image.shape), tuple(weight.shape), **settings).algorithm == "outer_product"
+        apart = torch.zeros(*grad.shape, 2)[..., 0].copy_(grad)
+        image_apart = torch.zeros(*image.shape, 2)[..., 0].copy_(image)
+        for g, x in ((grad, image), (apart, image_apart), (grad[:1, :1, ..., :1].expand_as(grad), image)):
+            result = torch.ops.convext.conv_wgrad(g, x, list(kernel), *conf)
+            if g.stride(-1) != 0:
+                torch.testing.assert_close(result.double(), expected, rtol=0, atol=0)
+            else:
+                same = torch.ops.convext.conv_wgrad(g.contiguous(), x, list(kernel), *conf)
+                torch.testing.assert_close(result, same, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)

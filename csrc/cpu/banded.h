@@ -61,6 +61,7 @@ class BandedConv {
               (group * job_.depth + block.channel * Product::kTerms) * job_.source_strides.channel,
           job_.source_strides, &plan_.plane, job_.source_mode, job_.problem};
       const A* source = where_it_lies(image, block, n, {qd, qh, qw}, rows, columns);
+      const bool in_place = source != nullptr;
       if (plan_.plane.taps() == 1)
         for (int64_t c = 0; c < block.channels; ++c)
           offset_[c] = c * (source ? image.strides.channel : plan_.channel_distance);
@@ -73,7 +74,7 @@ class BandedConv {
           BandStager<T, A, Product>(image, band, job_.depth - block.channel * Product::kTerms, plan_.channel_distance)
               .fill(n, block.channels, qd, qh, qw, stage);
       }
-      multiply_block(block, !started, group, source, rows, columns);
+      multiply_block(block, !started, group, source, rows, columns, in_place);
       started = true;
     }
     store_band(group, n, {qd, qh, qw}, rows, columns);
@@ -81,6 +82,7 @@ class BandedConv {
 
  private:
   static constexpr int64_t kColumns = kTileColumns<A>;
+  static constexpr int64_t kTilesAhead = 4;
 
   void enter(const RegionJob* r) {
     region_ = r;
@@ -128,8 +130,8 @@ class BandedConv {
 
   // Tiles are cut from the band as from one long row, or, where that multiplies fewer vectors, made of whole vectors of
   // its rows: those of rows of 16 pixels from two rows.
-  void multiply_block(const Block& block, bool first, int64_t group, const A* source, int64_t rows,
-                      int64_t columns) const {
+  void multiply_block(const Block& block, bool first, int64_t group, const A* source, int64_t rows, int64_t columns,
+                      bool in_place) const {
     constexpr int64_t W = kLanes<A>;
     const Panels panels(job_.rows, job_.tile.rows);
     const A* bias =
@@ -154,7 +156,11 @@ class BandedConv {
     const int64_t pitch = plan_.band.pitch, length = plan_.band.length(rows, columns), across = columns / W;
     const int64_t vectors = rows * across;
     if (columns % W != 0 || vectors >= divide_up(length, W)) {
-      for (int64_t f = 0; f < length; f += kColumns) multiply_at(f, length - f, W);
+      const int64_t width = panels.rows(0) <= kWideRows ? kWideVectors * W : kColumns;
+      for (int64_t f = 0; f < length; f += width) {
+        if (in_place) prefetch(source + f + kTilesAhead * width, block.length(), width);
+        multiply_at(f, std::min(width, length - f), W);
+      }
       return;
     }
     static_assert(kVectors == 2);
@@ -173,6 +179,13 @@ class BandedConv {
         multiply_at(first_vector, kColumns, take() - first_vector);
       }
     }
+  }
+
+  // Asks for what a later tile reads where it lies: a piece of each channel, in pages of their own.
+  void prefetch(const A* source, int64_t terms, int64_t width) const {
+    constexpr int64_t kLine = 64 / sizeof(A);
+    for (int64_t k = 0; k < terms; ++k)
+      for (int64_t j = 0; j < width; j += kLine) __builtin_prefetch(source + offset_[k] + j);
   }
 
   void store_band(int64_t group, int64_t n, const int64_t (&q)[kSpatialAxes], int64_t rows, int64_t columns) const {

@@ -42,6 +42,7 @@ namespace {
 #include "depthwise_shifted.h"
 #include "depthwise_shifted_wgrad.h"
 #include "outer_wgrad.h"
+#include "turned_wgrad.h"
 #include "banded.h"
 #include "col2im.h"
 #include "packed_kernels.h"
@@ -124,9 +125,12 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
   }
   // Only where elements are what sums are kept in: nothing is copied that could be widened.
   static void run_outer_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
-    if constexpr (std::is_same_v<T, A>) {
-      OuterWgrad<A> wgrad(job, workspace);
+    const auto run = [&](auto wgrad) {
       for (int64_t i = begin; i < end; ++i) wgrad.run(i);
+    };
+    if constexpr (std::is_same_v<T, A>) {
+      if (job.shape.turns_images) return run(TurnedWgrad<A>(job, workspace));
+      run(OuterWgrad<A>(job, workspace));
     }
   }
   static void run_row_combination(const ConvJob& job, int64_t begin, int64_t end) {
@@ -136,8 +140,10 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
     }
   }
   static void finish_outer_wgrad(const WgradJob& job, int64_t begin, int64_t end) {
-    if constexpr (std::is_same_v<T, A>)
+    if constexpr (std::is_same_v<T, A>) {
+      if (job.shape.turns_images) return finish_turned_filters<A>(job, begin, end);
       for (int64_t i = begin; i < end; ++i) finish_outer_filter<A>(job, i);
+    }
   }
   static void pack_depthwise(const ConvJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) pack_depthwise_tap<T, A>(job, i);

@@ -25,4 +25,19 @@ struct OuterLines {
   int64_t workspace_elements(int64_t channels) const { return in_chunk * staged_pixels * channels + 16; }
 };
 
+// Most channels of an image that is turned first (turned_wgrad.h).
+inline constexpr int64_t kMostTurnedChannels = 16;
+
+// Its per-thread workspace in elements: the rows that the lines of a chunk read under the taps of a plane, and the
+// gradient's lines, in vectors of filters.
+struct TurnedLines {
+  int64_t row, stage, pixels, turned;
+  TurnedLines(const OuterLines& lines, const Region& r, int64_t channels, int64_t filters, int64_t lanes)
+      : row(lines.staged_pixels * channels),
+        stage(round_up(lines.in_chunk * std::max(r.axis[1].step, r.axis[1].taps) * row + lanes, lanes)),
+        pixels(lines.in_chunk * lines.length),
+        turned(pixels * round_up(filters, lanes)) {}
+  int64_t elements() const { return stage + turned; }
+};
+
 }  // namespace convext

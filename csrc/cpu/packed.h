@@ -207,6 +207,7 @@ inline constexpr int64_t kCombinedResults = 768;
 struct WgradShape {
   int64_t filters = 1, channels = 1;  // of a block; outer products take all channels
   bool filters_are_vectors = false;   // outer products: else the columns are
+  bool turns_images = false;          // outer products of NCHW images (turned_wgrad.h)
 };
 
 struct WgradJob {
