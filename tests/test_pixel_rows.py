@@ -104,3 +104,34 @@ def test_phases_in_turn(kernel: int, channels: tuple[int, int], isa: str, thread
             x.double(), w.double(), stride=stride, padding=1, output_padding=stride - 1
         )
         assert (alone.double() - want).norm() < 1e-6 * want.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("channels", [(300, 70), (1024, 264)])
+def test_phases_with_and_without_taps_in_turn(
+    channels: tuple[int, int], dtype: torch.dtype, isa: str, threads: None
+) -> None:
+    """The gradient of a strided 1 x 1 layer: a phase of one tap, packed by its readers if large, and three of none."""
+    filters, depth = channels
+    x, w = channels_last(integers(1, depth, 22, 26, dtype=dtype)), integers(filters, depth, 1, 1, dtype=dtype)
+    grad = channels_last(integers(1, filters, 11, 13, dtype=dtype))
+    leaf = x.double().requires_grad_()
+    (want,) = torch.autograd.grad(torch.nn.functional.conv2d(leaf, w.double(), stride=2), [leaf], grad.double())
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        source = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        (got,) = torch.autograd.grad(F.conv2d(source, w, stride=2), [source], grad)
+        torch.testing.assert_close(got.double(), want, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [(30, 30), (9, 11)])
+def test_a_huge_weight_is_read_by_few_units(size: tuple[int, int], isa: str, threads: None) -> None:
+    """A weight of more than 4 MiB, and a result of more than 2 MiB whose lines are fetched: bits do not change."""
+    x, w = channels_last(torch.randn(1, 640, *size)), torch.randn(650, 640, 3, 1)
+    torch.set_num_threads(1)
+    alone = F.conv2d(x, w, padding=(1, 0))
+    for count in (2, 3):
+        torch.set_num_threads(count)
+        assert torch.equal(F.conv2d(x, w, padding=(1, 0)), alone)
+    want = torch.nn.functional.conv2d(x.double(), w.double(), padding=(1, 0))
+    assert (alone.double() - want).norm() < 1e-6 * want.norm()

@@ -123,6 +123,44 @@ def test_a_shared_stage_at_every_edge_of_a_tile(channels: int, filters: int, dty
         torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("side", ("end", "start"))
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="takes access from pages by mprotect")
+def test_short_rows_are_gathered_in_whole_vectors(side: str, dtype: torch.dtype, isa: str) -> None:
+    """Up to the last channel, whose vectors would end beyond the image; one image and several, one chunk and more."""
+    torch.manual_seed(0)
+    for channels, filters, groups, size, kernel, stride, batch in (
+        (33, 70, 1, 7, 3, 1, 1),
+        (70, 66, 2, 14, 3, 2, 1),
+        (40, 65, 1, 7, 3, 1, 11),
+        (36, 260, 1, 13, 3, 1, 1),
+        (65, 130, 1, 9, 2, 2, 3),
+        (34, 70, 1, 24, 3, 2, 4),
+    ):
+        padding = kernel // 2
+        out = (size + 2 * padding - kernel) // stride + 1
+        image, grad = integers(batch, channels, size, size), integers(batch, filters, out, out)
+        expected = reference(grad, image, kernel, stride, padding, groups).to(dtype)
+        operands = guarded(grad.to(dtype), side), guarded(image.to(dtype), side)
+        with convext.backends.winograd.flags(enabled=False):
+            result = wgrad(*operands, kernel, stride, padding, groups)
+        torch.testing.assert_close(result, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_many_taps_of_a_small_volume(dtype: torch.dtype, isa: str, threads: None) -> None:
+    """27 taps of 4 x 4 x 4: most of a unit's columns are cut among the threads, which changes no bit."""
+    torch.manual_seed(0)
+    image, grad = integers(1, 40, 4, 4, 4, dtype=dtype), integers(1, 70, 4, 4, 4, dtype=dtype)
+    leaf = torch.zeros(70, 40, 3, 3, 3, dtype=torch.float64).requires_grad_()
+    y = torch.nn.functional.conv3d(image.double(), leaf, padding=1)
+    (expected,) = torch.autograd.grad(y, [leaf], grad.double())
+    for count in THREADS:
+        torch.set_num_threads(count)
+        result = torch.ops.convext.conv_wgrad(grad, image, [3] * 3, [1] * 3, [1] * 6, [1] * 3, 1, 0)
+        torch.testing.assert_close(result, expected.to(dtype), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 @pytest.mark.parametrize("filters", (16, 17, 33, 64, 100))
 @pytest.mark.parametrize("channels", (1, 2, 3, 4, 9, 16))

@@ -26,6 +26,11 @@ from tests.winograd_cases import LARGE
         ("fprop", ConvCase((28, 28), 5, (32, 96), padding=2, layout="channels_last"), "5 x 5 pairs of 32 channels"),
         ("fprop", ConvCase((28, 28), 5, (32, 96), padding=2), None),
         ("dgrad", ConvCase((14, 14), 3, (48, 65), padding=1), None),
+        ("wgrad", ConvCase((13, 13), 3, (64, 96), padding=1), "13 x 13 pixels leave tiles emptier"),
+        ("wgrad", ConvCase((14, 14), 3, (64, 96), padding=1), None),
+        ("fprop", ConvCase((7, 7), 3, (64, 64), padding=1, groups=2), "49 pixels of pairs of few channels"),
+        ("dgrad", ConvCase((7, 7), 3, (64, 64), padding=1, groups=2), "49 pixels of pairs of few channels"),
+        ("fprop", ConvCase((7, 7), 3, (64, 64), padding=1), None),
     ],
     ids=str,
 )

@@ -102,3 +102,69 @@ void gather_vectors(const ImageReader<A>& image, const Block& block, const Pixel
   const Block rest{block.tap, block.taps, block.channel + done, block.channels - done};
   gather_pixelwise<A, A>(image, rest, runs, run_count, columns, {to + done * row, row, columns});
 }
+
+// The rows of a chunk of pixels under each tap of a region, in whole vectors as above: the pieces are listed once for
+// all channels that follow.
+template <class T>
+class TapPieces {
+ public:
+  // `channels`: those that image.data and what lies behind it in memory are certain to have.
+  void list(const ImageReader<T>& image, int64_t channels, const PixelRun* runs, int run_count) {
+    const GatherAxis* g = image.region->axis;
+    const int64_t taps = image.region->taps();
+    step_ = g[2].step * image.strides.axis[2];
+    room_ = -1;
+    if (taps > kMostTaps || (step_ != 1 && step_ != 2)) return;
+    Piece pieces[kMostPieces];
+    int64_t made = 0, farthest = 0;
+    for (int64_t t = 0; t < taps; ++t) {
+      first_[t] = static_cast<int32_t>(made);
+      const int count = make_pieces(image, tap_at(*image.region, t), runs, run_count, pieces);
+      for (int i = 0; i < count; ++i)
+        for (int32_t j = 0; j < pieces[i].len; j += kLanes<T>) {
+          if (made == kMost) return;
+          const int64_t from = pieces[i].offset < 0 ? -1 : pieces[i].offset + j * step_;
+          pieces_[made++] = {pieces[i].column + j, from};
+          farthest = std::max(farthest, from);
+        }
+    }
+    first_[taps] = static_cast<int32_t>(made);
+    int64_t last = (image.problem->batch - 1) * image.strides.outer + (channels - 1) * image.strides.channel;
+    for (int i = 0; i < kSpatialAxes; ++i) last += (g[i].extent - 1) * image.strides.axis[i];
+    room_ = last + 1 - farthest - step_ * kLanes<T>;
+  }
+
+  // Fills the rows of the block's first channels, in the order of memory, and returns the block of the others, whose
+  // vectors would be read beyond the image. Less than a vector behind a row may be overwritten.
+  Block gather(const ImageReader<T>& image, const Block& block, const RowTarget<T>& target) const {
+    const int64_t distance = image.strides.channel;
+    int64_t channels = room_ < 0 ? 0 : block.channels;
+    if (distance > 0) channels = std::clamp<int64_t>(room_ / distance + 1 - block.channel, 0, channels);
+    const T* from = image.data + block.channel * distance;
+    for (int64_t c = 0; c < channels; ++c, from += distance)
+      for (int64_t t = 0; t < block.taps; ++t) {
+        T* to = target.to + c * target.channel_step + t * target.tap_step;
+        if (step_ == 1) {
+          copy_tap<1>(block.tap + t, from, to);
+        } else {
+          copy_tap<2>(block.tap + t, from, to);
+        }
+      }
+    return {block.tap, block.taps, block.channel + channels, block.channels - channels};
+  }
+
+ private:
+  static constexpr int64_t kMost = 2048, kMostTaps = 64;
+
+  template <int kStep>
+  void copy_tap(int64_t tap, const T* from, T* to) const {
+    const VectorPiece* end = pieces_ + first_[tap + 1];
+    for (const VectorPiece* p = pieces_ + first_[tap]; p < end; ++p)
+      store(to + p->to, load_every<T, kStep>(p->from < 0 ? kZeros<T> : from + p->from));
+  }
+
+  int64_t step_ = 1;
+  int64_t room_ = -1;  // elements from the end of the first channel's farthest vector to that of the image
+  int32_t first_[kMostTaps + 1];
+  VectorPiece pieces_[kMost];
+};

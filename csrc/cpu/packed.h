@@ -273,11 +273,11 @@ struct WgradJob {
   int64_t block_units() const { return slices * problem->groups * filter_blocks().count * channel_blocks().count; }
 };
 
-// Per-thread workspace of a WgradJob in elements of the sum type: A panels, a B tile, rows to transpose or to widen,
-// the tile at the end
-// of a result that is added up in place, and the sums of a unit that it finishes itself.
+// Per-thread workspace of a WgradJob in elements of the sum type: A panels, a B tile, rows to transpose or to widen and
+// what they spill, the tile at the end of a result that is added up in place, and the sums of a unit that it finishes
+// itself.
 inline int64_t wgrad_workspace(const Tile& tile, int64_t panels, int64_t unit_tiles) {
-  return kReductionBlock * (panels * tile.rows + 2 * tile.columns) +
+  return kReductionBlock * (panels * tile.rows + 2 * tile.columns) + kPanelSpill +
          (1 + unit_tiles) * panels * tile.rows * tile.columns;
 }
 

@@ -13,7 +13,7 @@ struct PackedKernels {
   // differ in their taps a thread that got the last of them would work longest.
   static bool regions_take_turns(const ConvJob& job) {
     const int64_t regions = static_cast<int64_t>(job.wave.size());
-    if (regions == 1 || job.shape.packs_own_weight) return false;
+    if (regions == 1) return false;
     int64_t length = 0;
     bool alike = true;
     for (int64_t r = 0; r < regions; ++r) {

@@ -149,6 +149,18 @@ UnitShape unit_shape(const PlanRequest& r, int64_t threads) {
       shape.pixels = size;
       break;
     }
+    // A huge weight crosses memory once a unit.
+    for (int64_t parts = threads; rows_as_they_lie && weight_bytes >= kHugeWeightBytes && pixels > 0;
+         parts += threads) {
+      const int64_t size = round_up(divide_up(pixels, parts), tile);
+      if (size > kMostUnitPixels) continue;
+      shape.pixels = std::max(size, shape.pixels);
+      break;
+    }
+  } else if (rows_as_they_lie && groups == 1 && divide_up(pixels, shape.pixels) <= 16 * threads) {
+    // Phases take turns, each with as many units for every thread.
+    const int64_t parts = round_up(divide_up(pixels, shape.pixels), threads);
+    shape.pixels = std::max(smallest, round_up(divide_up(pixels, std::max<int64_t>(1, parts)), r.tile.rows));
   } else {
     while (threads > 1 && units() < 4 * threads && shape.pixels > smallest)
       shape.pixels = std::max(smallest, shape.pixels / 2);

@@ -41,7 +41,7 @@ class WgradUnit {
     a_panels_ = workspace;
     b_tile_ = a_panels_ + kReductionBlock * job.panels * job.tile.rows;
     rows_ = b_tile_ + kReductionBlock * kColumns;
-    edge_ = rows_ + kReductionBlock * kColumns;
+    edge_ = rows_ + kReductionBlock * kColumns + kPanelSpill;
     sums_ = edge_ + job.panels * job.tile.rows * kColumns;
   }
 
@@ -52,6 +52,7 @@ class WgradUnit {
     for (int64_t pixel = begin; pixel < end; pixel += kChunk) {
       const int64_t length = std::min(kChunk, end - pixel), depth = divide_up(length, Product::kTerms);
       run_count_ = make_runs(*source_.region, pixel, length, runs_);
+      if (gathers_source()) source_rows_.list(source_, remaining_channels(), runs_, run_count_);
       for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p)
         pack(grad_, panels.start(p), panels.rows(p), panels.rows(p), length,
              a_panels_ + (panels.start(p) - first_row) * depth);
@@ -143,8 +144,14 @@ class WgradUnit {
     }
     Row* rows = reinterpret_cast<Row*>(rows_);
     const auto gather = [&](const Block& block, int64_t column, int64_t channel_step) {
-      gather_pixelwise<Element, Row>(image, block, runs_, run_count_, length,
-                                     {rows + column * kChunk, channel_step * kChunk, kChunk});
+      const RowTarget<Row> target{rows + column * kChunk, channel_step * kChunk, kChunk};
+      Block rest = block;
+      if constexpr (std::is_same_v<Element, Row>)
+        if (!is_grad) rest = source_rows_.gather(image, block, target);
+      if (rest.channels == 0) return;
+      const int64_t done = block.channels - rest.channels;
+      gather_pixelwise<Element, Row>(image, rest, runs_, run_count_, length,
+                                     {target.to + done * target.channel_step, target.channel_step, target.tap_step});
     };
     if (job_.channel_major && !is_grad) {
       for_each_channel_block(job_.source_region.taps(), first, count, gather);
@@ -157,6 +164,16 @@ class WgradUnit {
     for (int64_t j = 0; j < width; ++j) row[j] = j < count ? reinterpret_cast<const A*>(rows + j * kChunk) : kZeros<A>;
     transpose_rows(row, static_cast<int>(width), divide_up(length, Product::kTerms), to);
   }
+
+  // Whether packing the source gathers rows of pixels, as `pack` decides.
+  bool gathers_source() const {
+    if (!std::is_same_v<Element, Row>) return false;
+    const bool channelwise = source_.strides.channel == 1 && job_.problem->in_channels >= kLanes<A> / 2 &&
+                             source_.region->axis[2].step * source_.strides.axis[2] != 1;
+    return job_.channel_major || !channelwise;
+  }
+  // From the group's first one to the image's last.
+  int64_t remaining_channels() const { return (job_.problem->groups - group_) * job_.problem->in_channels; }
 
   // The chunk's pixels of the image's first channel, if they follow each other in memory under a single tap: no row has
   // to be gathered. The gradient's do even where the source's are a stride apart.
@@ -224,6 +241,7 @@ class WgradUnit {
   A* sums_;
   PixelRun runs_[kChunk];
   int run_count_ = 0;
+  TapPieces<Element> source_rows_;
 };
 
 // Writes filter `index` of the result from sums that stand at tap * tap_distance + channel * channel_distance.

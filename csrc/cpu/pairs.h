@@ -224,7 +224,7 @@ void pack_weight_pairs(const WeightPairs<T>& weight, const Block& block, const i
     return;
   }
   // fprop's contiguous weight: a row's taps of each pair are one run, and so are its pairs in the panel.
-  if (whole && ascending && channel_distance >= block.taps && tap_step == 1) {
+  if (whole && ascending && channel_distance >= block.taps && tap_step == 1 && row_distance > channel_distance) {
     A run[(kTileColumns<A> * kReductionBlock) + kLanes<A>];
     const A* row[kTileColumns<A>];
     const bool dense = channel_distance == block.taps && block.taps <= PairedTaps<A, Product>::kMostTaps;

@@ -61,6 +61,8 @@ class PixelRowUnit {
     first_panel_ = local % block_units_ * job.shape.panels;
     panels_ = std::min(job.shape.panels, job.weight_panels() - first_panel_);
     const ConvWorkspace sizes(job.shape, job.tile);
+    const int64_t result = region.pixels * std::ssize(job.wave) * job.problem->groups * job.rows;
+    fetches_result_ = result * static_cast<int64_t>(sizeof(A)) >= kLeastFetched;
     if (job.epilogue.bias) bias_ = static_cast<const A*>(job.packed_bias) + group_ * job.bias_channels();
     partial_ = workspace + sizes.image;
     own_weight_ = partial_ + sizes.partial + sizes.widened;
@@ -149,6 +151,7 @@ class PixelRowUnit {
             call.clamp = &epilogue_.clamp();
             if (epilogue_.has_residual()) call.residual = prefetched(epilogue_.residual_of(call.c), tile);
           }
+          if (fetches_result_ && block_.length() >= kLeastFetchingTerms) fetch_result(call.c, tile, columns);
           multiply_pixels(tile, columns, call);
           continue;
         }
@@ -189,6 +192,13 @@ class PixelRowUnit {
     return residual;
   }
 
+  // The lines of a result that no cache holds, on their way while the tile is multiplied: its stores would wait for
+  // them, one after another.
+  static void fetch_result(const A* c, const Tile& tile, int64_t columns) {
+    for (int64_t i = 0; i < tile.rows; ++i)
+      for (int64_t j = 0; j < columns; j += 64 / sizeof(A)) __builtin_prefetch(c + i * tile.to_row + j, 1);
+  }
+
   // Writes a tile of finished sums to the result.
   void write(const Tile& tile, const A* from, int64_t channel, int64_t columns) const {
     const int64_t step = result_step();
@@ -210,6 +220,10 @@ class PixelRowUnit {
     }
   }
 
+  // Bytes of a result whose lines are fetched, and terms of a tile in whose time they come (27 terms of 64 channels,
+  // 224 x 224: 0.45 ms without, 0.50 to 0.54 with).
+  static constexpr int64_t kLeastFetched = int64_t{2} << 20, kLeastFetchingTerms = 64;
+
   const ConvJob& job_;
   const EpilogueOf<T, A> epilogue_;
   WeightPacker<T, A, MultiplyAdd<A>> weight_;
@@ -223,6 +237,7 @@ class PixelRowUnit {
   A* own_weight_;
   Block block_{};
   bool first_block_ = true, last_block_ = true;
+  bool fetches_result_ = false;
   int64_t tile_count_ = 0;
   Tile tiles_[kMostTiles];
   PixelRun runs_[kMostUnitPixels];

@@ -237,6 +237,33 @@ inline void store_narrowed(T* to, Vector<A> v) {
   }
 }
 
+// N sums narrowed to bfloat16, as store_narrowed.
+template <int N>
+inline void narrow_group(BFloat16* to, const float* from) {
+  if constexpr (N == 1) {
+    *to = Narrow<BFloat16>::from(*from);
+  } else {
+    using Bits = typename Group<uint32_t, N>::type;
+    typename Group<float, N>::type v;
+    std::memcpy(&v, from, sizeof v);
+    const Bits bits = reinterpret_cast<Bits>(v);
+    const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const auto elements =
+        __builtin_convertvector(v == v ? rounded : Bits{} + 0x7fc0, typename Group<uint16_t, N>::type);
+    std::memcpy(to, &elements, sizeof elements);
+  }
+}
+// n < N of them, with at most two overlapping groups: a row put together in memory would wait for its parts.
+template <int N>
+inline void narrow_fewer(BFloat16* to, const float* from, int64_t n) {
+  if constexpr (N > 1) {
+    constexpr int kHalf = N / 2;
+    if (n < kHalf) return narrow_fewer<kHalf>(to, from, n);
+    narrow_group<kHalf>(to, from);
+    narrow_group<kHalf>(to + n - kHalf, from + n - kHalf);
+  }
+}
+
 // Writes n finished sums, narrowed to the element type.
 template <class T, class A>
 inline void store_line(T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
@@ -248,11 +275,15 @@ inline void store_line(T* to, int64_t to_step, const A* from, int64_t from_step,
       if (i < n) store_narrowed<T, A>(to + n - W, load(from + n - W));
       return;
     }
-    A wide[W] = {};
-    T narrow[W];
-    copy_fewer<W>(wide, from, n);
-    store_narrowed<T, A>(narrow, load(wide));
-    copy_fewer<W>(to, narrow, n);
+    if constexpr (std::is_same_v<T, BFloat16> && std::is_same_v<A, float>) {
+      narrow_fewer<W>(to, from, n);
+    } else {
+      A wide[W] = {};
+      T narrow[W];
+      copy_fewer<W>(wide, from, n);
+      store_narrowed<T, A>(narrow, load(wide));
+      copy_fewer<W>(to, narrow, n);
+    }
   } else {
     for (int64_t i = 0; i < n; ++i) to[i * to_step] = Narrow<T>::from(from[i * from_step]);
   }

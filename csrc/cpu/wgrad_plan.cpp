@@ -326,8 +326,8 @@ void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   const int64_t threads = plan.workers;
   const int64_t panels = std::max<int64_t>(1, divide_up(p.out_channels, r.tile.rows));
   const int64_t tiles = std::max<int64_t>(1, divide_up(columns, r.tile.columns));
-  // 256 rows of packed grad fill a quarter of a megabyte.
-  plan.panels = balanced(panels, std::max<int64_t>(1, 256 / r.tile.rows));
+  // 256 rows of packed grad fill a quarter of a megabyte. Each block of rows gathers the image anew.
+  plan.panels = balanced(panels, divide_up(256, r.tile.rows));
   plan.tiles = tiles;
   const int64_t units = plan.slices * p.groups * divide_up(panels, plan.panels);
   if (threads > 1 && units < 4 * threads) {
@@ -338,7 +338,8 @@ void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   plan.in_place = plan.slices == 1 && r.element_bytes == r.sum_bytes;
   plan.finishes_units = plan.slices == 1 && !plan.in_place;
   constexpr int64_t kUnitTiles = 16;  // with 256 rows their sums take half a megabyte
-  if (plan.finishes_units) plan.tiles = std::min(plan.tiles, kUnitTiles);
+  if (plan.finishes_units && plan.tiles > kUnitTiles)
+    plan.tiles = divide_up(tiles, round_up(divide_up(tiles, kUnitTiles), threads / std::gcd(units, threads)));
   plan.channel_major = plan.slices == 1 && !r.result_channels_last && kernel_taps(p) > 1;
   plan.shared_bytes = plan.slices == 1 ? 0 : plan.slices * result_bytes;
   plan.thread_bytes = wgrad_workspace(r.tile, plan.panels, plan.finishes_units ? plan.tiles : 0) * r.sum_bytes;

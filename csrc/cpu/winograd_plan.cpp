@@ -23,6 +23,12 @@ constexpr int64_t kManyRows = 64;
 // lose with panels of 3 x 3 products emptier than this; where a 5 x 5 gradient has so many times as many channels to
 // transform as it has results; and, in channels_last, under 5 x 5 with fewer channels than these.
 constexpr double kFullPairPanels = 0.75;
+// Share of the multiplications above which a 3 x 3 gradient to the weight of pairs is better packed: tiles overhang
+// (13 x 13, 2 x 192 to 192 channels: 0.71 against 0.85 ms).
+constexpr double kMostPairedWgradWork = 0.35;
+// Channels up to which so few pixels do not repay transforming a weight of pairs (32 groups of 32, 7 x 7: 0.17 against
+// 0.26 ms; 160 to 320, 0.22 against 0.21).
+constexpr int64_t kFewPairedChannels = 32, kFewPairedPixels = 49;
 constexpr int64_t kSourcesOfAResult = 2, kLeastPairedChannels = 48;
 
 // Columns of interleaved tiles are staged side by side.
@@ -143,6 +149,17 @@ std::string pairs_refusal(const PlanRequest& r) {
   if (!wide && static_cast<double>(columns) < kFullPairPanels * static_cast<double>(panels))
     return std::to_string(columns) + " columns leave panels of " + std::to_string(panels) +
            " emptier than pairs multiplied directly";
+  if (wgrad && !wide && p.axis[0].kernel == 1) {
+    const TileGrid grid = winograd_grid(r);
+    if (static_cast<double>(grid.per_image() * kWinogradPoints) >
+        kMostPairedWgradWork * static_cast<double>(grid.height * grid.width * kernel_taps(p)))
+      return std::to_string(grid.height) + " x " + std::to_string(grid.width) +
+             " pixels leave tiles emptier than pairs multiplied directly";
+  }
+  const int64_t pixels = p.axis[1].output * p.axis[2].output;
+  if (!wide && !wgrad && p.axis[0].kernel == 1 && pixels <= kFewPairedPixels &&
+      std::max(p.in_channels, p.out_channels) <= kFewPairedChannels)
+    return std::to_string(pixels) + " pixels of pairs of few channels do not repay a transform of the weight";
   if (wide && r.op == ConvOperator::kDgrad && gather_depth(r) >= kSourcesOfAResult * columns)
     return std::to_string(gather_depth(r)) + " channels are many to transform for pairs of " + std::to_string(columns);
   return "";
