@@ -61,7 +61,12 @@ def reference(grad: Tensor, image: Tensor, kernel: int, stride: int = 1, padding
         ((1, 3, 224, 224), (64, 3, 7, 7), {"stride": 2, "padding": 3, "dtype": torch.float16}, "correlation"),
         ((1, 32, 28, 28), (96, 32, 5, 5), {"padding": 2}, "winograd"),
         ((1, 32, 28, 28), (96, 32, 7, 7), {"padding": 3}, "correlation"),
-        ((1, 64, 8000), (128, 64, 2), {}, "correlation"),
+        # rows that are turned where they lie: few taps in 1-D, one tap of many channels
+        ((1, 64, 8000), (128, 64, 2), {}, "packed"),
+        ((1, 63, 8000), (128, 63, 2), {}, "correlation"),
+        ((1, 128, 14, 14), (256, 128, 1, 1), {}, "packed"),
+        ((1, 128, 28, 28), (256, 128, 1, 1), {}, "correlation"),
+        ((1, 256, 28, 28), (256, 256, 1, 1), {}, "packed"),
         ((1, 64, 28, 28), (64, 64, 3, 3), {"padding": 1}, "winograd"),
         # too few pixels for the sums over lanes
         ((1, 512, 7, 7), (512, 512, 1, 1), {}, "packed"),
@@ -72,7 +77,6 @@ def reference(grad: Tensor, image: Tensor, kernel: int, stride: int = 1, padding
         ((1, 16, 14, 14), (48, 16, 5, 5), {"padding": 2}, "packed"),
         ((1, 17, 28, 28), (48, 17, 5, 5), {"padding": 2}, "correlation"),
         ((1, 256, 14, 14), (256, 256, 1, 1), {}, "packed"),
-        ((1, 128, 14, 14), (256, 128, 1, 1), {}, "correlation"),
         ((1, 512, 799), (512, 512, 3), {"stride": 2}, "packed"),
         ((1, 512, 28, 28), (1024, 512, 1, 1), {"stride": 2}, "packed"),
         # groups of few channels at any size and in any layout
@@ -212,7 +216,7 @@ def test_turned_lines_in_every_shape(mode: str, isa: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
-def test_a_shared_stage_of_one_tap(dtype: torch.dtype, isa: str) -> None:
+def test_panels_of_one_tap(dtype: torch.dtype, isa: str) -> None:
     for channels, stride, size in ((160, 1, 14), (170, 1, 13), (300, 2, 24)):
         out = (size - 1) // stride + 1
         image = integers(3, channels, size, size, dtype=dtype)
@@ -221,6 +225,50 @@ def test_a_shared_stage_of_one_tap(dtype: torch.dtype, isa: str) -> None:
         torch.testing.assert_close(
             wgrad(grad, image, 1, stride), reference(grad, image, 1, stride).to(dtype), rtol=0, atol=0
         )
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "dilation", "batch"),
+    [
+        ((49,), 1, 1, 0, 1, 8),  # whole images to a chunk
+        ((300,), 1, 1, 0, 1, 3),  # chunks that begin and end within images
+        ((13, 13), 1, 1, 0, 1, 2),
+        ((37, 37), 1, 2, 0, 1, 2),  # every second pixel, up to the last
+        ((38, 38), 1, 2, 0, 1, 2),
+        ((401,), 2, 1, 0, 3, 3),
+        ((300,), 3, 1, 2, 2, 2),  # chunks with padding are gathered
+        ((799,), 3, 2, 0, 1, 1),
+        ((800,), 3, 2, 1, 1, 1),
+        ((2100,), 2, 1, 0, 1, 2),  # slices
+    ],
+)
+def test_runs_turned_where_they_lie(
+    size: tuple[int, ...],
+    kernel: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+    batch: int,
+    dtype: torch.dtype,
+    isa: str,
+) -> None:
+    """Nothing beyond the images' ends is read."""
+    torch.manual_seed(0)
+    axes = len(size)
+    for channels, filters in ((64, 70), (65, 96)):
+        out = [(n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for n in size]
+        image, grad = integers(batch, channels, *size), integers(batch, filters, *out)
+        weight = torch.zeros(filters, channels, *[kernel] * axes, dtype=torch.float64)
+        conf = ([stride] * axes, [padding] * axes, [dilation] * axes, False, [0] * axes, 1, [False, True, False])
+        expected = torch.ops.aten.convolution_backward(grad.double(), image.double(), weight, None, *conf)[1].to(dtype)
+        image, grad = image.to(dtype), grad.to(dtype)
+        if sys.platform == "linux":
+            image, grad = guarded(image), guarded(grad)
+        result = torch.ops.convext.conv_wgrad(
+            grad, image, [kernel] * axes, [stride] * axes, [padding] * 2 * axes, [dilation] * axes, 1, 0
+        )
+        torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("mode", ("constant", "reflect", "replicate", "circular"))

@@ -23,6 +23,7 @@ namespace {
 #include "pixel_stage.h"
 #include "pixel_rows.h"
 #include "packed_wgrad.h"
+#include "wgrad_result.h"
 #include "depthwise_channels.h"
 #include "depthwise_channels_wgrad.h"
 #include "lane_stage.h"

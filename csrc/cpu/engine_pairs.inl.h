@@ -22,6 +22,7 @@ namespace {
 #include "pixel_stage.h"
 #include "pixel_rows.h"
 #include "packed_wgrad.h"
+#include "wgrad_result.h"
 #include "band_stage.h"
 #include "correlation.h"
 #include "inner_product.h"

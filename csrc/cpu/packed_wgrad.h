@@ -3,7 +3,8 @@
 //   result[k, (t, c)] = sum over pixels of grad[pixel, k] * source[pixel, (t, c)]
 //
 // is a product whose reduction runs over the pixels of the whole batch. Pixels are cut into fixed slices, a slice into
-// chunks of kReductionBlock; a unit (slice, group, block of k, block of (t, c)) walks its chunks in order:
+// chunks of kReductionBlock, or of whole small images; a unit (slice, group, block of k, block of (t, c)) walks its
+// chunks in order:
 //
 //   chunk of grad     -> A panels [pixel][k]       packed once a chunk, L2
 //   chunk of source   -> B tile   [pixel][(t, c)]  packed just before use, L1
@@ -11,10 +12,10 @@
 //
 // The slices' partial results are then added in order. A single slice adds up in the result itself, or, where that is
 // narrower than a sum, in the unit's workspace: it never leaves the cache before it is narrowed. Slices depend on
-// the shape alone, so neither the threads nor the cut into units changes a bit. NCHW images are gathered as rows of
-// pixels (or read where such rows lie, `pixels_in_place`) and transposed in registers; channels_last images have the
-// panel's layout already. Columns are numbered (tap, channel), which gathers a tap's channels at one go, or (channel,
-// tap) where that is the order of the result in memory.
+// the shape alone, so neither the threads nor the cut into units changes a bit. NCHW images are turned in registers,
+// from where rows of pixels lie (`TurnedRuns`) or from where they were gathered; channels_last images have the panel's
+// layout already. Columns are numbered (tap, channel), which gathers a tap's channels at one go, or (channel, tap)
+// where that is the order of the result in memory.
 #pragma once
 
 template <class T, class A, class Product>
@@ -49,18 +50,35 @@ class WgradUnit {
     const Panels panels(job_.problem->out_channels, job_.tile.rows);
     const int64_t first_row = panels.start(first_panel_), last_row = panels.start(first_panel_ + panels_);
     const int64_t begin = job_.slice_start(product_, slice_), end = job_.slice_start(product_, slice_ + 1);
-    for (int64_t pixel = begin; pixel < end; pixel += kChunk) {
-      const int64_t length = std::min(kChunk, end - pixel), depth = divide_up(length, Product::kTerms);
+    const int64_t step = chunk_pixels();
+    for (int64_t pixel = begin; pixel < end; pixel += step) {
+      const int64_t length = std::min(step, end - pixel), depth = divide_up(length, Product::kTerms);
       run_count_ = make_runs(*source_.region, pixel, length, runs_);
-      if (gathers_source()) source_rows_.list(source_, remaining_channels(), runs_, run_count_);
-      for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p)
+      list_runs(grad_, length, grad_runs_);
+      list_runs(source_, length, source_runs_);
+      if (source_runs_.step == 0 && gathers_source())
+        source_rows_.list(source_, remaining_channels(), runs_, run_count_);
+      const int64_t last_panel = first_panel_ + panels_, last_tile = first_tile_ + tiles_;
+      for (int64_t p = first_panel_; p < last_panel; ++p) {
+        if (p + 1 < last_panel) prefetch_rows(grad_, grad_runs_, panels.start(p + 1), panels.rows(p + 1));
         pack(grad_, panels.start(p), panels.rows(p), panels.rows(p), length,
              a_panels_ + (panels.start(p) - first_row) * depth);
-      for (int64_t tile = first_tile_; tile < first_tile_ + tiles_; ++tile) {
+      }
+      for (int64_t tile = first_tile_; tile < last_tile; ++tile) {
         const int64_t column = tile * kColumns;
-        pack(source_, column, std::min(kColumns, job_.columns() - column), kColumns, length, b_tile_);
-        for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p) {
+        const auto columns_from = [&](int64_t first) { return std::min(kColumns, job_.columns() - first); };
+        pack(source_, column, columns_from(column), kColumns, length, b_tile_);
+        for (int64_t p = first_panel_; p < last_panel; ++p) {
           const int64_t row = panels.start(p);
+          if (p + 1 < last_panel) {
+            const int64_t next = row + panels.rows(p);
+            prefetch(target(next, next - first_row, tile), panels.rows(p + 1));
+          }
+          if (tile + 1 < last_tile) {
+            const int64_t next = column + kColumns, of_next = columns_from(next), i = p - first_panel_;
+            const int64_t from = i * of_next / panels_;
+            prefetch_rows(source_, source_runs_, next + from, (i + 1) * of_next / panels_ - from);
+          }
           const Target to = target(row, row - first_row, tile);
           multiply<A, false, Product>(panels.rows(p),
                                       {depth, a_panels_ + (row - first_row) * depth, b_tile_, to.data, to.distance,
@@ -85,6 +103,50 @@ class WgradUnit {
     A* data;
     int64_t distance;  // between rows
   };
+  static void prefetch(const Target& to, int64_t rows) {
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < kColumns; j += kLanes<A>) __builtin_prefetch(to.data + i * to.distance + j, 1);
+  }
+
+  // Where a chunk's pixels lie under each tap of an image, if nothing has to be gathered: runs inside of the image, of
+  // pixels side by side or, of step 2, every second one.
+  static constexpr int64_t kMostTurnedTaps = 16, kMostTurnedRuns = kChunk / kLanes<A>;
+  struct TurnedRuns {
+    int64_t step = 0;  // 0: they have to be gathered
+    int count = 0;
+    Piece run[kMostTurnedTaps][kMostTurnedRuns];
+  };
+
+  // Pixels that are multiplied at a time: whole small images.
+  int64_t chunk_pixels() const {
+    const int64_t of_image = source_.region->positions();
+    if (kPairs || job_.slices > 1 || of_image > kChunk || of_image == 0) return kChunk;
+    return of_image * balanced(job_.problem->batch, kChunk / of_image);
+  }
+
+  void list_runs(const ImageReader<Element>& image, int64_t length, TurnedRuns& to) const {
+    to.step = 0;
+    const int64_t step = image.region->axis[2].step * image.strides.axis[2], taps = image.region->taps();
+    if (!std::is_same_v<Element, A> || image.region->folded() || (step != 1 && step != 2) || taps > kMostTurnedTaps)
+      return;
+    Piece pieces[kMostPieces];
+    for (int64_t t = 0; t < taps; ++t) {
+      const int made = make_pieces(image, tap_at(*image.region, t), runs_, run_count_, pieces);
+      if (made != run_count_) return;
+      to.count = 0;
+      for (int i = 0; i < made; ++i) {
+        if (pieces[i].offset < 0) return;
+        Piece* last = to.count > 0 ? &to.run[t][to.count - 1] : nullptr;
+        if (taps == 1 && last && pieces[i].offset == last->offset + last->len * step) {
+          last->len += pieces[i].len;
+          continue;
+        }
+        if ((to.count + 1) * kLanes<A> > length) return;  // short runs are gathered faster
+        to.run[t][to.count++] = pieces[i];
+      }
+    }
+    to.step = step;
+  }
 
   // Where the unit's tile adds up: in the slice's partial result or in the result; the last tile there may be narrower
   // than a vector and has a place of its own.
@@ -135,12 +197,9 @@ class WgradUnit {
         image.region->axis[2].step * image.strides.axis[2] != 1)
       return pack_channelwise(image, channels, first, count, width, length, to);
     if constexpr (std::is_same_v<Element, A>) {
-      if (const A* pixels = pixels_in_place(image)) {
-        const A* row[kColumns];
-        for (int64_t j = 0; j < width; ++j)
-          row[j] = j < count ? pixels + (first + j) * image.strides.channel : kZeros<A>;
-        return transpose_rows(row, static_cast<int>(width), length, to);
-      }
+      const TurnedRuns& runs = is_grad ? grad_runs_ : source_runs_;
+      if (runs.step == 1) return turn<1>(image, runs, first, count, width, to);
+      if (runs.step == 2) return turn<2>(image, runs, first, count, width, to);
     }
     Row* rows = reinterpret_cast<Row*>(rows_);
     const auto gather = [&](const Block& block, int64_t column, int64_t channel_step) {
@@ -175,20 +234,45 @@ class WgradUnit {
   // From the group's first one to the image's last.
   int64_t remaining_channels() const { return (job_.problem->groups - group_) * job_.problem->in_channels; }
 
-  // The chunk's pixels of the image's first channel, if they follow each other in memory under a single tap: no row has
-  // to be gathered. The gradient's do even where the source's are a stride apart.
-  const Element* pixels_in_place(const ImageReader<Element>& image) const {
-    const PixelRun& first = runs_[0];
-    if (first.n != runs_[run_count_ - 1].n) return nullptr;
-    int64_t distance = 1, offset = first.n * image.strides.outer;
-    for (int i = kSpatialAxes; i-- > 0;) {
-      const GatherAxis& g = image.region->axis[i];
-      if (g.taps != 1 || g.off0 != 0 || g.extent == 0) return nullptr;
-      if (g.count > 1 && (g.step != 1 || g.count != g.extent || image.strides.axis[i] != distance)) return nullptr;
-      distance *= g.count;
-      offset += first.q[i] * image.strides.axis[i];
+  struct Column {
+    int64_t tap, channel;
+  };
+  Column column_at(const ImageReader<Element>& image, int64_t index) const {
+    const bool is_grad = &image == &grad_;
+    const int64_t taps = image.region->taps();
+    if (job_.channel_major && !is_grad) return {index % taps, index / taps};
+    const int64_t channels = is_grad ? job_.problem->out_channels : job_.problem->in_channels;
+    return {index / channels, index % channels};
+  }
+
+  // Asks for the rows of columns that are turned next, into L2: they are short pieces of lines that lie far apart.
+  void prefetch_rows(const ImageReader<Element>& image, const TurnedRuns& runs, int64_t first, int64_t count) const {
+    if (runs.step == 0) return;
+    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(Element));
+    for (int64_t j = first; j < first + count; ++j) {
+      const Column column = column_at(image, j);
+      if (job_.channel_major && column.tap > 0) continue;  // of the same lines
+      for (int i = 0; i < runs.count; ++i) {
+        const Piece& run = runs.run[column.tap][i];
+        const Element* from = image.data + column.channel * image.strides.channel + run.offset;
+        for (int64_t k = 0; k < run.len * runs.step; k += kLine) __builtin_prefetch(from + k, 0, 2);
+      }
     }
-    return image.data + offset;
+  }
+
+  // The panel from the image itself, run by run. Columns beyond `count` repeat the last one.
+  template <int kStep>
+  void turn(const ImageReader<Element>& image, const TurnedRuns& runs, int64_t first, int64_t count, int64_t width,
+            A* to) const {
+    for (int i = 0; i < runs.count; ++i) {
+      const A* row[kColumns];
+      for (int64_t j = 0; j < width; ++j) {
+        const Column column = column_at(image, first + std::min(j, count - 1));
+        row[j] = image.data + column.channel * image.strides.channel + runs.run[column.tap][i].offset;
+      }
+      const Piece& run = runs.run[0][i];
+      transpose_rows<kStep>(row, static_cast<int>(width), run.len, to + run.column * width);
+    }
   }
 
   // Splits columns numbered (tap, channel) at taps: visit(block of one tap, its first column relative to `first`).
@@ -242,110 +326,5 @@ class WgradUnit {
   PixelRun runs_[kChunk];
   int run_count_ = 0;
   TapPieces<Element> source_rows_;
+  TurnedRuns grad_runs_, source_runs_;
 };
-
-// Writes filter `index` of the result from sums that stand at tap * tap_distance + channel * channel_distance.
-template <class T, class A>
-void write_filter(const WgradJob& job, int64_t index, const A* sum, int64_t tap_distance, int64_t channel_distance) {
-  const Strides& s = job.result_strides;
-  T* result = static_cast<T*>(job.result) + index * s.outer;
-  for (int64_t t = 0; t < job.source_region.taps(); ++t) {
-    const Tap tap = tap_at(job.source_region, t);
-    T* to = result + tap.t[0] * s.axis[0] + tap.t[1] * s.axis[1] + tap.t[2] * s.axis[2];
-    store_line(to, s.channel, sum + t * tap_distance, channel_distance, job.problem->in_channels);
-  }
-}
-
-// Sums that are turned together.
-inline constexpr int kTapsAtOnce = 32;
-template <class A>
-inline constexpr int kChannelsAtOnce = 8 * kLanes<A>;
-
-// Vector I of the result of interleave_taps: the lanes of tap after tap join those of the taps before.
-template <int kTaps, std::size_t I, class A>
-inline Vector<A> interleaved(const Vector<A> (&row)[kTaps]) {
-  constexpr std::size_t W = kLanes<A>;
-  constexpr auto channel = [](std::size_t l) { return (I * W + l) / kTaps; };
-  constexpr auto tap = [](std::size_t l) { return (I * W + l) % kTaps; };
-  constexpr auto first = [=](std::size_t l) { return tap(l) == 1 ? W + channel(l) : channel(l); };
-  constexpr auto third = [=](std::size_t l) { return tap(l) == 2 ? W + channel(l) : l; };
-  constexpr auto fourth = [=](std::size_t l) { return tap(l) == 3 ? W + channel(l) : l; };
-  Vector<A> v = shuffle<A>(row[0], row[1], first, LaneSequence<A>{});
-  if constexpr (kTaps > 2) v = shuffle<A>(v, row[2], third, LaneSequence<A>{});
-  if constexpr (kTaps > 3) v = shuffle<A>(v, row[3], fourth, LaneSequence<A>{});
-  return v;
-}
-
-// to[c][tap] = rows[tap][c] of a few taps, for which a square would be empty for the most part: each vector of the
-// result takes a shuffle for every tap but one.
-template <int kTaps, class A>
-inline void interleave_taps(const A* const* rows, int64_t n, A* to) {
-  constexpr int W = kLanes<A>;
-  for (int64_t c = 0; c < n; c += W) {
-    Vector<A> row[kTaps];
-    for (int t = 0; t < kTaps; ++t) {
-      A part[W] = {};
-      if (c + W > n) copy_fewer<W>(part, rows[t] + c, n - c);
-      row[t] = load(c + W > n ? part : rows[t] + c);
-    }
-    [&]<std::size_t... I>(std::index_sequence<I...>) {
-      (store(to + c * kTaps + I * W, interleaved<kTaps, I, A>(row)), ...);
-    }(std::make_index_sequence<kTaps>{});
-  }
-}
-
-// Writes channels [c, c + n) under all taps of one filter, whose sums under a tap stand at sums_of(tap): some taps at
-// a time, turned where they are the inner index of the result.
-template <class T, class A, class SumsOf>
-inline void store_taps(const WgradJob& job, T* result, int64_t c, int64_t n, SumsOf sums_of) {
-  constexpr int kTaps = kTapsAtOnce, kChannels = kChannelsAtOnce<A>;
-  const int64_t taps = job.source_region.taps();
-  const bool turns = taps > 1 && job.result_strides.channel == taps && job.taps_are_dense();
-  A turned[kTaps * kChannels];
-  for (int64_t first = 0; first < taps; first += kTaps) {
-    const int64_t count = std::min<int64_t>(kTaps, taps - first);
-    const A* rows[kTaps];
-    for (int64_t t = 0; t < count; ++t) {
-      rows[t] = sums_of(first + t);
-      if (!turns)
-        store_line(result + job.result_offset(first + t) + c * job.result_strides.channel, job.result_strides.channel,
-                   rows[t], 1, n);
-    }
-    if (!turns) continue;
-    switch (count) {
-      case 2: interleave_taps<2>(rows, n, turned); break;
-      case 3: interleave_taps<3>(rows, n, turned); break;
-      case 4: interleave_taps<4>(rows, n, turned); break;
-      default: transpose_rows(rows, static_cast<int>(count), n, turned);
-    }
-    if (count == taps) {
-      store_line(result + c * taps, 1, turned, 1, n * taps);
-    } else {
-      for (int64_t i = 0; i < n; ++i) store_line(result + (c + i) * taps + first, 1, turned + i * count, 1, count);
-    }
-  }
-}
-
-// Adds the slices' partial results in order and writes result row `index`, counted over (group, k).
-template <class T, class A>
-void finish_wgrad_row(const WgradJob& job, int64_t index) {
-  constexpr int64_t kChannels = kChannelsAtOnce<A>;
-  const ConvProblem& p = *job.problem;
-  const int64_t group = index / p.out_channels, row = index % p.out_channels;
-  const int64_t slice_distance = p.groups * job.partial_elements();
-  const A* partial = static_cast<const A*>(job.partial) + group * job.partial_elements() + row * job.partial_columns();
-  T* result = static_cast<T*>(job.result) + index * job.result_strides.outer;
-  A sums[kTapsAtOnce * kChannels];
-  for (int64_t c = 0; c < p.in_channels; c += kChannels) {
-    const int64_t n = std::min(kChannels, p.in_channels - c);
-    store_taps<T, A>(job, result, c, n, [&](int64_t tap) {
-      const A* from = partial + tap * job.tap_distance() + c;
-      if (job.slices == 1) return from;
-      A* sum = sums + tap % kTapsAtOnce * kChannels;
-      copy_row(sum, from, n);
-      for (int64_t s = 1; s < job.slices; ++s)
-        for (int64_t i = 0; i < n; ++i) sum[i] += from[s * slice_distance + i];
-      return static_cast<const A*>(sum);
-    });
-  }
-}

@@ -179,39 +179,63 @@ inline Vector<A> load_widened(const T* from) {
   }
 }
 
-// to[i * width + r] = rows[r][i], widened, for i < len and r < width.
+// A vector of every kStep-th element; of every second one it reads nothing beyond the last.
+template <class A, int kStep, class T>
+inline Vector<A> load_apart(const T* from) {
+  if constexpr (kStep == 1) {
+    return load_widened<A>(from);
+  } else {
+    static_assert(kStep == 2);
+    return even_lanes_overlapping<A>(load(from), load(from + kLanes<A> - 1));
+  }
+}
+
+// to[i * width + r] = rows[r][i * kStep], widened, for i < len and r < width.
 //
 // Whole vectors are stored: what spills over the end of a row of `to` is rewritten by the next row, and nothing is
 // written beyond the last. `readable`: whole vectors may be loaded beyond the rows' ends too.
-template <class A, class T>
+template <int kStep = 1, class A, class T>
 inline void transpose_rows(const T* const* rows, int width, int64_t len, A* to, bool readable = false) {
   constexpr int W = kLanes<A>;
   const int last_block = (width - 1) / W * W;
+  const A* end = to + len * width;
   for (int64_t i = 0; i < len; i += W) {
     if (len >= W) i = std::min<int64_t>(i, len - W);  // the last block overlaps the one before it
     const int64_t n = std::min<int64_t>(W, len - i);
     for (int r0 = last_block; r0 >= 0; r0 -= W) {  // descending: what a block spills over, the block before it rewrites
+      const T* const* row = rows + r0;
+      const int last = std::min(W, width - r0) - 1;  // which stands for those that are not there
       Vector<A> v[W];
-      for (int r = 0; r < W; ++r) {
-        if (r0 + r >= width) {
-          v[r] = Vector<A>{};
-        } else if (n == W || readable) {
-          v[r] = load_widened<A>(rows[r0 + r] + i);
-        } else {
+      if (n == W || readable) {
+#pragma GCC unroll 16
+        for (int r = 0; r < W; ++r) v[r] = load_apart<A, kStep>(row[std::min(r, last)] + i * kStep);
+      } else {
+        for (int r = 0; r < W; ++r) {
           T part[W] = {};
-          copy_fewer<W>(part, rows[r0 + r] + i, n);
+          const T* from = row[std::min(r, last)] + i * kStep;
+          if constexpr (kStep == 1) {
+            copy_fewer<W>(part, from, n);
+          } else {
+            for (int64_t j = 0; j < n; ++j) part[j] = from[j * kStep];
+          }
           v[r] = load_widened<A>(part);
         }
       }
       transpose_square<A>(v);
-      for (int64_t j = 0; j < n; ++j) {
-        A* at = to + (i + j) * width + r0;
-        if (at + W <= to + len * width) {
-          store(at, v[j]);
+      A* at = to + i * width + r0;
+      if (n == W && at + (W - 1) * width + W <= end) {
+#pragma GCC unroll 16
+        for (int j = 0; j < W; ++j) store(at + j * width, v[j]);
+        continue;
+      }
+      A turned[W * W];
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) store(turned + j * W, v[j]);
+      for (int64_t j = 0; j < n; ++j, at += width) {
+        if (at + W <= end) {
+          store(at, load(turned + j * W));
         } else {
-          A part[W];
-          store(part, v[j]);
-          copy_row(at, part, std::min<int64_t>(W, width - r0));
+          copy_row(at, turned + j * W, last + 1);
         }
       }
     }

@@ -37,9 +37,12 @@ constexpr int64_t kFewestBoxed = 64, kFewestBoxPixels = 256;
 // turning the sums at the end (512 x 512 channels on one map of 7 x 7, 3 x 3 taps: 1.1 ms on panels, 1.7 staged). Long
 // rows of 1-D under few taps are gathered as fast.
 constexpr int64_t kFewestStagedChannels = 16, kFewestStagedPixels = 128, kManyStagedTaps = 16;
-// Under a single tap it is one turn against another of the same data, which pays for many channels of few pixels: fewer
-// leave a chunk's block of the gradient short, and of more correlation reads longer rows where they lie.
-constexpr int64_t kFewestPixelsOfOneTap = 128, kMostPixelsOfOneTap = 400, kFewestChannelsOfOneTap = 160;
+// Panels turn rows of pixels where they lie, if they are long enough: under a single tap from so many channels on of
+// either side for images of so few pixels, which leave many sums over lanes, and for those under a stride, which would
+// be staged; of larger ones from so many more. The same in 1-D for up to so many taps, which are as many turns, but no
+// stage.
+constexpr int64_t kFewestTurnedChannels = 48, kMostPixelsOfOneTap = 400, kManyTurnedChannels = 256;
+constexpr int64_t kFewestTurnedOf1d = 64, kMostTurnedTapsOf1d = 3;
 // Correlation stages anew for every block of filters, under a stride four times as much or more: from so many channels
 // on either side it leaves these layers to the shared stage, and also those whose rows are mostly padding. (In 1-D rows
 // are long.)
@@ -77,13 +80,7 @@ bool repays_stage(const PlanRequest& r) {
   if (!r.packed_type || panel_terms(r) > 1 || r.source_channels_last || r.grad_channels_last) return false;
   const int64_t channels = std::min(p.in_channels, p.out_channels);
   if (channels < kFewestStagedChannels || pixels == 0) return false;
-  if (taps == 1) {
-    const int64_t of_image = output_pixels(p);
-    if (of_image < kFewestPixelsOfOneTap || of_image > kMostPixelsOfOneTap || channels < kFewestChannelsOfOneTap)
-      return false;
-  } else if ((pixels < kFewestStagedPixels || is_1d(p)) && taps < kManyStagedTaps) {
-    return false;
-  }
+  if (taps == 1 || ((pixels < kFewestStagedPixels || is_1d(p)) && taps < kManyStagedTaps)) return false;
   const StagedWgradBands bands(fprop_region(p), p, r.tile, r.sum_bytes);
   return StagedWgradWorkspace(bands, {1, 1}, taps, r.tile).bytes(r.sum_bytes) <= kMostStageBytes;
 }
@@ -104,6 +101,18 @@ bool repays_turning(const PlanRequest& r) {
   const Region region = fprop_region(p);
   const OuterLines lines(region, p.batch);
   return TurnedLines(lines, region, p.in_channels, p.out_channels, r.lanes).elements() * r.sum_bytes <= kMostStageBytes;
+}
+
+// Whether rows of pixels are better turned to panels than summed over lanes.
+bool repays_turned_panels(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  const int64_t taps = kernel_taps(p), channels = std::min(p.in_channels, p.out_channels);
+  const bool strided = std::any_of(p.axis, p.axis + kSpatialAxes, [](const ConvAxis& a) { return a.stride > 1; });
+  if (taps == 1) {
+    const bool few_pixels = strided || output_pixels(p) <= kMostPixelsOfOneTap;
+    return channels >= (few_pixels ? kFewestTurnedChannels : kManyTurnedChannels);
+  }
+  return is_1d(p) && !strided && taps <= kMostTurnedTapsOf1d && channels >= kFewestTurnedOf1d;
 }
 
 StagedElement staged_element(const PlanRequest& r) {
@@ -158,7 +167,7 @@ std::string correlation_refusal(const PlanRequest& r) {
              " channels on either side repay a stage that all filters share, more than " + std::to_string(most);
     if (bands.band.columns * 5 < bands.band.pitch * 4 && repays_stage(r))
       return "padding would fill a fifth of the columns";
-    if (taps == 1 && repays_stage(r))
+    if (repays_turned_panels(r))
       return std::to_string(output_pixels(p)) + " pixels of many channels are better turned than summed over lanes";
   }
   return pairs ? packed_pairs_reason(p) : "";
@@ -309,6 +318,47 @@ void plan_stage(const PlanRequest& r, ConvPlan& plan) {
   if (bands.band.bands() > 1) plan.thread_bytes = std::max(plan.thread_bytes, kCutBytes);
 }
 
+// Panels of filters and tiles of columns of a unit, so that the busiest thread has the least to do. In cycles a pixel:
+// a row of a panel takes one for each tile; what is packed, about half a cycle an element.
+void cut_product(const PlanRequest& r, int64_t panels, int64_t tiles, ConvPlan& plan) {
+  // Half of L2 for the packed gradient; a quarter where the unit's sums are beside it.
+  const int64_t bytes = r.element_bytes == r.sum_bytes ? 512 << 10 : 256 << 10;
+  const int64_t most_panels = divide_up(bytes, kReductionBlock * r.sum_bytes * r.tile.rows);
+  constexpr double kMoved = 0.5;
+  constexpr int64_t kMostCuts = 32;
+  const int64_t fewest = divide_up(panels, most_panels), more = std::min(2 * plan.workers, kMostCuts);
+  double least = 0;
+  for (int64_t across = 1; across <= std::min(tiles, more); ++across)
+    for (int64_t down = fewest; down <= std::min(panels, fewest + more); ++down) {
+      const int64_t unit_panels = divide_up(panels, down), unit_tiles = divide_up(tiles, across);
+      const int64_t units =
+          plan.slices * r.problem.groups * divide_up(panels, unit_panels) * divide_up(tiles, unit_tiles);
+      const auto rows = static_cast<double>(unit_panels * divide_up(r.problem.out_channels, panels));
+      const auto columns = static_cast<double>(unit_tiles);
+      const double cost = static_cast<double>(divide_up(units, plan.workers)) *
+                          (rows * columns + kMoved * (rows + columns * static_cast<double>(r.tile.columns)));
+      if (least > 0 && cost >= least) continue;
+      least = cost;
+      plan.panels = unit_panels, plan.tiles = unit_tiles;
+    }
+}
+
+// The factor of cuts that gives every thread as many of so many units.
+int64_t cuts_for_all(int64_t units, int64_t threads) { return threads / std::gcd(units, threads); }
+
+// The same for pairs, whose products take half as long.
+void cut_pairs(const PlanRequest& r, int64_t panels, int64_t tiles, ConvPlan& plan) {
+  const int64_t threads = plan.workers;
+  // 256 rows of packed grad fill a quarter of a megabyte. Each block of rows gathers the image anew.
+  plan.panels = balanced(panels, divide_up(256, r.tile.rows));
+  plan.tiles = tiles;
+  const int64_t units = plan.slices * r.problem.groups * divide_up(panels, plan.panels);
+  if (threads == 1 || units >= 4 * threads) return;
+  plan.tiles = std::max<int64_t>(1, divide_up(tiles, cuts_for_all(units, threads)));
+  const int64_t cut = units * divide_up(tiles, plan.tiles);
+  if (cut < threads) plan.panels = divide_up(plan.panels, divide_up(threads, cut));
+}
+
 void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   const ConvProblem& p = r.problem;
   if (repays_boxes(r)) return plan_boxes(r, plan);
@@ -323,23 +373,20 @@ void plan_packed_wgrad(const PlanRequest& r, ConvPlan& plan) {
   const int64_t of_pixels = pixels / (result_bytes <= kSmallResult ? kFewestPixels : kPixelsPerSlice);
   const int64_t most = std::clamp<int64_t>(std::min(of_pixels, kSliceBytes / result_bytes), 1, 16);
   plan.slices = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(most)));  // divides evenly among threads
-  const int64_t threads = plan.workers;
   const int64_t panels = std::max<int64_t>(1, divide_up(p.out_channels, r.tile.rows));
   const int64_t tiles = std::max<int64_t>(1, divide_up(columns, r.tile.columns));
-  // 256 rows of packed grad fill a quarter of a megabyte. Each block of rows gathers the image anew.
-  plan.panels = balanced(panels, divide_up(256, r.tile.rows));
-  plan.tiles = tiles;
-  const int64_t units = plan.slices * p.groups * divide_up(panels, plan.panels);
-  if (threads > 1 && units < 4 * threads) {
-    plan.tiles = std::max<int64_t>(1, divide_up(tiles, threads / std::gcd(units, threads)));
-    const int64_t cut = units * divide_up(tiles, plan.tiles);
-    if (cut < threads) plan.panels = divide_up(plan.panels, divide_up(threads, cut));
+  if (panel_terms(r) > 1) {
+    cut_pairs(r, panels, tiles, plan);
+  } else {
+    cut_product(r, panels, tiles, plan);
   }
   plan.in_place = plan.slices == 1 && r.element_bytes == r.sum_bytes;
   plan.finishes_units = plan.slices == 1 && !plan.in_place;
   constexpr int64_t kUnitTiles = 16;  // with 256 rows their sums take half a megabyte
-  if (plan.finishes_units && plan.tiles > kUnitTiles)
-    plan.tiles = divide_up(tiles, round_up(divide_up(tiles, kUnitTiles), threads / std::gcd(units, threads)));
+  if (plan.finishes_units && plan.tiles > kUnitTiles) {
+    const int64_t units = plan.slices * p.groups * divide_up(panels, plan.panels);
+    plan.tiles = divide_up(tiles, round_up(divide_up(tiles, kUnitTiles), cuts_for_all(units, plan.workers)));
+  }
   plan.channel_major = plan.slices == 1 && !r.result_channels_last && kernel_taps(p) > 1;
   plan.shared_bytes = plan.slices == 1 ? 0 : plan.slices * result_bytes;
   plan.thread_bytes = wgrad_workspace(r.tile, plan.panels, plan.finishes_units ? plan.tiles : 0) * r.sum_bytes;
