@@ -75,6 +75,7 @@ class Row(Compared):
     algorithm: str  # of each operator that ran: fprop (or dgrad), then those of the backward pass
     flops: int
     bytes: int  # that its operators must at least read and write
+    fma_pace: float | None = None  # GFLOP/s of each thread with the micro-kernel alone, in turn with the layer
 
     @property
     def gflops(self) -> float:
@@ -244,15 +245,22 @@ def measure(
     min_run_time: float = 0.2,
     turns: int = 5,
     longest: float = math.inf,
+    with_pace: bool = False,
 ) -> Row:
     """Runs a layer in a setting. ``references``: what `reference` says of these values, for this work or both.
 
-    ``min_run_time``, ``turns``, ``longest``: as `in_turn` has them.
+    ``min_run_time``, ``turns``, ``longest``: as `in_turn` has them. ``with_pace``: measures ``fma_pace``, too.
     """
     ready = laid_out(values, setting.layout)
     ours, theirs = (runner(f, layer, ready, setting.work) for f in (convext.functional, torch.nn.functional))
     errors = [relative_error(results := f(), references[: len(results)]) for f in (ours, theirs)]
-    our_times, torch_times = in_turn((ours, theirs), setting.threads, min_run_time, turns, longest)
+    paces: list[float] = []
+
+    def pace() -> None:
+        paces.append(convext._C.measure_fma_pace(setting.dtype, setting.threads, min_run_time / turns) * 1e-9)
+
+    sides = (ours, theirs, pace) if with_pace else (ours, theirs)
+    our_times, torch_times = in_turn(sides, setting.threads, min_run_time, turns, longest)[:2]
     return Row(
         net=layer.net,
         layer=layer.name,
@@ -270,4 +278,5 @@ def measure(
         torch_spread=spread(torch_times),
         our_error=errors[0],
         torch_error=errors[1],
+        fma_pace=statistics.median(paces) if paces else None,
     )

@@ -72,7 +72,9 @@ def run(part: Part, path: Path, options: argparse.Namespace) -> store.Results:
             values = measure.operands(layer, getattr(torch, part.dtype))
             references = measure.reference(layer, values, part.works[-1])
             before = layer
-        row = measure.measure(layer, setting, values, references, options.min_run_time, options.turns, LONGEST)
+        row = measure.measure(
+            layer, setting, values, references, options.min_run_time, options.turns, LONGEST, part.with_pace
+        )
         results.rows.append(dataclasses.asdict(row))
         store.save(path, results)
         print(f"[{len(results.rows)}/{results.planned}] {setting.work:16} {report.line(row)}", flush=True)

@@ -37,6 +37,7 @@ class Part:
     """Cases in a setting, forward and backward.
 
     ``one_in``: of the layers of each network or family only the first, and every so-manieth after it.
+    ``with_pace``: the FMA peak is measured in turn with each layer, on as many threads at once.
     ``most_flops``: layers of more in one forward pass are left out. ``environment``: variables that must stand before
     torch is imported.
     """
@@ -53,6 +54,7 @@ class Part:
     chosen: Callable[[Layer], bool] = every_layer
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     winograd: bool = True
+    with_pace: bool = False
 
     def layers(self) -> list[Layer]:
         """The cases, in the order of `cases.layers`."""
@@ -111,6 +113,7 @@ PARTS = {
             one_in=1,
             chosen=large_dense,
             winograd=False,
+            with_pace=True,
         ),
         Part(
             "direct_2_threads",
@@ -119,6 +122,7 @@ PARTS = {
             one_in=1,
             chosen=large_dense,
             winograd=False,
+            with_pace=True,
         ),
     )
 }

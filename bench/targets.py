@@ -196,3 +196,8 @@ def verdicts(parts: dict[str, list[Row]]) -> list[Verdict]:
 def peak_shares(rows: Iterable[Row], peak: float) -> list[float]:
     """Of each row, the share of the FMA peak; ``peak``: GFLOP/s of one thread."""
     return [row.gflops / (peak * row.threads) for row in rows]
+
+
+def pace_shares(rows: Iterable[Row]) -> list[float]:
+    """Of each row that has one, the share of the pace that its threads kept up in turn with it."""
+    return [row.gflops / (row.fma_pace * row.threads) for row in rows if row.fma_pace is not None]

@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 #include <optional>
 #include <stdexcept>
 
 #include "cpu/run.h"
 #include "cpu/winograd_plan.h"
+#include "cpu/workers.h"
 #include "python_arguments.h"
 
 namespace py = pybind11;
@@ -137,6 +139,29 @@ double measure_fma_peak(const std::string& dtype) {
   return best;
 }
 
+// FLOP/s of each of so many of the pool's threads, which run the micro-kernel on panels in L1 at once and for so long:
+// the mean over that time, which a layer may be compared with that ran on the same threads just before or after.
+double measure_fma_pace(const std::string& dtype, int64_t threads, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  const std::optional<FloatType> type = float_named(dtype);
+  if (!type) throw std::invalid_argument("convext: expected a floating-point dtype, got '" + dtype + "'");
+  if (threads < 1) throw std::invalid_argument("convext: expected at least 1 thread, got " + std::to_string(threads));
+  const py::gil_scoped_release others_may_run_meanwhile;
+  const Kernels& kernels = active_engine().of(*type);
+  constexpr int64_t kTilesBetweenLooks = 100;  // at the clock: a tenth of a millisecond
+  std::vector<double> pace(static_cast<std::size_t>(threads));
+  for_each_worker(threads, threads, [&](int64_t worker, int64_t, int64_t) {
+    const auto start = Clock::now();
+    double flops = 0, passed = 0;
+    do {
+      flops += kernels.run_full_tile(kTilesBetweenLooks);
+      passed = std::chrono::duration<double>(Clock::now() - start).count();
+    } while (passed < seconds);
+    pace[static_cast<std::size_t>(worker)] = flops / passed;
+  });
+  return std::accumulate(pace.begin(), pace.end(), 0.0) / static_cast<double>(threads);
+}
+
 // Bytes/s, read and written, at which one thread copies half of a working set of so many bytes onto its other half: the
 // best of several short runs. What it may be compared with depends on the cache that holds the whole.
 double measure_copy_bandwidth(int64_t bytes) {
@@ -191,6 +216,8 @@ PYBIND11_MODULE(_C, m) {
         "How an operator would run: algorithm, tile, workspace, and why the algorithms before it declined.");
   m.def("measure_fma_peak", &convext::measure_fma_peak, py::arg("dtype"),
         "FLOP/s of one thread running the micro-kernel of the ISA level in use on panels in L1.");
+  m.def("measure_fma_pace", &convext::measure_fma_pace, py::arg("dtype"), py::arg("threads"), py::arg("seconds"),
+        "FLOP/s of each of so many threads that do the same at once, in the mean over so long.");
   m.def("measure_copy_bandwidth", &convext::measure_copy_bandwidth, py::arg("bytes"),
         "Bytes/s, read and written, of one thread copying half of a working set of so many bytes onto the other half.");
   if (convext::add_argument_codes(m.ptr()) != 0) throw py::error_already_set();

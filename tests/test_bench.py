@@ -145,6 +145,14 @@ def test_floor() -> None:
     assert limits.floor(dataclasses.replace(case, threads=1)) is None
 
 
+def test_the_pace_is_measured_of_threads_at_once() -> None:
+    assert convext._C.measure_fma_pace("float32", 2, 0.001) > 1e9
+    with pytest.raises(ValueError, match="at least 1 thread, got 0"):
+        convext._C.measure_fma_pace("float32", 0, 0.001)
+    with pytest.raises(ValueError, match="floating-point dtype, got 'int64'"):
+        convext._C.measure_fma_pace("int64", 1, 0.001)
+
+
 def test_limits_are_measured() -> None:
     limits = Limits.measured(["float32", "int64"], 1)
     assert set(limits.fma_peak) == {"float32"} and limits.fma_peak["float32"] > 1

@@ -124,6 +124,8 @@ def test_parts_choose_layers() -> None:
 def test_shares_of_the_peak() -> None:
     (share,) = targets.peak_shares([row(DENSE[0], 1.0, seconds=0.01)], 100.0)
     assert share == pytest.approx(0.5)  # 100 GFLOP/s on two threads of 100 each
+    slow = dataclasses.replace(row(DENSE[0], 1.0, seconds=0.01), fma_pace=80.0)  # while the layer ran
+    assert targets.pace_shares([slow]) == pytest.approx([0.625]) and targets.pace_shares([row(DENSE[0], 1.0)]) == []
 
 
 def test_results_are_gone_on_with_unless_something_changed(tmp_path: Path) -> None:
@@ -192,15 +194,25 @@ def test_the_combined_report(tmp_path: Path) -> None:
     rows = [row(name, ratio, work) for work in WORKS for name, ratio in zip(DENSE, (0.9, 3.0, 2.0), strict=True)]
     write_part(tmp_path, PARTS["float32_2_threads"], rows, 630)
     write_part(tmp_path, PARTS["direct_2_threads"], [row(DENSE[2], 1.0, seconds=0.01)], 1)
+    paced = dataclasses.replace(row(DENSE[2], 1.0, seconds=0.01), threads=1, fma_pace=125.0)
+    write_part(tmp_path, PARTS["direct_1_thread"], [paced], 1)
     (tmp_path / "models.md").write_text("# Whole networks\n\nthe table of networks\n")
     written = {path.name for path in combined.write(tmp_path)}
-    assert written == {"README.md", "families.svg", "settings.svg", "float32_2_threads.md", "direct_2_threads.md"}
+    assert written == {
+        "README.md",
+        "families.svg",
+        "settings.svg",
+        "float32_2_threads.md",
+        "direct_2_threads.md",
+        "direct_1_thread.md",
+    }
     text = (tmp_path / "README.md").read_text()
     assert "**not finished**: float32_2_threads (624 of 630 to go)" in text
     assert "**not measured**: float32_1_thread" in text
     assert "| dense 2-D | float32, 2 threads | 3 | 1.81 (1.4) | 1.75 | **0.90 (0.95) resnet50/conv2_1.a** |" in text
     assert "- dense 2-D (float32, 2 threads), forward: missed: 1 of 3 under 0.95" in text
     assert "### Distance from the floor" in text
+    assert "| 100 | 100% | 125 | 80% | 80% (" in text and "missed by 11%" in text
     assert "missed by 44%" in text and "the table of networks" in text
     assert "## Losses: 2 of 6" in text
     assert "10%, 20%" not in text and "20%, 20%" in text  # the larger spread of the two sides
