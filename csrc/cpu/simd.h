@@ -99,6 +99,28 @@ inline void copy_row(A* to, const A* from, int64_t len) {
   if (i < len) store(to + len - W, load(from + len - W));
 }
 
+// log2(kRows) stages, each of which rotates the bits of the (row, column) index by one.
+template <class A, int kRows>
+[[gnu::always_inline]] inline void shuffle_stages(Vector<A> (&v)[kRows]) {
+#pragma GCC unroll 4
+  for (int stage = 1; stage < kRows; stage *= 2) {
+    Vector<A> next[kRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows / 2; ++r) {
+      next[2 * r] = interleave_low<A>(v[r], v[r + kRows / 2]);
+      next[2 * r + 1] = interleave_high<A>(v[r], v[r + kRows / 2]);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) v[r] = next[r];
+  }
+}
+
+// Transposes kLanes x kLanes.
+template <class A>
+inline void transpose_square(Vector<A> (&v)[kLanes<A>]) {
+  shuffle_stages<A>(v);
+}
+
 // to[i * kWidth + r] = from[r * kLanes + i]: what kWidth vectors have in a lane stands together. Rows from kFirst on
 // are turned by powers of two, which takes log2 of as many stages: 9 rows of 16 lanes are 24 shuffles and 16 copies, as
 // 16 rows of which 7 are empty they would be 64. Nothing is written beyond kWidth vectors.
@@ -114,17 +136,7 @@ inline void interleave_rows(const A* from, A* to) {
     Vector<A> v[kRows];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) v[r] = load(row + r * W);
-#pragma GCC unroll 4
-    for (int stage = 1; stage < kRows; stage *= 2) {
-      Vector<A> next[kRows];
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows / 2; ++r) {
-        next[2 * r] = interleave_low<A>(v[r], v[r + kRows / 2]);
-        next[2 * r + 1] = interleave_high<A>(v[r], v[r + kRows / 2]);
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) v[r] = next[r];
-    }
+    shuffle_stages<A>(v);
     constexpr int kParts = W / kRows;  // of a vector: a lane's rows each
 #pragma GCC unroll 16
     for (int i = 0; i < W; ++i)
@@ -132,23 +144,6 @@ inline void interleave_rows(const A* from, A* to) {
                   kRows * sizeof(A));
   }
   if constexpr (kRows < kLeft) interleave_rows<A, kWidth, kFirst + kRows>(from, to);
-}
-
-// Transposes kLanes x kLanes: each of the log2(kLanes) stages rotates the bits of the (row, column) index by one.
-template <class A>
-inline void transpose_square(Vector<A> (&v)[kLanes<A>]) {
-  constexpr int W = kLanes<A>;
-#pragma GCC unroll 4
-  for (int stage = 1; stage < W; stage *= 2) {
-    Vector<A> next[W];
-#pragma GCC unroll 8
-    for (int i = 0; i < W / 2; ++i) {
-      next[2 * i] = interleave_low<A>(v[i], v[i + W / 2]);
-      next[2 * i + 1] = interleave_high<A>(v[i], v[i + W / 2]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) v[i] = next[i];
-  }
 }
 
 // A vector of elements, widened to the type they are summed in. bfloat16 and float16 are spelled out, as in
