@@ -139,8 +139,9 @@ double measure_fma_peak(const std::string& dtype) {
   return best;
 }
 
-// FLOP/s of each of so many of the pool's threads, which run the micro-kernel on panels in L1 at once and for so long:
-// the mean over that time, which a layer may be compared with that ran on the same threads just before or after.
+// FLOP/s of each of so many threads, as many as the pool must have, which run the micro-kernel on panels in L1 at once
+// and for so long: the mean over that time, which a layer may be compared with that ran on the same threads just before
+// or after.
 double measure_fma_pace(const std::string& dtype, int64_t threads, double seconds) {
   using Clock = std::chrono::steady_clock;
   const std::optional<FloatType> type = float_named(dtype);

@@ -17,6 +17,7 @@ CASES = (
     ConvCase((33, 31), 3, (16, 64), batch=2, padding=1, layout="channels_last"),
     ConvCase((28, 28), 3, (33, 33), batch=2, padding=1, groups=33),
     ConvCase((15, 14), 5, (24, 48), batch=2, stride=2, padding=2, groups=4),
+    ConvCase((28, 28), 2, (64, 16), batch=2, stride=2, padding=1),
     ConvCase((9, 9), 1, (600, 30), batch=2),
     ConvCase((64, 65), 7, (3, 16), batch=2, stride=2, padding=3),
     ConvCase((5000,), 9, (2, 15), batch=2, dilation=3, layout="sliced"),

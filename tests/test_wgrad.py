@@ -127,6 +127,21 @@ def test_a_shared_stage_at_every_edge_of_a_tile(channels: int, filters: int, dty
         torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.float16), ids=str)
+@pytest.mark.parametrize("filters", (16, 19, 29))
+def test_a_shared_stage_of_low_panels(filters: int, dtype: torch.dtype, isa: str, threads: None) -> None:
+    """Several tiles of channels a unit and several blocks of pixels, under panels low enough for a band's wide tile."""
+    torch.manual_seed(0)
+    for channels, kernel, stride, padding in ((64, 2, 2, 1), (70, 2, 2, 0), (38, 2, 2, 1)):
+        out = (28 + 2 * padding - kernel) // stride + 1
+        image, grad = integers(2, channels, 28, 28), integers(2, filters, out, out)
+        expected = reference(grad, image, kernel, stride, padding).to(dtype)
+        for count in THREADS:
+            torch.set_num_threads(count)
+            result = wgrad(grad.to(dtype), image.to(dtype), kernel, stride, padding)
+            torch.testing.assert_close(result, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
 @pytest.mark.parametrize("side", ("end", "start"))
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="takes access from pages by mprotect")

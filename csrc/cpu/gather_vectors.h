@@ -129,9 +129,7 @@ class TapPieces {
         }
     }
     first_[taps] = static_cast<int32_t>(made);
-    int64_t last = (image.problem->batch - 1) * image.strides.outer + (channels - 1) * image.strides.channel;
-    for (int i = 0; i < kSpatialAxes; ++i) last += (g[i].extent - 1) * image.strides.axis[i];
-    room_ = last + 1 - farthest - step_ * kLanes<T>;
+    room_ = image_elements(image, Block{0, 0, 0, channels}) - farthest - step_ * kLanes<T>;
   }
 
   // Fills the rows of the block's first channels, in the order of memory, and returns the block of the others, whose

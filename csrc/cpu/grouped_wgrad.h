@@ -68,7 +68,7 @@ constexpr auto multiply_term_functions(std::index_sequence<T...>) {
 template <class A, std::size_t... C>
 constexpr auto multiply_channel_functions(std::index_sequence<C...>) {
   return std::array{multiply_term_functions<A, static_cast<int>(C) + 1>(
-      std::make_index_sequence < C == 0 ? kMostInFlight : kMostTileTaps > {})...};
+      std::make_index_sequence<(C == 0 ? kMostInFlight : kMostTileTaps)>{})...};
 }
 // kMultiplyTerms<A>[channels - 1][taps - 1]
 template <class A>

@@ -147,9 +147,9 @@ constexpr std::array<TileFunction<A>, sizeof...(I)> wide_functions(std::index_se
 template <class A, class Product>
 inline constexpr auto kWideFunctions = wide_functions<A, Product>(std::make_index_sequence<kWideRows>{});
 
-// A tile of a staged image, of which `columns` are wanted: more than two vectors only of low panels. For a single
-// vector half of the registers are idle, but a step takes the loads of 14 rows, 8 cycles, instead of the 14 of two
-// vectors.
+// A tile of a staged image, of which `columns` are wanted: what is left of the caller's tile, not of its row, as more
+// than kTileColumns make low panels store a third vector. For a single vector half of the registers are idle, but a
+// step takes the loads of 14 rows, 8 cycles, instead of the 14 of two vectors.
 template <class A, class Product>
 inline void multiply_staged(int64_t rows, int64_t columns, const TileCall<A>& call) {
   if (columns <= kLanes<A>) {

@@ -28,7 +28,7 @@ constexpr int64_t kMostZonePixels = 400, kMostZonePanels = 8;
 constexpr int64_t kOwnWeightSums = 4096;
 // Channels of a first layer's source.
 constexpr int64_t kFewDepth = 4;
-// Pixels times channels of a unit of more than 128 pixels: 256 KiB of float sums.
+// Pixels times channels of a unit of more than 128 pixels, but of huge weights: 256 KiB of float sums.
 constexpr int64_t kUnitSums = 1 << 16;
 
 // Result pixels of the region that has the most of them.

@@ -11,11 +11,11 @@
 //   multiply_tile adds the chunk's sum to the slice's partial result
 //
 // The slices' partial results are then added in order. A single slice adds up in the result itself, or, where that is
-// narrower than a sum, in the unit's workspace: it never leaves the cache before it is narrowed. Slices depend on
-// the shape alone, so neither the threads nor the cut into units changes a bit. NCHW images are turned in registers,
-// from where rows of pixels lie (`TurnedRuns`) or from where they were gathered; channels_last images have the panel's
-// layout already. Columns are numbered (tap, channel), which gathers a tap's channels at one go, or (channel, tap)
-// where that is the order of the result in memory.
+// narrower than a sum, in the unit's workspace: it never leaves the cache before it is narrowed. Slices and chunks
+// depend on the shape alone, batch included, so neither the threads nor the cut into units changes a bit. NCHW images
+// are turned in registers, from where rows of pixels lie (`TurnedRuns`) or from where they were gathered; channels_last
+// images have the panel's layout already. Columns are numbered (tap, channel), which gathers a tap's channels at one
+// go, or (channel, tap) where that is the order of the result in memory.
 #pragma once
 
 template <class T, class A, class Product>

@@ -107,7 +107,7 @@ class StagedWgrad {
       for (int64_t p = first_panel_; p < first_panel_ + panel_count_; ++p) {
         const int64_t row = panels.start(p) - first_row_;
         multiply_staged<A, MultiplyAdd<A>>(
-            panels.rows(p), channels_ - tile * kColumns,
+            panels.rows(p), std::min(kColumns, channels_ - tile * kColumns),
             {length, grad_ + row * length, stage + tap_offset_[tap],
              sums_ + row * sizes_.row + (tile * taps_ + tap) * kColumns, sizes_.row,
              started_ ? TileStart::kPartialSum : TileStart::kZero, nullptr, place_ + begin});

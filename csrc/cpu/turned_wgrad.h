@@ -15,17 +15,6 @@
 // gradient, against (C taps) K / 32 of products.
 #pragma once
 
-// Vector V of what kChannels vectors have in their lanes, lane by lane.
-template <int kChannels, std::size_t V, class A>
-inline Vector<A> joined(const Vector<A> (&row)[kChannels]) {
-  constexpr std::size_t W = kLanes<A>;
-  constexpr auto first = [](std::size_t l) { return (V * W + l) / kChannels + ((V * W + l) % kChannels == 1 ? W : 0); };
-  constexpr auto third = [](std::size_t l) { return (V * W + l) % kChannels == 2 ? W + (V * W + l) / kChannels : l; };
-  Vector<A> v = shuffle<A>(row[0], row[1], first, LaneSequence<A>{});
-  if constexpr (kChannels > 2) v = shuffle<A>(v, row[2], third, LaneSequence<A>{});
-  return v;
-}
-
 // to[i * kChannels + c] = from[c * distance + i] for i < len.
 template <int kChannels, class A>
 void join_channels(const A* from, int64_t distance, int64_t len, A* to) {
@@ -33,10 +22,10 @@ void join_channels(const A* from, int64_t distance, int64_t len, A* to) {
   const auto join = [](const A* source, int64_t apart, A* target) __attribute__((always_inline)) {
     Vector<A> row[kChannels];
     for (int c = 0; c < kChannels; ++c) row[c] = load(source + c * apart);
-    [&]<std::size_t... V>(std::index_sequence<V...>) __attribute__((always_inline)) {
-      (store(target + static_cast<int>(V) * W, joined<kChannels, V, A>(row)), ...);
-    }
-    (std::make_index_sequence<kChannels>{});
+    const auto store_all = [&]<std::size_t... V>(std::index_sequence<V...>) __attribute__((always_inline)) {
+      (store(target + static_cast<int>(V) * W, interleaved<kChannels, V, A>(row)), ...);
+    };
+    store_all(std::make_index_sequence<kChannels>{});
   };
   if (len < W) {
     A part[kChannels * W] = {}, joint[kChannels * W];

@@ -50,6 +50,7 @@ constexpr int64_t kMostStridedCorrelated = 31, kMostStridedCorrelatedOf1d = 63;
 
 // Columns of a row of taps, pixels of an image and bytes of a result for which lines are turned to outer products.
 constexpr int64_t kFewestTurnedColumns = 8, kFewestTurnedPixels = 128, kMostTurnedResult = 256 << 10;
+// Pixels of an image up to which a shared stage is as good where there are channels enough for one.
 constexpr int64_t kMostStagedPixels = 400;
 
 bool repays_boxes(const PlanRequest& r) {

@@ -42,7 +42,7 @@ class Workspace {
   std::byte* of_worker(int64_t worker) const { return memory_.data() + shared_bytes_ + worker * thread_bytes_; }
 
  private:
-#ifdef __SANITIZE_ADDRESS__
+#ifdef __SANITIZE_ADDRESS__                // GCC's
   static constexpr int64_t kMostKept = 0;  // each call's own, so that whoever leaves it is seen
 #else
   static constexpr int64_t kMostKept = int64_t{16} << 20;
