@@ -28,7 +28,7 @@ class SplinterLists {
  public:
   static constexpr int64_t kLargeResult = 128 << 10;  // elements; a smaller one stays in L2 in two places as well
 
-  SplinterLists() { take(0); }
+  SplinterLists() { take(); }
   SplinterLists(const SplinterLists&) = delete;
   SplinterLists& operator=(const SplinterLists&) = delete;
   ~SplinterLists() {
@@ -69,9 +69,9 @@ class SplinterLists {
     asm volatile("" : "+r"(taken));  // or GCC leaves out blocks that are only allocated and freed
     return taken;
   }
-  void take(int first) {
+  void take() {
     for (int size = 0; size < kSizes; ++size) {
-      for (int i = first; i < kBlocks; ++i) blocks_[size][i] = block(size);
+      for (void*& taken : blocks_[size]) taken = block(size);
     }
   }
   void fill() {
@@ -85,7 +85,7 @@ class SplinterLists {
       std::free(blocks_[size][0]);  // the list is full again
       std::free(topmost);
     }
-    take(0);
+    take();
   }
 
   Blocks blocks_[kSizes];
