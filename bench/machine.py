@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import platform
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,21 @@ from bench.limits import Limits
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name where the system tells it, with what tells generations of one name apart."""
     try:
-        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+        text = ""
+    return processor_of(text) or platform.processor() or platform.machine()
+
+
+def processor_of(cpuinfo: str) -> str:
+    """The first processor of Linux's /proc/cpuinfo; empty if it is not named there."""
+    lines = cpuinfo.split("\n\n")[0].splitlines()
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    numbers = [f"{label} {said[key]}" for key, label in (("cpu family", "family"), ("model", "model")) if key in said]
+    name = said.get("model name", "")
+    return f"{name} ({', '.join(numbers)})" if name and numbers else name
 
 
 def build() -> str:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import convext
-from bench import cases, measure, overhead, report
+from bench import cases, machine, measure, overhead, report
 from bench.layer import FAMILIES, Layer
 from bench.limits import Limits
 from bench.measure import Row
@@ -168,6 +168,13 @@ def test_bytes_of_a_layer() -> None:
     layer = cases.layers(["lenet5"])[0]
     once = math.prod(layer.input_shape) + math.prod(layer.output_shape) + math.prod(layer.weight_shape)
     assert layer.elements(False) == once and layer.elements(True) == (2 if layer.first else 3) * once
+
+
+def test_generations_of_a_processor_are_told_apart() -> None:
+    text = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\nmodel\t\t: 9\n"
+    assert machine.processor_of(text) == "AMD EPYC (family 25, model 17)"
+    assert machine.processor_of("processor : 0\nBogoMIPS : 50.0\n") == machine.processor_of("") == ""
+    assert machine.processor()
 
 
 def test_freed_memory_is_kept_where_malloc_is_glibcs() -> None:
