@@ -19,8 +19,8 @@ def keep_freed_memory() -> bool:
     the end of the heap back to the system whenever that is large enough. Whether a result is written to memory that is
     there or to pages that must be faulted in first, which takes ten times longer, then depends on what else the process
     has allocated: the same call of either side took 1 ms in one run and 11 to 16 ms in the next. Worse, a virtual
-    machine may give free pages back to its host: 64 MiB on huge pages that were freed a moment ago are written in 8 to 10
-    ms, the same after two idle seconds, or while the other side is timed, in 100 to 220 ms.
+    machine may give free pages back to its host: 64 MiB on huge pages are written in 8 to 10 ms where they were freed a
+    moment ago, in 100 to 220 ms where that was some seconds ago, as when the other side was timed in between.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
