@@ -148,20 +148,21 @@ class PixelRowUnit {
       if (bias_) call.bias = bias_ + channel;
       if constexpr (std::is_same_v<T, A>) {
         if (columns % kLanes<A> == 0 && epilogue_.is_clamp() && tile.to_row != 0) {
+          const bool pair =
+              by_pairs_ && panel + 1 < end && job_.rows - channel >= 2 * kColumns && tile.end - tile.begin == tile.rows;
+          const int64_t width = pair ? 2 * kColumns : columns;
           call.c = tile.to + channel, call.ldc = tile.to_row;
           if (finishes) {
             call.clamp = &epilogue_.clamp();
-            if (epilogue_.has_residual()) call.residual = prefetched(epilogue_.residual_of(call.c), tile);
+            if (epilogue_.has_residual()) call.residual = prefetched(epilogue_.residual_of(call.c), tile, width);
           }
-          const bool fetches = fetches_result_ && block_.length() >= kLeastFetchingTerms;
-          if (by_pairs_ && panel + 1 < end && job_.rows - channel >= 2 * kColumns && tile.end - tile.begin == tile.rows) {
-            if (fetches) fetch_result(call.c, tile, 2 * kColumns);
+          if (fetches_result_ && block_.length() >= kLeastFetchingTerms) fetch_result(call.c, tile, width);
+          if (pair) {
             multiply_pair(tile, call);
             ++panel, call.b += kColumns * block_.length();
-            continue;
+          } else {
+            multiply_pixels(tile, columns, call);
           }
-          if (fetches) fetch_result(call.c, tile, columns);
-          multiply_pixels(tile, columns, call);
           continue;
         }
       }
@@ -174,8 +175,7 @@ class PixelRowUnit {
     }
   }
 
-  // Whether tiles are of two panels: a short reduction, most of whose time is its results', which lines are written
-  // at once then.
+  // Whether tiles are of two panels: of a short reduction, whose time its results decide.
   static bool takes_pairs(const ConvJob& job, const Reduction& reduction) {
     return std::is_same_v<T, A> && kPairRows > 0 && reduction.blocks() == 1 && reduction.length() <= kMostPairTerms &&
            job.rows >= 2 * kColumns && job.shape.panels > 1 && !job.shape.packs_own_weight;
@@ -213,9 +213,9 @@ class PixelRowUnit {
   }
 
   // The residual of a tile, on its way to the cache while the tile is multiplied.
-  static const A* prefetched(const A* residual, const Tile& tile) {
+  static const A* prefetched(const A* residual, const Tile& tile, int64_t columns) {
     for (int64_t i = 0; i < tile.rows; ++i)
-      for (int64_t j = 0; j < kColumns; j += 64 / sizeof(A)) __builtin_prefetch(residual + i * tile.to_row + j);
+      for (int64_t j = 0; j < columns; j += 64 / sizeof(A)) __builtin_prefetch(residual + i * tile.to_row + j);
     return residual;
   }
 

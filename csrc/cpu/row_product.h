@@ -11,8 +11,8 @@
 //
 // kCount = 1 leaves the second vector of the panel alone: up to kLanes result channels cost half of a tile.
 //
-// kCount = 4 takes two panels, one behind the other, by kPairRows rows: 10 loads for 24 FMAs instead of 16 for 28, and a
-// line of the result is written at once, not in halves with other rows between them. Only for short reductions: a
+// kCount = 4 takes two panels, one behind the other, by kPairRows rows: 10 loads for 24 FMAs instead of 16 for 28, and
+// a line of the result is written at once, not in halves with other rows between them. Only for short reductions: a
 // pair of panels has to stay in L1 (kMostPairTerms).
 //
 // With kIndirect, term k of row i stands at a + a_offset[k] + i * a_row: rows that overlap, as the windows of
@@ -58,8 +58,8 @@ constexpr std::array<RowsFunction<A>, sizeof...(I)> rows_functions(std::index_se
 template <class A, int kCount, bool kIndirect>
 inline constexpr auto kRowsFunctions = rows_functions<A, kCount, kIndirect>(std::make_index_sequence<kTileRows>{});
 
-// Rows of a tile of two panels: its sums, four vectors of B and a broadcast have to fit 32 registers. Of 16 registers it
-// would be two rows, with less to gain.
+// Rows of a tile of two panels: its sums, four vectors of B and a broadcast have to fit 32 registers. Of 16 registers
+// it would be two rows, with less to gain.
 inline constexpr int kPairRows = kTileRows * kVectors > 24 ? 6 : 0;
 // Terms up to which two panels take half of an L1 of 32 KiB.
 inline constexpr int64_t kMostPairTerms = (16 << 10) / (2 * kVectors * kVectorBytes);
