@@ -340,6 +340,11 @@ def pixel_rows() -> Iterator[ConvCase]:
     yield ConvCase((6, 30), (3, 5), (6, 18), groups=2, padding=2, padding_mode="reflect", layout="channels_last")
     yield ConvCase((7, 28), 5, (16, 33), padding=2, layout="channels_last", batch=1)
     yield ConvCase((3, 5, 28), 3, (12, 16), stride=(1, 1, 2), padding=1, layout="channels_last", batch=1)
+    # short sums of many result channels: tiles of two panels, and what is left of them
+    yield ConvCase((9, 31), 3, (3, 64), padding=1, layout="channels_last")
+    yield ConvCase((7, 26), 1, (48, 160), layout="channels_last", batch=1)
+    yield ConvCase((5, 37), 3, (2, 100), stride=(1, 2), padding=1, layout="channels_last")
+    yield ConvCase((6, 25), 2, (136, 9), layout="channels_last")
     # single taps whose pixels all read padding, or some of them
     yield ConvCase((9, 28), 3, (136, 24), dilation=(5, 6), padding=(5, 6), layout="channels_last", batch=1)
 
