@@ -202,6 +202,15 @@ def depthwise() -> Iterator[ConvCase]:
     for multiplier in (2, 3, 4, 5):
         for layout in ("channels_last", "contiguous"):
             yield ConvCase((8, 9), 3, (17, 17 * multiplier), groups=17, padding=1, layout=layout)
+    for multiplier in (2, 4):
+        yield ConvCase((7, 26), 3, (40, 40 * multiplier), groups=40, padding=2, stride=(2, 1), layout="channels_last")
+        yield ConvCase(
+            (6, 19), (2, 5), (33, 33 * multiplier), groups=33, padding=1, dilation=(1, 2), layout="channels_last"
+        )
+        yield ConvCase(
+            (9, 9), 3, (24, 24 * multiplier), groups=24, padding_mode="reflect", padding=1, layout="channels_last"
+        )
+        yield ConvCase((4, 5, 9), 3, (16, 16 * multiplier), groups=16, padding=1, layout="channels_last", batch=1)
 
 
 def planes_in_lanes() -> Iterator[ConvCase]:

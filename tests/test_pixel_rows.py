@@ -140,9 +140,7 @@ def test_a_huge_weight_is_read_by_few_units(size: tuple[int, int], isa: str, thr
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("results", [64, 96, 130, 200])
 @pytest.mark.parametrize("channels", [1, 3, 7, 8])
-def test_two_panels_of_a_short_sum(
-    channels: int, results: int, dtype: torch.dtype, isa: str, threads: None
-) -> None:
+def test_two_panels_of_a_short_sum(channels: int, results: int, dtype: torch.dtype, isa: str, threads: None) -> None:
     """First layers, up to 64 terms and above: rows of any length, a result whose lines are fetched, any threads."""
     w, bias = integers(results, channels, 3, 3, dtype=dtype), integers(results, dtype=dtype)
     for height, width in ((3, 1), (5, 7), (2, 12), (9, 25), (64, 90)):
