@@ -202,6 +202,15 @@ def depthwise() -> Iterator[ConvCase]:
     for multiplier in (2, 3, 4, 5):
         for layout in ("channels_last", "contiguous"):
             yield ConvCase((8, 9), 3, (17, 17 * multiplier), groups=17, padding=1, layout=layout)
+    for multiplier in (2, 4):
+        yield ConvCase((7, 26), 3, (40, 40 * multiplier), groups=40, padding=2, stride=(2, 1), layout="channels_last")
+        yield ConvCase(
+            (6, 19), (2, 5), (33, 33 * multiplier), groups=33, padding=1, dilation=(1, 2), layout="channels_last"
+        )
+        yield ConvCase(
+            (9, 9), 3, (24, 24 * multiplier), groups=24, padding_mode="reflect", padding=1, layout="channels_last"
+        )
+        yield ConvCase((4, 5, 9), 3, (16, 16 * multiplier), groups=16, padding=1, layout="channels_last", batch=1)
 
 
 def planes_in_lanes() -> Iterator[ConvCase]:
@@ -340,6 +349,11 @@ def pixel_rows() -> Iterator[ConvCase]:
     yield ConvCase((6, 30), (3, 5), (6, 18), groups=2, padding=2, padding_mode="reflect", layout="channels_last")
     yield ConvCase((7, 28), 5, (16, 33), padding=2, layout="channels_last", batch=1)
     yield ConvCase((3, 5, 28), 3, (12, 16), stride=(1, 1, 2), padding=1, layout="channels_last", batch=1)
+    # short sums of many result channels: tiles of two panels, and what is left of them
+    yield ConvCase((9, 31), 3, (3, 64), padding=1, layout="channels_last")
+    yield ConvCase((7, 26), 1, (48, 160), layout="channels_last", batch=1)
+    yield ConvCase((5, 37), 3, (2, 100), stride=(1, 2), padding=1, layout="channels_last")
+    yield ConvCase((6, 25), 2, (136, 9), layout="channels_last")
     # single taps whose pixels all read padding, or some of them
     yield ConvCase((9, 28), 3, (136, 24), dilation=(5, 6), padding=(5, 6), layout="channels_last", batch=1)
 

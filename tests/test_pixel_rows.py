@@ -27,7 +27,7 @@ def channels_last(t: Tensor) -> Tensor:
 def some_problem(choose: random.Random) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]:
     """Sizes of an image and a weight, and settings, around the edges of tiles, windows and blocks of 256 terms."""
     groups = choose.choice((1, 1, 1, 2, 3))
-    channels, results = choose.choice((1, 2, 3, 4, 8, 24, 70)), choose.choice((1, 2, 16, 17, 24, 32, 40, 70))
+    channels, results = choose.choice((1, 2, 3, 4, 8, 24, 70)), choose.choice((1, 2, 16, 17, 24, 32, 40, 64, 70, 96))
     kernel = (choose.choice((1, 2, 3, 5, 7)), choose.choice((1, 2, 3, 4, 5, 7)))
     dilation = (choose.choice((1, 1, 2, 3)), choose.choice((1, 1, 2, 5)))
     size = (choose.randint(1, 9) + kernel[0] * dilation[0], choose.randint(1, 60) + kernel[1] * dilation[1])
@@ -135,3 +135,18 @@ def test_a_huge_weight_is_read_by_few_units(size: tuple[int, int], isa: str, thr
         assert torch.equal(F.conv2d(x, w, padding=(1, 0)), alone)
     want = torch.nn.functional.conv2d(x.double(), w.double(), padding=(1, 0))
     assert (alone.double() - want).norm() < 1e-6 * want.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("results", [64, 96, 130, 200])
+@pytest.mark.parametrize("channels", [1, 3, 7, 8])
+def test_two_panels_of_a_short_sum(channels: int, results: int, dtype: torch.dtype, isa: str, threads: None) -> None:
+    """First layers, up to 64 terms and above: rows of any length, a result whose lines are fetched, any threads."""
+    w, bias = integers(results, channels, 3, 3, dtype=dtype), integers(results, dtype=dtype)
+    for height, width in ((3, 1), (5, 7), (2, 12), (9, 25), (64, 90)):
+        x = channels_last(integers(2, channels, height, width, dtype=dtype))
+        want = torch.nn.functional.conv2d(x.double(), w.double(), bias.double(), padding=1)
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            got = F.conv2d(x, w, bias, padding=1)
+            torch.testing.assert_close(got.double(), want, rtol=0, atol=0)

@@ -19,8 +19,10 @@ std::string depthwise_channels_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
   const bool alike = p.in_channels == p.out_channels && p.in_channels > 0;
-  if (!alike || p.in_channels > kMostGroupedLanes || !std::has_single_bit(static_cast<uint64_t>(p.in_channels)))
-    return "a group has not 1, 2, 4 or 8 channels on both sides";
+  const bool multiplied = p.in_channels == 1 && (p.out_channels == 2 || p.out_channels == 4);
+  if (!multiplied &&
+      (!alike || p.in_channels > kMostGroupedLanes || !std::has_single_bit(static_cast<uint64_t>(p.in_channels))))
+    return "a group has not 1, 2, 4 or 8 channels on both sides, nor one with 2 or 4 filters";
   if (p.in_channels > r.lanes)
     return "a group of " + std::to_string(p.in_channels) + " channels does not fit a vector of " +
            std::to_string(r.lanes);
@@ -30,9 +32,9 @@ std::string depthwise_channels_refusal(const PlanRequest& r) {
     return std::to_string(p.groups * p.in_channels) + " channels do not fill a vector of " + std::to_string(r.lanes);
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";
-  if (kernel_taps(p) * p.in_channels > kReductionBlock)  // longer sums are cut into blocks
-    return "a sum has " + std::to_string(kernel_taps(p) * p.in_channels) + " terms, more than " +
-           std::to_string(kReductionBlock);
+  const int64_t terms = kernel_taps(p) * (r.op == ConvOperator::kDgrad ? p.out_channels : p.in_channels);
+  if (terms > kReductionBlock)  // longer sums are cut into blocks
+    return "a sum has " + std::to_string(terms) + " terms, more than " + std::to_string(kReductionBlock);
   return "";
 }
 
@@ -59,7 +61,8 @@ std::string narrow_channels_refusal(const PlanRequest& r) {
 void plan_channels(const PlanRequest& r, ConvPlan& plan) {
   const int64_t taps = kernel_taps(r.problem), pointer = sizeof(void*);
   if (r.op == ConvOperator::kWgrad) {
-    plan.thread_bytes = taps * (pointer + 2 * r.problem.in_channels * r.lanes * r.sum_bytes);
+    const int64_t products = std::max(r.problem.in_channels, r.problem.out_channels);  // of a tap and a lane
+    plan.thread_bytes = taps * (pointer + 2 * products * r.lanes * r.sum_bytes);
   } else {
     plan.thread_bytes = 5 * taps * pointer;
     // the packed weight, and the bias

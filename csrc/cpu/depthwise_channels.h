@@ -54,6 +54,13 @@ inline void with_group(int64_t channels, Visit visit) {
     if (channels == 8) return visit.template operator()<8>();
 }
 
+// The same with the number of filters of a channel, where groups have one.
+template <class Visit>
+inline void with_multiplier(int64_t filters, Visit visit) {
+  if (filters == 2) return visit.template operator()<2>();
+  if (filters == 4) return visit.template operator()<4>();
+}
+
 // Visits channels [0, channels) in vectors: visit.template operator()<kCount>(first channel), kMost vectors at a time
 // and then one. The last vector overlaps the one before it, which recomputes the same values; the plan sends fewer
 // channels than a vector elsewhere.
@@ -130,21 +137,25 @@ class TapRows {
   const T** rows_;
 };
 
-// Gathers one tap's weights of all channels for [tap][c][channel]; steps are counted over (region, tap).
+// Gathers one tap's weights of all channels for [tap][c][channel]; steps are counted over (region, tap). Where only one
+// side of a group has several channels: depthwise_multiplier.h's [tap][m][group], of dgrad [tap][group][m].
 template <class T, class A>
 void pack_depthwise_tap(const ConvJob& job, int64_t index) {
   const RegionJob* r = job.wave.data();
   while (r + 1 < job.wave.data() + job.wave.size() && (r + 1)->first_pack <= index) ++r;
-  const int64_t channels = job.problem->groups * job.rows;
+  const int64_t groups = job.problem->groups, rows = job.rows, depth = job.depth;
+  const bool multiplied = rows != depth;
+  const int64_t to_depth = multiplied ? 1 : groups * rows, to_row = multiplied ? groups : 1;
+  const int64_t to_group = multiplied ? depth : rows;
   const Tap tap = tap_at(*r->region, index - r->first_pack);
   const T* from = static_cast<const T*>(job.weight);
   for (int i = 0; i < kSpatialAxes; ++i)
     from += (r->region->axis[i].tap0 + tap.t[i] * r->region->axis[i].tap_step) * job.weight_tap[i];
-  A* to = static_cast<A*>(job.packed_weight) + index * job.depth * channels;
-  for (int64_t c = 0; c < job.depth; ++c, to += channels, from += job.weight_depth)
-    for (int64_t g = 0; g < job.problem->groups; ++g)
-      for (int64_t k = 0; k < job.rows; ++k)
-        to[g * job.rows + k] = widen(from[g * job.weight_group + k * job.weight_row]);
+  A* to = static_cast<A*>(job.packed_weight) + index * groups * rows * depth;
+  for (int64_t c = 0; c < depth; ++c, to += to_depth, from += job.weight_depth)
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t k = 0; k < rows; ++k)
+        to[g * to_group + k * to_row] = widen(from[g * job.weight_group + k * job.weight_row]);
 }
 
 // Taps at one distance from each other in the source, and one after the other in the weight.
@@ -160,7 +171,7 @@ struct LaneRow {
   int64_t runs, taps;  // taps of a run
   int64_t tap_step;    // between the sources of neighbouring taps
   int64_t pixel_step;  // between the sources of neighbouring pixels
-  int64_t channels;    // of all groups
+  int64_t channels;    // of all groups, on the side that has fewer
   int64_t shift;       // from the pixel that the runs were listed for, in elements
   const A* bias;       // or null
   T* to;
@@ -252,13 +263,21 @@ constexpr std::array<LaneFunction<T, A>, sizeof...(I)> lane_functions(std::integ
 template <class T, class A, int kGroup>
 inline constexpr auto kFilterLanes = lane_functions<T, A, kGroup>(std::make_integer_sequence<int, kLanePixels<T, A>>{});
 
+// The functions of a job's tiles: of so many pixels, up to the most.
+template <class T, class A>
+using LaneFilters = std::span<const LaneFunction<T, A>>;
+
 // fprop and dgrad; a unit is one row of result pixels, counted over (region, image, depth, height).
-template <class T, class A, int kGroup>
+template <class T, class A>
 class DepthwiseChannels {
  public:
   // The workspace holds a pointer a tap row and two lists of taps.
-  DepthwiseChannels(const ConvJob& job, void* workspace)
-      : job_(job), epilogue_(job), channels_(job.problem->groups * kGroup) {
+  DepthwiseChannels(const ConvJob& job, LaneFilters<T, A> filters, void* workspace)
+      : job_(job),
+        epilogue_(job),
+        filters_(filters),
+        channels_(job.problem->groups * std::min(job.rows, job.depth)),
+        tap_size_(job.problem->groups * job.rows * job.depth) {
     const int64_t taps = kernel_taps(*job.problem);
     rows_ = static_cast<const T**>(workspace);
     inner_ = reinterpret_cast<TapRun<T, A>*>(rows_ + taps);
@@ -285,7 +304,7 @@ class DepthwiseChannels {
     row.bias = job_.epilogue.bias ? static_cast<const A*>(job_.packed_bias) : nullptr;
     row.to_step = g[2].out_step * s.axis[2];
     row.epilogue = epilogue_.is_bias() ? nullptr : &epilogue_;
-    weight_ = static_cast<const A*>(job_.packed_weight) + r->first_pack * kGroup * channels_;
+    weight_ = static_cast<const A*>(job_.packed_weight) + r->first_pack * tap_size_;
     const auto [begin, end] = rows.inner(0, rows.columns(), g[2].count);
     const auto filter_edge = [&](int64_t first, int64_t last) {
       for (int64_t q = first; q < last; ++q) {
@@ -297,25 +316,25 @@ class DepthwiseChannels {
           row.runs = list_taps_of(rows, q);
         }
         row.to = to + q * row.to_step;
-        kFilterLanes<T, A, kGroup>[0](row);
+        filters_[0](row);
       }
     };
     filter_edge(0, begin);
     if (begin < end) {
       row.run = inner_, row.taps = rows.columns();
       row.runs = row.taps > 0 ? list_rows(rows, begin, 0, inner_) : 0;
-      const Panels parts(end - begin, kLanePixels<T, A>);
+      const Panels parts(end - begin, std::ssize(filters_));
       for (int64_t i = 0; i < parts.count; ++i) {
         row.shift = parts.start(i) * row.pixel_step;
         row.to = to + (begin + parts.start(i)) * row.to_step;
-        kFilterLanes<T, A, kGroup>[static_cast<std::size_t>(parts.rows(i) - 1)](row);
+        filters_[static_cast<std::size_t>(parts.rows(i) - 1)](row);
       }
     }
     filter_edge(end, g[2].count);
   }
 
  private:
-  const A* weight_of(int64_t tap) const { return weight_ + tap * kGroup * channels_; }
+  const A* weight_of(int64_t tap) const { return weight_ + tap * tap_size_; }
 
   // Lists the kernel rows inside of the image, as pixel q reads them from tap t of a row on.
   int64_t list_rows(const TapRows<T>& rows, int64_t q, int64_t t, TapRun<T, A>* runs) const {
@@ -336,7 +355,8 @@ class DepthwiseChannels {
 
   const ConvJob& job_;
   const EpilogueOf<T, A> epilogue_;
-  int64_t channels_;
+  const LaneFilters<T, A> filters_;
+  int64_t channels_, tap_size_;  // lanes of a pixel; weights of a tap
   const T** rows_;
   TapRun<T, A>* inner_;
   TapRun<T, A>* edge_;

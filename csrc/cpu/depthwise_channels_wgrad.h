@@ -2,19 +2,39 @@
 //
 //   result[k, c, tap] = sum over pixels of grad[pixel, k] * source[x(pixel, tap), group(k) + c]
 //
-// The lanes are depthwise_channels.h's.
+// The lanes are depthwise_channels.h's. Where a channel has several filters (kFilters), grad's vectors are separated by
+// them, lane by lane: once a pixel, for all taps of a row.
 #pragma once
+
+// to[m * step] = every M-th of the M * kLanes lanes of v, from the m-th on.
+template <class A, int M>
+[[gnu::always_inline]] inline void separate_lanes(const Vector<A> (&v)[M], Vector<A>* to, int step = 1) {
+  if constexpr (M == 1) {
+    *to = v[0];
+  } else {
+    Vector<A> even[M / 2], odd[M / 2];
+#pragma GCC unroll 4
+    for (int i = 0; i < M / 2; ++i) {
+      even[i] = even_lanes<A>(v[2 * i], v[2 * i + 1]);
+      odd[i] = odd_lanes<A>(v[2 * i], v[2 * i + 1]);
+    }
+    separate_lanes<A, M / 2>(even, to, 2 * step);
+    separate_lanes<A, M / 2>(odd, to + step, 2 * step);
+  }
+}
 
 // wgrad; a unit is a block of channels: all images, row by row, in order.
 //
 // Lane l of sum (tap, c) is the product of grad's channel l and the source's channel c of the same group. Few taps
 // leave an FMA waiting for the one before it, so that up to four pixels in turn have sums of their own.
-template <class T, class A, int kGroup>
+template <class T, class A, int kGroup, int kFilters>
 class DepthwiseChannelsWgrad {
+  static constexpr int kProducts = kGroup * kFilters;  // of a tap and a lane
+
  public:
   // The workspace holds a pointer a tap row and two levels of sums for every (tap, channel of the unit).
   DepthwiseChannelsWgrad(const WgradJob& job, void* workspace)
-      : job_(job), channels_(job.problem->groups * kGroup), sums_(kernel_taps(*job.problem) * kGroup * kLanes<A>) {
+      : job_(job), channels_(job.problem->groups * kGroup), sums_(kernel_taps(*job.problem) * kProducts * kLanes<A>) {
     rows_ = static_cast<const T**>(workspace);
     sum_ = reinterpret_cast<A*>(rows_ + kernel_taps(*job.problem));
     total_ = sum_ + sums_;
@@ -37,7 +57,8 @@ class DepthwiseChannelsWgrad {
         for (int64_t qh = 0; qh < region.axis[1].count; ++qh) {
           rows.enter(n, qd, qh);
           const Strides& s = job_.grad_strides;
-          const T* grad = static_cast<const T*>(job_.grad) + first_ + n * s.outer + qd * s.axis[0] + qh * s.axis[1];
+          const T* grad =
+              static_cast<const T*>(job_.grad) + first_ * kFilters + n * s.outer + qd * s.axis[0] + qh * s.axis[1];
           for (int64_t qw = 0; qw < region.axis[2].count; qw += kReductionBlock) {
             const int64_t last = std::min(qw + kReductionBlock, region.axis[2].count);
             for (int64_t row = 0; row < rows.rows(); ++row)
@@ -59,7 +80,7 @@ class DepthwiseChannelsWgrad {
 
   // What the registers hold beside the factors, and the taps of a row that are summed at a time.
   static constexpr int kSums = kVectorBytes == 64 ? 24 : 10;
-  static constexpr int kMostTaps = std::min(kMostInFlight, std::max(1, kSums / kGroup));
+  static constexpr int kMostTaps = std::min(kMostInFlight, std::max(1, kSums / kProducts));
 
   // Adds pixels [first, last) of a row to the sums of the taps of one kernel row, kMostTaps taps at a time.
   void add_row(const TapRows<T>& rows, int64_t row, const T* grad, int64_t first, int64_t last) {
@@ -72,14 +93,14 @@ class DepthwiseChannelsWgrad {
                      int64_t last) {
     if constexpr (kCount > 1)
       if (count < kCount) return add_some_taps<kCount - 1>(count, rows, row, tw, grad, first, last);
-    add_taps<kCount>(rows, row, tw, grad, first, last, sum_ + (row * rows.columns() + tw) * kGroup * kLanes<A>);
+    add_taps<kCount>(rows, row, tw, grad, first, last, sum_ + (row * rows.columns() + tw) * kProducts * kLanes<A>);
   }
 
   template <int kCount>
   void add_taps(const TapRows<T>& rows, int64_t row, int64_t tw, const T* grad, int64_t first, int64_t last, A* sum) {
-    constexpr int W = kLanes<A>, kTurns = std::clamp(kSums / (kCount * kGroup), 1, 4);
+    constexpr int W = kLanes<A>, kTurns = std::clamp(kSums / (kCount * kProducts), 1, 4);
     const int64_t step = job_.grad_strides.axis[2], width = job_.source_region.axis[2].count;
-    Vector<A> partial[kTurns][kCount][kGroup] = {};
+    Vector<A> partial[kTurns][kCount][kProducts] = {};
     const auto add_edge = [&](int64_t begin, int64_t end) {
       for (int64_t qw = begin; qw < end; ++qw)
         for (int t = 0; t < kCount; ++t)
@@ -105,29 +126,43 @@ class DepthwiseChannelsWgrad {
     }
     add_edge(end, last);
     for (int t = 0; t < kCount; ++t)
-      for (int c = 0; c < kGroup; ++c) {
+      for (int c = 0; c < kProducts; ++c) {
         for (int turn = 1; turn < kTurns; ++turn) partial[0][t][c] += partial[turn][t][c];
-        A* to = sum + (t * kGroup + c) * W;
+        A* to = sum + (t * kProducts + c) * W;
         store(to, load(to) + partial[0][t][c]);
       }
   }
 
   template <int kCount>
-  [[gnu::always_inline]] static void add(Vector<A> (&partial)[kCount][kGroup], int t, const T* grad, const T* source) {
-    const Vector<A> g = load_widened<A>(grad), x = load_widened<A>(source);
-    for_each_term<kGroup>([&]<int kTerm>()
-                              __attribute__((always_inline)) { partial[t][kTerm] += g * spread<A, kGroup, kTerm>(x); });
+  [[gnu::always_inline]] static void add(Vector<A> (&partial)[kCount][kProducts], int t, const T* grad,
+                                         const T* source) {
+    const Vector<A> x = load_widened<A>(source);
+    if constexpr (kFilters > 1) {
+      Vector<A> lines[kFilters], g[kFilters];
+#pragma GCC unroll 4
+      for (int m = 0; m < kFilters; ++m) lines[m] = load_widened<A>(grad + m * kLanes<A>);
+      separate_lanes<A, kFilters>(lines, g);
+#pragma GCC unroll 4
+      for (int m = 0; m < kFilters; ++m) partial[t][m] += g[m] * x;
+    } else {
+      const Vector<A> g = load_widened<A>(grad);
+      for_each_term<kGroup>([&]<int kTerm>() __attribute__((always_inline)) {
+        partial[t][kTerm] += g * spread<A, kGroup, kTerm>(x);
+      });
+    }
   }
 
   void write() const {
     const Strides& s = job_.result_strides;
     for (int64_t t = 0; t < job_.source_region.taps(); ++t) {
       const Tap tap = tap_at(job_.source_region, t);
-      T* to = static_cast<T*>(job_.result) + first_ * s.outer + tap.t[0] * s.axis[0] + tap.t[1] * s.axis[1] +
+      T* to = static_cast<T*>(job_.result) + first_ * kFilters * s.outer + tap.t[0] * s.axis[0] + tap.t[1] * s.axis[1] +
               tap.t[2] * s.axis[2];
-      for (int64_t c = 0; c < kGroup; ++c)
+      for (int64_t c = 0; c < kProducts; ++c) {  // a channel of the group, or a filter
+        const int64_t step = kFilters > 1 ? s.outer : s.channel;
         for (int64_t i = first_own_; i < kLanes<A>; ++i)
-          to[i * s.outer + c * s.channel] = Narrow<T>::from(total_[(t * kGroup + c) * kLanes<A> + i]);
+          to[i * kFilters * s.outer + c * step] = Narrow<T>::from(total_[(t * kProducts + c) * kLanes<A> + i]);
+      }
     }
   }
 

@@ -26,6 +26,7 @@ namespace {
 #include "wgrad_result.h"
 #include "depthwise_channels.h"
 #include "depthwise_channels_wgrad.h"
+#include "depthwise_multiplier.h"
 #include "lane_stage.h"
 #include "depthwise.h"
 #include "depthwise_wgrad.h"
@@ -150,16 +151,18 @@ struct KernelsOf : PackedKernels<T, A, MultiplyAdd<A>> {
     for (int64_t i = begin; i < end; ++i) pack_depthwise_tap<T, A>(job, i);
   }
   static void run_depthwise_channels(const ConvJob& job, int64_t begin, int64_t end, void* workspace) {
-    with_group<A>(job.rows, [&]<int kGroup>() {
-      DepthwiseChannels<T, A, kGroup> conv(job, workspace);
-      for (int64_t i = begin; i < end; ++i) conv.run(i);
-    });
+    DepthwiseChannels<T, A> conv(job, lane_filters<T, A>(job), workspace);
+    for (int64_t i = begin; i < end; ++i) conv.run(i);
   }
   static void run_depthwise_channels_wgrad(const WgradJob& job, int64_t begin, int64_t end, void* workspace) {
-    with_group<A>(job.problem->in_channels, [&]<int kGroup>() {
-      DepthwiseChannelsWgrad<T, A, kGroup> wgrad(job, workspace);
+    const auto run = [&]<int kGroup, int kFilters>() {
+      DepthwiseChannelsWgrad<T, A, kGroup, kFilters> wgrad(job, workspace);
       for (int64_t i = begin; i < end; ++i) wgrad.run(i);
-    });
+    };
+    const ConvProblem& p = *job.problem;
+    if (p.in_channels == p.out_channels)
+      return with_group<A>(p.in_channels, [&]<int kGroup>() { run.template operator()<kGroup, 1>(); });
+    with_multiplier(p.out_channels, [&]<int M>() { run.template operator()<1, M>(); });
   }
   static void pack_narrow_channels(const ConvJob& job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) pack_narrow_tap<T, A>(job, i);

@@ -54,7 +54,9 @@ class PixelRowUnit {
         region_(region),
         block_units_(job.channel_blocks()),
         group_((index - region.first_unit) / block_units_ / region.pixel_blocks),
-        stage_(job, region, group_, workspace) {
+        by_pairs_(takes_pairs(job, region.reduction)),
+        tile_rows_(by_pairs_ ? 2 * kPairRows : job.tile.rows),
+        stage_(job, region, tile_rows_, group_, workspace) {
     const int64_t local = index - region.first_unit;
     first_pixel_ = local / block_units_ % region.pixel_blocks * job.shape.pixels;
     pixels_ = std::min(job.shape.pixels, region.pixels - first_pixel_);
@@ -76,7 +78,7 @@ class PixelRowUnit {
       const int row_count = make_runs(*region_.region, first_pixel_, pixels_, rows);
       const int64_t step = result_step();
       for (int i = 0; i < row_count; ++i) {
-        const Panels parts(rows[i].len, job_.tile.rows);
+        const Panels parts(rows[i].len, tile_rows_);
         T* to = result_of(rows[i]);
         for (int64_t part = 0; part < parts.count; ++part, ++runs) {
           const int64_t start = parts.start(part), length = parts.rows(part);
@@ -88,7 +90,7 @@ class PixelRowUnit {
         }
       }
     } else {
-      const Panels parts(pixels_, job_.tile.rows);
+      const Panels parts(pixels_, tile_rows_);
       for (int64_t part = 0; part < parts.count; ++part) {
         const int64_t start = parts.start(part), count = parts.rows(part);
         const int run_count = make_runs(*region_.region, first_pixel_ + start, count, runs);
@@ -146,13 +148,21 @@ class PixelRowUnit {
       if (bias_) call.bias = bias_ + channel;
       if constexpr (std::is_same_v<T, A>) {
         if (columns % kLanes<A> == 0 && epilogue_.is_clamp() && tile.to_row != 0) {
+          const bool pair =
+              by_pairs_ && panel + 1 < end && job_.rows - channel >= 2 * kColumns && tile.end - tile.begin == tile.rows;
+          const int64_t width = pair ? 2 * kColumns : columns;
           call.c = tile.to + channel, call.ldc = tile.to_row;
           if (finishes) {
             call.clamp = &epilogue_.clamp();
-            if (epilogue_.has_residual()) call.residual = prefetched(epilogue_.residual_of(call.c), tile);
+            if (epilogue_.has_residual()) call.residual = prefetched(epilogue_.residual_of(call.c), tile, width);
           }
-          if (fetches_result_ && block_.length() >= kLeastFetchingTerms) fetch_result(call.c, tile, columns);
-          multiply_pixels(tile, columns, call);
+          if (fetches_result_ && block_.length() >= kLeastFetchingTerms) fetch_result(call.c, tile, width);
+          if (pair) {
+            multiply_pair(tile, call);
+            ++panel, call.b += kColumns * block_.length();
+          } else {
+            multiply_pixels(tile, columns, call);
+          }
           continue;
         }
       }
@@ -163,6 +173,23 @@ class PixelRowUnit {
       multiply_pixels(tile, columns, call);
       if (last_block_) write(tile, call.c, channel, columns);
     }
+  }
+
+  // Whether tiles are of two panels: of a short reduction, whose time its results decide.
+  static bool takes_pairs(const ConvJob& job, const Reduction& reduction) {
+    return std::is_same_v<T, A> && kPairRows > 0 && reduction.blocks() == 1 && reduction.length() <= kMostPairTerms &&
+           job.rows >= 2 * kColumns && job.shape.panels > 1 && !job.shape.packs_own_weight;
+  }
+
+  // The tile times two panels, half of its pixels after the other.
+  static void multiply_pair(const Tile& tile, TileCall<A>& call) {
+    const int64_t first = tile.rows > kPairRows ? (tile.rows + 1) / 2 : tile.rows;
+    multiply_by_pair(first, call, tile.places);
+    if (first == tile.rows) return;
+    call.a += first * tile.places.distance, call.c += first * call.ldc;
+    if (call.residual) call.residual += first * call.ldc;
+    multiply_by_pair(tile.rows - first, call, tile.places);
+    call.a = tile.a;
   }
 
   // The call is not copied on the usual way: vectors of its fields, just stored one by one, would wait for every store
@@ -186,9 +213,9 @@ class PixelRowUnit {
   }
 
   // The residual of a tile, on its way to the cache while the tile is multiplied.
-  static const A* prefetched(const A* residual, const Tile& tile) {
+  static const A* prefetched(const A* residual, const Tile& tile, int64_t columns) {
     for (int64_t i = 0; i < tile.rows; ++i)
-      for (int64_t j = 0; j < kColumns; j += 64 / sizeof(A)) __builtin_prefetch(residual + i * tile.to_row + j);
+      for (int64_t j = 0; j < columns; j += 64 / sizeof(A)) __builtin_prefetch(residual + i * tile.to_row + j);
     return residual;
   }
 
@@ -230,6 +257,8 @@ class PixelRowUnit {
   const RegionJob& region_;
   int64_t block_units_;  // units of one block of pixels
   int64_t group_;
+  bool by_pairs_;
+  int64_t tile_rows_;
   PixelStage<T, A> stage_;
   int64_t first_pixel_, pixels_, first_panel_, panels_;
   const A* bias_ = nullptr;  // of the group's first channel

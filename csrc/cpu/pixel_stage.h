@@ -34,8 +34,8 @@ class PixelStage {
 
  public:
   // For one group of a region. `rows` has room for kReductionBlock terms of each of a unit's pixels.
-  PixelStage(const ConvJob& job, const RegionJob& region, int64_t group, A* rows)
-      : region_(*region.region), tile_rows_(job.tile.rows), rows_(rows) {
+  PixelStage(const ConvJob& job, const RegionJob& region, int64_t tile_rows, int64_t group, A* rows)
+      : region_(*region.region), tile_rows_(tile_rows), rows_(rows) {
     image_ = {static_cast<const T*>(job.source) + group * job.depth * job.source_strides.channel, job.source_strides,
               &region_, job.source_mode, job.problem};
     image_end_ = image_.data + (job.problem->batch - 1) * image_.strides.outer + job.depth;

@@ -156,12 +156,6 @@ inline Vector<A> root(Vector<A> x) {
   return x;
 }
 
-template <class A>
-inline Vector<A> odd_lanes(Vector<A> a, Vector<A> b) {
-  constexpr auto index = [](std::size_t i) { return 2 * i + 1; };
-  return shuffle<A>(a, b, index, LaneSequence<A>{});
-}
-
 // The regular windows of a block of outputs over the phases of one row (see PoolColumns).
 template <class A>
 struct PoolPhases {

@@ -65,7 +65,13 @@ inline Vector<A> even_lanes(Vector<A> a, Vector<A> b) {
   return shuffle<A>(a, b, index, LaneSequence<A>{});
 }
 
-// The same where b was loaded one element early, so that it ends with the last even lane.
+template <class A>
+inline Vector<A> odd_lanes(Vector<A> a, Vector<A> b) {
+  constexpr auto index = [](std::size_t i) { return 2 * i + 1; };
+  return shuffle<A>(a, b, index, LaneSequence<A>{});
+}
+
+// even_lanes where b was loaded one element early, so that it ends with the last even lane.
 template <class A>
 inline Vector<A> even_lanes_overlapping(Vector<A> a, Vector<A> b) {
   constexpr auto index = [](std::size_t i) { return 2 * i + (i >= kLanes<A> / 2); };
