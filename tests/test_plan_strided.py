@@ -86,6 +86,36 @@ def test_a_strided_pointwise_gradient_at_every_edge_of_a_vector(width: int, dtyp
         assert not check("dgrad", case, dtype, "integers", isa=convext.backends.cpu.isa_levels())
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize(
+    ("size", "kernel", "channels"),
+    [
+        ((14, 14), 3, (30, 40)),
+        ((13, 14), 1, (33, 40)),
+        ((8, 8), 4, (13, 40)),
+        ((6, 64), 2, (5, 300)),
+        ((13,), 3, (16, 20)),
+    ],
+    ids=str,
+)
+def test_units_of_several_images(
+    size: tuple[int, ...], kernel: int, channels: tuple[int, int], dtype: torch.dtype, isa: str
+) -> None:
+    """As many as fill vectors, of which the last tile may have one."""
+    for batch in (1, 2, 5, 9):
+        case = ConvCase(size, kernel, channels, batch=batch, stride=2, padding=kernel // 2)
+        assert not check("dgrad", case, dtype, "integers")
+
+
+def test_neither_images_of_a_unit_nor_threads_change_a_bit(isa: str, threads: None) -> None:
+    grad, weight = torch.randn(9, 300, 7, 7), torch.randn(300, 20, 3, 3)
+    torch.set_num_threads(1)
+    want = torch.cat([convext.functional.conv_transpose2d(g[None], weight, stride=2, padding=1) for g in grad])
+    for count in (1, 2, 7):
+        torch.set_num_threads(count)
+        assert torch.equal(convext.functional.conv_transpose2d(grad, weight, stride=2, padding=1), want)
+
+
 def test_bands_of_a_cut_image_agree_with_the_whole(isa: str) -> None:
     """Small integers are exact, so the cut may not show: along each axis that bands can cut."""
     for size, kernel in (((75, 33), 4), ((3001,), 3), ((13, 12, 11), 3), ((1, 2500), 3)):

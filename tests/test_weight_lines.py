@@ -1,4 +1,4 @@
-"""fprop on the weight as it lies (csrc/cpu/line_product.h): every place of lines, panels and blocks."""
+"""Products with the weight as it lies (csrc/cpu/line_product.h): every place of lines, panels and blocks."""
 
 from __future__ import annotations
 
@@ -45,6 +45,51 @@ def test_exact_on_integers(dtype: torch.dtype, isa: str, seed: int, threads: Non
             y = F.conv2d(x, w, bias, **settings)
         want = torch.nn.functional.conv2d(x.double(), w.double(), bias.double(), **settings)
         torch.testing.assert_close(y, want.to(dtype), rtol=0, atol=0, msg=f"{image} {weight} {settings}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_lines_across_are_exact_on_integers(dtype: torch.dtype, isa: str, seed: int, threads: None) -> None:
+    """dgrad of one tap: panels of a vector and wider, which begin anywhere in a term's row and end with it."""
+    choose = random.Random(seed)
+    for count in (1, 2, 1, 3, 1, 2, 5, 1):
+        groups, padding = choose.choice((1, 1, 1, 2)), choose.choice((0, 0, 1))
+        terms, results = (
+            choose.choice((1, 3, 16, 65, 256, 300, 520)),
+            choose.choice((1, 8, 13, 14, 15, 16, 17, 65, 200)),
+        )
+        image = (
+            choose.choice((1, 2, 3, 9)),
+            terms * groups,
+            choose.randint(3, 15),
+            choose.choice((3, 4, 7, 14, 16, 29)),
+        )
+        weight = (terms * groups, results, 1, 1)
+        x, w, bias = (
+            integers(*image, dtype=dtype),
+            integers(*weight, dtype=dtype),
+            integers(results * groups, dtype=dtype),
+        )
+        torch.set_num_threads(count)
+        y = F.conv_transpose2d(x, w, bias, padding=padding, groups=groups)
+        want = torch.nn.functional.conv_transpose2d(
+            x.double(), w.double(), bias.double(), padding=padding, groups=groups
+        )
+        torch.testing.assert_close(y, want.to(dtype), rtol=0, atol=0, msg=f"{image} {weight} {padding} {groups}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_bits_of_lines_across_are_those_of_a_packed_weight(dtype: torch.dtype, isa: str, threads: None) -> None:
+    x, w = torch.randn(2, 300, 14, 14, dtype=dtype), torch.randn(300, 90, 1, 1, dtype=dtype)
+    swapped = w.transpose(0, 1).contiguous().transpose(0, 1)
+    sliced = torch.randn(303, 95, 1, 1, dtype=dtype)[1:-2, 2:-3]
+    sliced.copy_(w)
+    torch.set_num_threads(1)
+    want = F.conv_transpose2d(x, swapped)
+    for count in (1, 2, 7):
+        torch.set_num_threads(count)
+        for other in (w, swapped, sliced):
+            assert torch.equal(F.conv_transpose2d(x, other), want)
+        assert torch.equal(F.conv_transpose2d(torch.cat([x, x, x]), w)[:2], want)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

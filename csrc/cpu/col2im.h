@@ -71,6 +71,7 @@ class Col2imConv {
   static constexpr int64_t kColumns = kTileColumns<A>;
   static constexpr int W = kLanes<A>;
   static constexpr int kTerms = Product::kTerms;
+  static constexpr int64_t kRowsAtOnce = 8;
 
   // Whether the source's pixels follow each other through all of an image.
   bool has_flat_source() const {
@@ -102,11 +103,15 @@ class Col2imConv {
       const ImageReader<T> reader{static_cast<const T*>(job_.source) + group_ * job_.depth * strides.channel, strides,
                                   &source_region_, PaddingMode::kZeros, &p_};
       for (int64_t x = 0; x < pixels; x += kColumns) {
-        gather(reader, block, x, std::min(kColumns, pixels - x));
-        for (int64_t p = 0; p < panels.count; ++p)
-          multiply<A, false, Product>(panels.rows(p), {block.length(), weight_ + panels.start(p) * block.length(),
-                                                       image_, sums_ + panels.start(p) * pitch_ + x, pitch_,
-                                                       b == 0 ? TileStart::kZero : TileStart::kPartialSum, nullptr});
+        const int64_t count = std::min(kColumns, pixels - x), width = count <= W ? W : kColumns;
+        gather(reader, block, x, count, width);
+        for (int64_t p = 0; p < panels.count; ++p) {
+          const TileCall<A> call{block.length(), weight_ + panels.start(p) * block.length(),
+                                 image_,         sums_ + panels.start(p) * pitch_ + x,
+                                 pitch_,         b == 0 ? TileStart::kZero : TileStart::kPartialSum,
+                                 nullptr};
+          multiply_columns<A, Product>(panels.rows(p), width, call);
+        }
       }
     }
   }
@@ -118,13 +123,14 @@ class Col2imConv {
                        (h == 1 || job_.weight_tap[1] == w) && (p_.axis[0].kernel == 1 || job_.weight_tap[0] == h * w);
     const T* from = static_cast<const T*>(job_.weight) + group_ * job_.weight_group +
                     block.channel * kTerms * job_.weight_depth + first_channel_ * job_.weight_row;
+    // Rows of the weight lie far apart: some of them at a time, each along all panels.
+    for (int64_t c = 0; dense && c < block.length(); c += kRowsAtOnce)
+      for (int64_t p = 0; p < panels.count; ++p)
+        copy_rows(weight_ + panels.start(p) * block.length(), from + panels.start(p), panels.rows(p), block, c);
+    if (dense) return;
     for (int64_t p = 0; p < panels.count; ++p) {
       const int64_t start = panels.start(p), width = panels.rows(p);
       A* to = weight_ + start * block.length();
-      if (dense) {
-        copy_rows(to, from + start, width, block);
-        continue;
-      }
       for (int64_t i = 0; i < width; ++i) {
         const int64_t m = (start + i) / taps_, tap = (start + i) % taps_;
         const T* column = from + m * job_.weight_row + tap / (h * w) * job_.weight_tap[0] +
@@ -162,19 +168,23 @@ class Col2imConv {
     }
   }
 
-  // Copies the block's rows of fewer than two vectors to neighbouring rows: as whole vectors while what they spill
-  // over, on either side, belongs to the rows that follow.
-  void copy_rows(A* to, const T* from, int64_t width, const Block& block) const {
-    const int64_t distance = job_.weight_depth, count = block.length();
-    int64_t c = 0;
+  // Copies some of the block's rows of fewer than two vectors, from row c on, to neighbouring rows: as whole vectors
+  // while what they spill over, on either side, belongs to the rows that follow. Asks for the rows of the next time.
+  void copy_rows(A* to, const T* from, int64_t width, const Block& block, int64_t c) const {
+    const int64_t distance = job_.weight_depth, count = block.length(), end = std::min(c + kRowsAtOnce, count);
+    const int64_t ahead = kRowsAtOnce * kTerms * distance;
     if (width <= W)
-      for (; (count - 1 - c) * std::min(width, distance) >= W; ++c)
-        copy_vector(to + c * width, row_of(from, block, c, distance), 0);
-    for (; c < count; ++c) copy(to + c * width, row_of(from, block, c, distance), 1, width);
+      for (; c < end && (count - 1 - c) * std::min(width, distance) >= W; ++c) {
+        const SourceRow row = row_of(from, block, c, distance);
+        __builtin_prefetch(row.data + ahead);
+        if (kTerms == 2) __builtin_prefetch(row.odd + ahead);
+        copy_vector(to + c * width, row, 0);
+      }
+    for (; c < end; ++c) copy(to + c * width, row_of(from, block, c, distance), 1, width);
   }
 
-  // Packs `count` of the unit's pixels from its x-th on.
-  void gather(const ImageReader<T>& reader, const Block& block, int64_t x, int64_t count) {
+  // Packs `count` of the unit's pixels from its x-th on, in rows of `width`.
+  void gather(const ImageReader<T>& reader, const Block& block, int64_t x, int64_t count, int64_t width) {
     const int64_t inner = output_pixels(p_) / p_.axis[shape_.cut].output;
     PixelRun runs[kColumns];
     const int64_t first = (first_image_ * p_.axis[shape_.cut].output + first_source_) * inner + x;
@@ -194,10 +204,10 @@ class Col2imConv {
       }
       return;
     }
-    const RowTarget<A> target{image_, kColumns, 0};
+    const RowTarget<A> target{image_, width, 0};
     if constexpr (kTerms == 2)
-      return gather_pairs_pixelwise<T, A>(reader, job_.depth, block, runs, run_count, kColumns, target);
-    gather_pixelwise<T, A>(reader, block, runs, run_count, kColumns, target);
+      return gather_pairs_pixelwise<T, A>(reader, job_.depth, block, runs, run_count, width, target);
+    gather_pixelwise<T, A>(reader, block, runs, run_count, width, target);
   }
 
   // Result positions of an axis in this unit.
@@ -236,6 +246,9 @@ class Col2imConv {
     const ConvAxis* axis = p_.axis;
     const Strides& s = job_.result_strides;
     find_line_taps();
+    // Lines of whole vectors of results are written where they belong.
+    const bool in_place =
+        std::is_same_v<T, A> && epilogue_.is_bias() && s.axis[2] == 1 && (last_of(2) - first_of(2)) % (2 * W) == 0;
     for (int64_t d = first_of(0); d < last_of(0); ++d)
       for (int64_t h = first_of(1); h < last_of(1); ++h) {
         int64_t rows[kMostCol2imTaps];  // offsets of the rows of sums that reach the line, for the first of its taps
@@ -254,14 +267,16 @@ class Col2imConv {
         for (int64_t i = 0; i < images_; ++i)
           for (int64_t m = 0; m < channels_; ++m) {
             const A* const sums = sums_ + m * taps_ * pitch_ + i * image_pixels_;
+            T* const to = line + i * s.outer + m * s.channel;
+            A* const at = in_place ? reinterpret_cast<A*>(to) : line_;
             if (row_count == 0) {
-              fill_line(bias_of(m));
+              fill_line(at, bias_of(m));
             } else if (spreads_) {
-              spread_line(sums + rows[0], bias_of(m));
+              spread_line(at, sums + rows[0], bias_of(m));
             } else {
-              fold_line(sums, rows, row_count, bias_of(m));
+              fold_line(at, sums, rows, row_count, bias_of(m));
             }
-            write_line(line + i * s.outer + m * s.channel);
+            if (!in_place) write_line(to);
           }
       }
   }
@@ -272,9 +287,9 @@ class Col2imConv {
   }
 
   // A line that no source reaches.
-  void fill_line(A bias) {
+  void fill_line(A* line, A bias) const {
     const int64_t positions = last_of(2) - first_of(2);
-    for (int64_t i = 0; i < positions; i += W) store(line_ + i, Vector<A>{} + bias);
+    for (int64_t i = 0; i < positions; i += W) store(line + i, Vector<A>{} + bias);
   }
 
   // Whether a single tap gives every other result of a line, from the first on, its only sum: nothing to add up, and
@@ -283,18 +298,18 @@ class Col2imConv {
     const ConvAxis& w = p_.axis[2];
     return taps_ == 1 && w.stride == 2 && w.lo == 0 && shape_.cut != 2 && w.output == divide_up(w.input, 2);
   }
-  void spread_line(const A* row, A bias) {
+  void spread_line(A* line, const A* row, A bias) const {
     const int64_t positions = last_of(2) - first_of(2);
     const Vector<A> odd = Vector<A>{} + bias;
     for (int64_t i = 0; i < positions; i += 2 * W, row += W) {
       const Vector<A> even = odd + load(row);
-      store(line_ + i, interleave_low<A>(even, odd));
-      store(line_ + i + W, interleave_high<A>(even, odd));
+      store(line + i, interleave_low<A>(even, odd));
+      store(line + i + W, interleave_high<A>(even, odd));
     }
   }
 
-  // Folds one line of results into line_.
-  void fold_line(const A* sums, const int64_t* rows, int row_count, A bias) {
+  // Folds one line of results.
+  void fold_line(A* line, const A* sums, const int64_t* rows, int row_count, A bias) {
     const int64_t stride = p_.axis[2].stride, positions = last_of(2) - first_of(2);
     const LineTap *tap = line_taps_, *const last = line_taps_ + p_.axis[2].kernel;
     for (int64_t phase = 0; phase < stride && phase < positions; ++phase) {
@@ -307,7 +322,7 @@ class Col2imConv {
         store(phases_ + phase * phase_pitch_ + q, sum);
       }
     }
-    interleave_phases();
+    interleave_phases(line);
   }
 
   // What a row of sums gives to phase positions q to q + W: zeros where they have no source. Around the row there is
@@ -322,18 +337,18 @@ class Col2imConv {
     return lane < zero + static_cast<A>(tap.end - q) ? begun : zero;
   }
 
-  void interleave_phases() {
+  void interleave_phases(A* line) const {
     const int64_t stride = p_.axis[2].stride, positions = last_of(2) - first_of(2);
     if (stride == 2) {
       for (int64_t i = 0, q = 0; i < positions; i += 2 * W, q += W) {
         const Vector<A> even = load(phases_ + q), odd = load(phases_ + phase_pitch_ + q);
-        store(line_ + i, interleave_low<A>(even, odd));
-        store(line_ + i + W, interleave_high<A>(even, odd));
+        store(line + i, interleave_low<A>(even, odd));
+        store(line + i + W, interleave_high<A>(even, odd));
       }
       return;
     }
     for (int64_t phase = 0; phase < stride; ++phase)
-      for (int64_t i = phase, q = phase * phase_pitch_; i < positions; i += stride) line_[i] = phases_[q++];
+      for (int64_t i = phase, q = phase * phase_pitch_; i < positions; i += stride) line[i] = phases_[q++];
   }
 
   void write_line(T* to) const {

@@ -7,8 +7,8 @@ namespace {
 constexpr int64_t kSumBytes = 384 << 10, kMostRows = 256;
 // What a unit may need at most: a band of one result channel.
 constexpr int64_t kMostUnitBytes = int64_t{3} << 20;
-// Source pixels of a unit from which packing its weight is cheap, and to which an image is cut.
-constexpr int64_t kEnoughPixels = 128, kBandPixels = 1024;
+// Source pixels of a unit of several images at most, and to which an image is cut.
+constexpr int64_t kMostPixels = 512, kBandPixels = 1024;
 
 int64_t fitting_channels(const PlanRequest& r, int64_t pixels) {
   const int64_t taps = kernel_taps(r.problem), sums = kSumBytes / r.sum_bytes / std::max<int64_t>(1, pixels);
@@ -30,16 +30,33 @@ Col2imShape cut_image(const PlanRequest& r) {
 Col2imShape col2im_shape(const PlanRequest& r, int64_t threads) {
   const ConvProblem& p = r.problem;
   Col2imShape shape = cut_image(r);
-  const int64_t pixels = output_pixels(p), groups = p.groups;
-  if (shape.whole(p)) shape.images = std::clamp<int64_t>(kEnoughPixels / pixels, 1, std::max<int64_t>(1, p.batch));
-  shape.channels = fitting_channels(r, Col2imWorkspace(p, shape, r.tile).pitch);
-  const int64_t bands = divide_up(p.axis[shape.cut].input, shape.band) * divide_up(p.batch, shape.images);
-  const auto units = [&] { return groups * bands * divide_up(p.in_channels, shape.channels); };
-  // Four panels still repay the gathering of the image for them.
-  const int64_t fewest = divide_up(4 * r.tile.rows, kernel_taps(p));
-  while (threads > 1 && units() < 4 * threads && shape.channels > fewest)
-    shape.channels = std::max(fewest, divide_up(shape.channels, 2));
-  return shape;
+  const int64_t bands = divide_up(p.axis[shape.cut].input, shape.band), taps = kernel_taps(p);
+  const int64_t pixels = shape.whole(p) ? output_pixels(p) : std::min(output_pixels(p), kBandPixels);
+  // For each term of the reduction: the products of a vector of pixels and a row of sums take half a cycle, gathering
+  // such a vector some, and packing a row of the weight a few for a panel of rows.
+  const auto cycles = [&](const Col2imShape& s) {
+    constexpr double kProduct = 0.52, kGathered = 4, kPacked = 0.4;
+    const auto rows = static_cast<double>(s.channels * taps);
+    return static_cast<double>(divide_up(s.images * pixels, r.lanes)) * (rows * kProduct + kGathered) + kPacked * rows;
+  };
+  const int64_t most = shape.whole(p) ? std::clamp<int64_t>(kMostPixels / pixels, 1, std::max<int64_t>(1, p.batch)) : 1;
+  Col2imShape best = shape;
+  double least = 0;
+  for (shape.images = 1; shape.images <= most; ++shape.images) {
+    shape.channels = 1;
+    const Col2imWorkspace workspace(p, shape, r.tile);
+    if (shape.images > 1 && workspace.elements() * r.sum_bytes > kMostUnitBytes) break;
+    const int64_t fewest = divide_up(p.in_channels, fitting_channels(r, workspace.pitch));
+    for (int64_t parts = fewest; parts <= fewest + 2 * threads; ++parts) {
+      shape.channels = divide_up(p.in_channels, parts);
+      const int64_t units =
+          p.groups * bands * divide_up(p.batch, shape.images) * divide_up(p.in_channels, shape.channels);
+      const double busiest = static_cast<double>(divide_up(units, threads)) * cycles(shape);
+      if (least > 0 && busiest >= 0.99 * least) continue;
+      best = shape, least = busiest;
+    }
+  }
+  return best;
 }
 
 }  // namespace

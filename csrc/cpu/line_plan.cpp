@@ -14,13 +14,16 @@ constexpr int64_t kManyLineRows = 256;
 }  // namespace
 
 bool may_read_lines(const PlanRequest& r) {
-  return r.op == ConvOperator::kFprop && r.weight_in_order && !r.source_channels_last && !r.result_channels_last &&
-         r.element_bytes == r.sum_bytes && panel_terms(r) == 1;
+  const bool across = r.op == ConvOperator::kDgrad && kernel_taps(r.problem) == 1 && region_count(r) == 1;
+  return (r.op == ConvOperator::kFprop || across) && r.weight_in_order && !r.source_channels_last &&
+         !r.result_channels_last && r.element_bytes == r.sum_bytes && panel_terms(r) == 1;
 }
 
 UnitShape line_shape(const PlanRequest& r, int64_t threads) {
   const ConvProblem& p = r.problem;
-  const int64_t rows = gather_rows(r), pixels = std::max<int64_t>(1, p.batch * output_pixels(p)), groups = p.groups;
+  const int64_t rows = gather_rows(r), groups = p.groups;
+  const int64_t pixels =
+      std::max<int64_t>(1, p.batch * (r.op == ConvOperator::kDgrad ? input_pixels(p) : output_pixels(p)));
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, r.tile.rows)), lanes = r.lanes;
   // For each term of the reduction: the products of a vector of pixels and a channel take half a cycle, gathering such
   // a vector some, and a line of the weight a sixteenth.
@@ -31,6 +34,7 @@ UnitShape line_shape(const PlanRequest& r, int64_t threads) {
   };
   UnitShape best;
   best.weight_lines = true;
+  best.lines_across = r.op == ConvOperator::kDgrad;
   double least = 0;
   const auto consider = [&](int64_t size, int64_t unit_panels) {
     const int64_t units = divide_up(pixels, size) * divide_up(panels, unit_panels) * groups;

@@ -11,6 +11,12 @@
 // processor's slots empty, enough to move the next panel's lines into L1 in passing (13 tiles a panel, weights from L3:
 // 240 GFLOP/s, 234 with the copy before the product, 247 with panels that were packed beforehand).
 //
+// dgrad's weight of one tap has the terms as its rows, [source channel][result channel], and lines across them: a
+// panel is the lines of the terms, of neighbouring result channels each, which need no transposition anyway.
+//
+//   the panel:                      term 0's line, term 1's line, ...   and then, where a tile has more rows than a
+//                                                                       vector lanes, the same of the next vector
+//
 // The tile and the arithmetic are microkernel.h's: one FMA a term from zero, then the addend. kCount = 1 is the last
 // tile of a row of tiles, if half of a tile holds its columns.
 #pragma once
@@ -23,14 +29,17 @@ struct LineCopy {
   int64_t distance = 0;     // between rows
   int64_t rows = 1;         // of the panel
   A* to = nullptr;
-  int64_t row = 0;   // the next one
-  int64_t left = 0;  // lines
-  int64_t pace = 0;  // lines to copy for each line of the product
+  int64_t row = 0;            // the next one
+  int64_t left = 0;           // lines
+  int64_t pace = 0;           // lines to copy for each W terms of the product
+  int64_t ahead = kLanes<A>;  // elements from a line to the one that is asked for as it is copied
 
+  template <bool kAcross>
   [[gnu::always_inline]] void copy(int64_t most) {
     for (; most > 0 && left > 0; --most) {
       const A* line = from + row * distance;
-      __builtin_prefetch(line + kLanes<A>);
+      __builtin_prefetch(line + ahead);
+      if (kAcross) __builtin_prefetch(line + ahead + kLanes<A> - 1);  // most lines across begin inside of a cache's
       store(to, load(line));
       to += kLanes<A>, --left;
       if (++row == rows) row = 0, from += kLanes<A>;
@@ -39,22 +48,24 @@ struct LineCopy {
   }
 };
 
-template <class A, int MR, int kCount>
+template <class A, int MR, int kCount, bool kAcross>
 void multiply_copying(const TileCall<A>& call, LineCopy<A>& next) {
   using V = Vector<A>;
   constexpr int W = kLanes<A>;
   V sum[MR][kCount] = {};
+  constexpr int kStep = kAcross ? W : 1;  // from a term to the next
   const A *a = call.a, *b = call.b;
-  for (int64_t left = call.kc; left > 0; left -= W, a += (MR - 1) * W) {
-    next.copy(next.pace);
-    for (const A* end = a + std::min<int64_t>(left, W); a != end; ++a, b += kCount * W) {
+  const int64_t far = call.kc * W;  // from a term's line to its next one
+  for (int64_t left = call.kc; left > 0; left -= W, a += kAcross ? 0 : (MR - 1) * W) {
+    next.template copy<kAcross>(next.pace);
+    for (const A* end = a + std::min<int64_t>(left, W) * kStep; a != end; a += kStep, b += kCount * W) {
       V row[kCount];
 #pragma GCC unroll 4
       for (int j = 0; j < kCount; ++j) row[j] = load(b + j * W);
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < kCount; ++j) sum[i][j] += row[j] * a[i * W];
+        for (int j = 0; j < kCount; ++j) sum[i][j] += row[j] * (kAcross ? a[i / W * far + i % W] : a[i * W]);
     }
   }
   finish_tile<A, MR, kCount>(call, sum);
@@ -63,19 +74,21 @@ void multiply_copying(const TileCall<A>& call, LineCopy<A>& next) {
 template <class A>
 using LinesFunction = void (*)(const TileCall<A>&, LineCopy<A>&);
 
-template <class A, int kCount, std::size_t... I>
+template <class A, int kCount, bool kAcross, std::size_t... I>
 constexpr std::array<LinesFunction<A>, sizeof...(I)> lines_functions(std::index_sequence<I...>) {
-  return {&multiply_copying<A, static_cast<int>(I) + 1, kCount>...};
+  return {&multiply_copying<A, static_cast<int>(I) + 1, kCount, kAcross>...};
 }
-template <class A, int kCount>
-inline constexpr auto kLinesFunctions = lines_functions<A, kCount>(std::make_index_sequence<kTileRows>{});
+template <class A, int kCount, bool kAcross>
+inline constexpr auto kLinesFunctions = lines_functions<A, kCount, kAcross>(std::make_index_sequence<kTileRows>{});
 
 // A tile of `rows` rows and `columns` columns, which are a whole tile's or one vector's.
 template <class A>
-inline void multiply_in_lines(int64_t rows, int64_t columns, const TileCall<A>& call, LineCopy<A>& next) {
+inline void multiply_in_lines(int64_t rows, int64_t columns, bool across, const TileCall<A>& call, LineCopy<A>& next) {
+  const std::array<LinesFunction<A>, kTileRows>* functions;
   if (columns <= kLanes<A>) {
-    kLinesFunctions<A, 1>[rows - 1](call, next);
+    functions = across ? &kLinesFunctions<A, 1, true> : &kLinesFunctions<A, 1, false>;
   } else {
-    kLinesFunctions<A, kVectors>[rows - 1](call, next);
+    functions = across ? &kLinesFunctions<A, kVectors, true> : &kLinesFunctions<A, kVectors, false>;
   }
+  (*functions)[rows - 1](call, next);
 }

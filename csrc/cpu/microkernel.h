@@ -136,6 +136,12 @@ inline void multiply(int64_t rows, const TileCall<A>& call) {
   kTileFunctions<A, kIndirect, Product>[rows - 1](call);
 }
 
+// A tile of packed panels that are as wide as a tile or as a single vector.
+template <class A, class Product>
+inline void multiply_columns(int64_t rows, int64_t width, const TileCall<A>& call) {
+  (width <= kLanes<A> ? kTileFunctions<A, false, Product, 1> : kTileFunctions<A, false, Product>)[rows - 1](call);
+}
+
 // Low panels of a staged image take three vectors, which as many sums allow: a step of 8 rows is 11 loads for 24 FMAs
 // instead of 10 for 16, and a tile's ends are fewer.
 inline constexpr int kWideVectors = 3;

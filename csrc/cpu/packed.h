@@ -114,6 +114,8 @@ struct UnitShape {
   bool packs_own_weight = false;
   // The weight's rows lie in the order of the reduction, and units read them as they lie (line_product.h).
   bool weight_lines = false;
+  // Its rows are terms instead, of neighbouring result channels: dgrad's of one tap.
+  bool lines_across = false;
   // Whether units read the weight itself, and no packed copy of it.
   bool reads_weight() const { return packs_own_weight || weight_lines; }
 };
@@ -180,8 +182,13 @@ struct ConvWorkspace {
                 (shape.pixels_are_rows ? tile.columns : tile.rows)),
         widened(kReductionBlock * tile.columns),
         weight(shape.packs_own_weight ? kReductionBlock * tile.columns
-               : shape.weight_lines   ? kReductionBlock * tile.rows * 2  // one is multiplied, the next is copied
-                                      : 0) {}
+               : shape.weight_lines
+                   ? kReductionBlock * line_rows(shape, tile) * 2  // one is multiplied, the next copied
+                   : 0) {}
+  // Rows of a panel of lines: lines across are whole vectors, half as wide as a tile.
+  static int64_t line_rows(const UnitShape& shape, const Tile& tile) {
+    return shape.lines_across ? round_up(tile.rows, tile.columns / 2) : tile.rows;
+  }
   int64_t elements() const { return image + partial + widened + weight; }
 };
 

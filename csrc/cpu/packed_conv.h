@@ -74,7 +74,7 @@ class ConvUnit {
     A* widened = partial_ + sizes.partial;
     image_ = PixelPacker<T, A, Product>(job_, *region_, group_, widened);
     own_weight_ = widened + sizes.widened;
-    next_weight_ = own_weight_ + kReductionBlock * job_.tile.rows;
+    next_weight_ = own_weight_ + sizes.weight / 2;
   }
 
   static constexpr int64_t kColumns = kTileColumns<A>;
@@ -121,25 +121,28 @@ class ConvUnit {
     }
     for (int64_t i = 0; i < tiles; ++i) gather_tile(i);
     if constexpr (kMayReadLines) {
-      if (lines) {
-        if (first_block_) {
-          LineCopy<A> first = copy_of(block_, rows, first_panel_, own_weight_, 0);
-          first.copy(first.left);
-        }
-        for (int64_t p = first_panel_; p < last_panel; ++p) {
-          LineCopy<A> next = copy_of_next(rows, p, tiles);
-          for (int64_t i = 0; i < tiles; ++i) run_tile(i, p, own_weight_, &next);
-          next.copy(next.left);
-          std::swap(own_weight_, next_weight_);
-        }
-        return;
-      }
+      if (lines && job_.shape.lines_across) return run_lines<true>(rows, tiles, run_tile);
+      if (lines) return run_lines<false>(rows, tiles, run_tile);
     }
     for (int64_t p = first_panel_; p < last_panel; ++p)
       for (int64_t i = 0; i < tiles; ++i) {
         if (p + 1 < last_panel) prefetch_part(weight_panel(rows.start(p + 1)), rows.rows(p + 1), i, tiles);
         run_tile(i, p, weight_panel(rows.start(p)), nullptr);
       }
+  }
+
+  template <bool kAcross, class RunTile>
+  void run_lines(const Panels& rows, int64_t tiles, RunTile run_tile) {
+    if (first_block_) {
+      LineCopy<A> first = copy_of(block_, rows, first_panel_, own_weight_, 0);
+      first.template copy<kAcross>(first.left);
+    }
+    for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p) {
+      LineCopy<A> next = copy_of_next(rows, p, tiles);
+      for (int64_t i = 0; i < tiles; ++i) run_tile(i, p, own_weight_, &next);
+      next.template copy<kAcross>(next.left);
+      std::swap(own_weight_, next_weight_);
+    }
   }
 
   // What is to be copied while panel p of the current block is multiplied by so many tiles.
@@ -154,8 +157,9 @@ class ConvUnit {
   }
 
   // Asks for the first line of each of a panel's rows, which nothing foresees; each line that is copied asks for the
-  // one behind it.
+  // one behind it. Lines across ask for each other.
   void prefetch_lines(const Block& block, const Panels& rows, int64_t p) const {
+    if (job_.shape.lines_across) return;
     const int64_t distance = job_.weight_row;
     const A* from = static_cast<const A*>(job_.weight) + group_ * job_.weight_group + rows.start(p) * distance +
                     block.channel * job_.weight_depth + block.tap;
@@ -166,6 +170,7 @@ class ConvUnit {
   // weight it is done at once.
   LineCopy<A> copy_of(const Block& block, const Panels& rows, int64_t p, A* to, int64_t lines) {
     constexpr int64_t W = kLanes<A>;
+    if (job_.shape.lines_across) return copy_across(block, rows, p, to, lines);
     const int64_t depth = job_.weight_depth, distance = job_.weight_row, length = block.length();
     const int64_t width = divide_up(length, W);
     const int64_t first = group_ * job_.weight_group + rows.start(p) * distance + block.channel * depth + block.tap;
@@ -178,6 +183,23 @@ class ConvUnit {
     for (int64_t k = 0; k < length; k += W)
       for (int64_t i = 0; i < rows.rows(p); ++i, to += W)
         copy_row(to, from + i * distance + k, std::min(W, length - k));
+    return {};
+  }
+
+  // The same of lines across: a term's, of neighbouring result channels.
+  LineCopy<A> copy_across(const Block& block, const Panels& rows, int64_t p, A* to, int64_t lines) {
+    constexpr int64_t W = kLanes<A>, kAhead = 8;
+    const int64_t distance = job_.weight_depth, length = block.length(), width = divide_up(rows.rows(p), W);
+    const int64_t first = group_ * job_.weight_group + block.channel * distance + rows.start(p);
+    const int64_t end = (job_.problem->groups * job_.depth - 1) * distance + job_.rows;
+    const A* from = static_cast<const A*>(job_.weight) + first;
+    if (first + (length - 1) * distance + width * W <= end) {
+      const int64_t count = width * length, pace = divide_up(count, std::max<int64_t>(1, lines));
+      return {from, distance, length, to, 0, count, pace, kAhead * distance};
+    }
+    for (int64_t i = 0; i < rows.rows(p); i += W)
+      for (int64_t k = 0; k < length; ++k, to += W)
+        copy_row(to, from + i + k * distance, std::min(W, rows.rows(p) - i));
     return {};
   }
 
@@ -276,7 +298,7 @@ class ConvUnit {
 
   void multiply_tile(const TileJob& tile, const TileCall<A>& call) {
     if constexpr (kMayReadLines)
-      if (tile.next) return multiply_in_lines(tile.rows, tile.columns, call, *tile.next);
+      if (tile.next) return multiply_in_lines(tile.rows, tile.columns, job_.shape.lines_across, call, *tile.next);
     multiply<A, false, Product>(tile.rows, call);
   }
 

@@ -67,7 +67,8 @@ class WgradUnit {
       for (int64_t tile = first_tile_; tile < last_tile; ++tile) {
         const int64_t column = tile * kColumns;
         const auto columns_from = [&](int64_t first) { return std::min(kColumns, job_.columns() - first); };
-        pack(source_, column, columns_from(column), kColumns, length, b_tile_);
+        const int64_t count = columns_from(column), width = count <= kLanes<A> ? kLanes<A> : kColumns;
+        pack(source_, column, count, width, length, b_tile_);
         for (int64_t p = first_panel_; p < last_panel; ++p) {
           const int64_t row = panels.start(p);
           if (p + 1 < last_panel) {
@@ -80,9 +81,9 @@ class WgradUnit {
             prefetch_rows(source_, source_runs_, next + from, (i + 1) * of_next / panels_ - from);
           }
           const Target to = target(row, row - first_row, tile);
-          multiply<A, false, Product>(panels.rows(p),
-                                      {depth, a_panels_ + (row - first_row) * depth, b_tile_, to.data, to.distance,
-                                       pixel == begin ? TileStart::kZero : TileStart::kPartialSum, nullptr});
+          multiply_columns<A, Product>(panels.rows(p), width,
+                                       {depth, a_panels_ + (row - first_row) * depth, b_tile_, to.data, to.distance,
+                                        pixel == begin ? TileStart::kZero : TileStart::kPartialSum, nullptr});
         }
       }
     }
