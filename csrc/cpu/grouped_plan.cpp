@@ -106,10 +106,8 @@ std::string depthwise_shifted_refusal(const PlanRequest& r) {
     return "the kernel covers " + std::to_string(kernel_extent(h)) + " rows, more than " +
            std::to_string(kMostShiftedExtent);
   const ShiftedShape shape(p, r.op, r.lanes, std::max<int64_t>(1, r.threads));
-  // Three eighths of a vector are enough for pairs of planes, which fill twice as many, and for one pass over few taps
-  // (wgrad of 960 channels of 7 x 7 on Zen 4: 40 us against 52 by planes).
-  const bool pairs = shape.planes > 1, few = pairs || shape.adjoint;
-  if (shape.height < kFewestRows || (few ? 8 : 2) * shape.positions < (few ? 3 : 1) * r.lanes)
+  const bool pairs = shape.planes > 1;
+  if (shape.height < kFewestRows || (pairs ? 8 : 2) * shape.positions < (pairs ? 3 : 1) * r.lanes)
     return "an image of " + std::to_string(shape.height) + " x " + std::to_string(shape.width) + " leaves vectors of " +
            std::to_string(r.lanes) + " or tiles of rows empty";
   // bfloat16, 576 channels of 14 x 14: 75 us, against 32 by planes, which widen a vector once for all taps.
