@@ -156,3 +156,54 @@ def test_what_is_not_finite_stays_within_its_windows(value: float, isa: str) -> 
                 # Rows of padding are left out: there a gradient that is not finite meets no zeros.
                 assert (ours[2].isfinite() >= exact[2].isfinite()).all(), (size, y, column)
                 assert not ours[2][3].isfinite().all(), (size, y, column)
+
+
+def backward(grad: Tensor, x: Tensor, w: Tensor, stride: int, padding: tuple[int, int], groups: int) -> list[Tensor]:
+    """Both gradients, as plain calls ask for them."""
+    leaves = [t.detach().requires_grad_() for t in (x, w)]
+    y = CF.conv2d(*leaves, stride=stride, padding=padding, groups=groups)
+    return list(torch.autograd.grad(y, leaves, grad))
+
+
+# Strips of vectors, of which the last starts early or is cut off; one vector, written beyond the ends of rows.
+ADJOINT_SIZES = ((14, 14), (7, 7), (5, 16), (9, 15), (28, 28), (13, 29), (4, 33), (30, 31), (10, 56), (6, 63), (300, 18))
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("stride", (1, 2))
+def test_one_pass_gives_both_gradients_with_the_bits_of_two(stride: int, dtype: torch.dtype, isa: str) -> None:
+    for i, size in enumerate(ADJOINT_SIZES):
+        padding = ((1, 1), (0, 1), (1, 0), (2, 2))[i % 4]
+        x, w = torch.randn(2, 21, *size).to(dtype), torch.randn(21, 1, 3, 3).to(dtype)
+        grad = torch.randn_like(CF.conv2d(x, w, stride=stride, padding=padding, groups=21))
+        grad[0, 3, 0, 0] = 0
+        leaf_x, leaf_w = x.clone().requires_grad_(), w.clone().requires_grad_()
+        settings: dict[str, Any] = {"stride": stride, "padding": padding, "groups": 21}
+        (by_image,) = torch.autograd.grad(CF.conv2d(leaf_x, w, **settings), [leaf_x], grad)
+        (by_weight,) = torch.autograd.grad(CF.conv2d(x, leaf_w, **settings), [leaf_w], grad)
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            both = backward(grad, x, w, stride, padding, 21)
+            assert torch.equal(both[0], by_image) and torch.equal(both[1], by_weight), (size, padding)
+        alone = backward(grad[:1], x[:1], w, stride, padding, 21)
+        assert torch.equal(alone[0], by_image[:1]), (size, padding)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("stride", (1, 2))
+def test_one_pass_reads_any_strides_of_memory(stride: int, dtype: torch.dtype, isa: str) -> None:
+    """Rows apart, pixels apart, flipped; the end of a storage; a weight whose taps are not dense; windows that end early."""
+    wide = integers(2, 9, 31, 70).to(dtype)
+    images = (wide[..., :33], wide[:, 1:, ::2, 5:38], wide[..., ::2], wide.flip(2)[..., 36:], wide[1:, 8:, 17:, 40:])
+    for x in images:
+        channels = x.shape[1]
+        weight = integers(channels, 1, 3, 6).to(dtype)
+        for w in (weight[..., ::2], weight[..., :3].contiguous(), weight[..., :3].transpose(2, 3)):
+            grad = integers(*CF.conv2d(x, w, stride=stride, padding=1, groups=channels).shape).to(dtype)
+            for g in (grad, grad.transpose(2, 3).contiguous().transpose(2, 3), grad[..., :1].expand(grad.shape)):
+                both = backward(g, x, w, stride, (1, 1), channels)
+                leaves = [t.double().requires_grad_() for t in (x, w)]
+                y = torch.nn.functional.conv2d(*leaves, stride=stride, padding=1, groups=channels)
+                for ours, exact in zip(both, torch.autograd.grad(y, leaves, g.double()), strict=True):
+                    assert torch.equal(ours.double(), exact), (x.shape, x.stride(), g.stride())

@@ -9,6 +9,7 @@
 #include "../contract.h"
 #include "../element_types.h"
 #include "direct.h"
+#include "grouped_plan.h"
 #include "plan_cache.h"
 #include "run.h"
 
@@ -98,15 +99,11 @@ void join_axes(ConvOperator op, ConvProblem& p, ConvOperands& operands) {
   });
 }
 
-void run(ConvOperator op, const ConvProblem& whole, ScalarType type, const ConvOperands& given) {
-  const std::optional<FloatType> packed = float_type(type);
-  if (!packed) return run_direct(op, whole, type, given);
-  ConvProblem p = whole;
-  ConvOperands operands = given;
+// What is asked of the planner, with the operands' layouts; makes problem and operands what the kernels see.
+PlanRequest request_of(ConvOperator op, ConvProblem& p, ConvOperands& operands, const Engine& engine, FloatType type) {
   merge_taps(op, p, operands);
   join_axes(op, p, operands);
-  const Engine& engine = active_engine();
-  PlanRequest request = make_request(op, p, engine, *packed, torch::stable::get_num_threads());
+  PlanRequest request = make_request(op, p, engine, type, torch::stable::get_num_threads());
   // Images of one pixel are channels_last whatever their strides say.
   const auto channels_last = [](const Operand& o, int64_t pixels) {
     return o.strides.channel == 1 && (o.strides.axis[2] != 1 || pixels == 1);
@@ -120,9 +117,37 @@ void run(ConvOperator op, const ConvProblem& whole, ScalarType type, const ConvO
   request.grad_channels_last = op == ConvOperator::kWgrad && channels_last(operands.weight, outputs);
   if (op != ConvOperator::kWgrad) request.weight_in_order = is_dense(operands.weight.strides, p.axis, p.in_channels);
   request.weight_channels_last = operands.weight.strides.channel == 1;
+  return request;
+}
+
+void run(ConvOperator op, const ConvProblem& whole, ScalarType type, const ConvOperands& given) {
+  const std::optional<FloatType> packed = float_type(type);
+  if (!packed) return run_direct(op, whole, type, given);
+  ConvProblem p = whole;
+  ConvOperands operands = given;
+  const Engine& engine = active_engine();
+  const PlanRequest request = request_of(op, p, operands, engine, *packed);
   const ConvPlan& plan = remembered_plan(request);
   if (plan.algorithm == Algorithm::kDirect) return run_direct(op, whole, type, given);
   run_plan(request, plan, engine, *packed, operands);
+}
+
+// Both gradients in one pass, where their plans allow that: neither's bits change. False if nothing was done.
+bool run_both(const ConvProblem& whole, ScalarType type, const ConvOperands& dgrad, const ConvOperands& wgrad) {
+  const std::optional<FloatType> packed = float_type(type);
+  if (!packed || whole.in_channels != 1 || whole.out_channels != 1) return false;
+  const Engine& engine = active_engine();
+  ConvProblem p = whole;
+  ConvOperands operands = dgrad;
+  const PlanRequest of_dgrad = request_of(ConvOperator::kDgrad, p, operands, engine, *packed);
+  if (remembered_plan(of_dgrad).algorithm != Algorithm::kDepthwiseShifted) return false;
+  p = whole, operands = wgrad;
+  const PlanRequest request = request_of(ConvOperator::kWgrad, p, operands, engine, *packed);
+  const ConvPlan& plan = remembered_plan(request);
+  if (plan.algorithm != Algorithm::kDepthwiseShifted || !gives_both_gradients(request, plan)) return false;
+  operands.filters = dgrad.weight, operands.image_grad = dgrad.result;
+  run_plan(request, plan, engine, *packed, operands);
+  return true;
 }
 
 Tensor fprop(const ConvProblem& p, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
@@ -134,17 +159,23 @@ Tensor fprop(const ConvProblem& p, const Tensor& input, const Tensor& weight, co
   return output;
 }
 
+Tensor empty_image(const ConvProblem& p, const Tensor& grad_output, const Tensor& weight) {
+  return allocate(grad_output, weight, p, p.batch, p.groups * p.in_channels, &ConvAxis::input);
+}
+Tensor empty_weight(const ConvProblem& p, const Tensor& grad_output, const Tensor& input) {
+  return allocate(grad_output, input, p, p.groups * p.out_channels, p.in_channels, &ConvAxis::kernel);
+}
+
 Tensor dgrad(const ConvProblem& p, const Tensor& grad_output, const Tensor& weight, const std::optional<Tensor>& bias) {
-  const int64_t channels = p.groups * p.in_channels;
-  const std::optional<Tensor> dense = dense_bias(bias, grad_output, channels);
-  Tensor result = allocate(grad_output, weight, p, p.batch, channels, &ConvAxis::input);
+  const std::optional<Tensor> dense = dense_bias(bias, grad_output, p.groups * p.in_channels);
+  Tensor result = empty_image(p, grad_output, weight);
   run(ConvOperator::kDgrad, p, grad_output.scalar_type(),
       {reading(grad_output), reading(weight), writing(result), {.bias = data_of(dense)}});
   return result;
 }
 
 Tensor wgrad(const ConvProblem& p, const Tensor& grad_output, const Tensor& input) {
-  Tensor result = allocate(grad_output, input, p, p.groups * p.out_channels, p.in_channels, &ConvAxis::kernel);
+  Tensor result = empty_weight(p, grad_output, input);
   run(ConvOperator::kWgrad, p, grad_output.scalar_type(), {reading(input), reading(grad_output), writing(result), {}});
   return result;
 }
@@ -196,7 +227,15 @@ std::tuple<Tensor, Tensor> conv_fprop_backward(const Tensor& grad_output, const 
   ConvProblem p = fprop_problem(input, weight, CodedGeometry{window, padding, groups});
   check_gradient(grad_output, input, p.batch, p.groups * p.out_channels, p, &ConvAxis::output);
   for (ConvAxis& a : p.axis) a.hi -= static_cast<int64_t>(a.input - transposed_size(a));  // less what no window reaches
-  return {dgrad(p, grad_output, weight, std::nullopt), wgrad(p, grad_output, input)};
+  Tensor by_image = empty_image(p, grad_output, weight), by_weight = empty_weight(p, grad_output, input);
+  const ScalarType type = grad_output.scalar_type();
+  const ConvOperands dgrad{reading(grad_output), reading(weight), writing(by_image), {}};
+  const ConvOperands wgrad{reading(input), reading(grad_output), writing(by_weight), {}};
+  if (!run_both(p, type, dgrad, wgrad)) {
+    run(ConvOperator::kDgrad, p, type, dgrad);
+    run(ConvOperator::kWgrad, p, type, wgrad);
+  }
+  return {std::move(by_image), std::move(by_weight)};
 }
 
 std::tuple<Tensor, Tensor> conv_dgrad_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,

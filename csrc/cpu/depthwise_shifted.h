@@ -2,7 +2,7 @@
 // engine.inl.h.
 //
 //   fprop, dgrad   result[y][x] = bias + sum over taps of weight[tap] * source[y'][x + offset(tap)]
-//   wgrad          depthwise_shifted_wgrad.h
+//   wgrad          depthwise_shifted_wgrad.h; both gradients of 3 x 3 taps depthwise_shifted_adjoint.h
 //
 //   source row   | . . . a b c d e f g |    A vector of a row's results reads, under one column of taps, a vector that
 //     tap -1     | 0 . . . a b c d e f |    begins some columns to the left or right: loaded there if it lies inside

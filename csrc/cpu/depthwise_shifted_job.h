@@ -23,6 +23,11 @@ struct ShiftedShape {
   int64_t source_height = 1, source_width = 1;
   int64_t column_taps = 1;
   int64_t filters = 1;  // of a unit of wgrad
+  // wgrad of 3 x 3 taps, which one pass gives together with the source's gradient (depthwise_shifted_adjoint.h).
+  // Positions are then those of the source's columns, a stride apart. Not where planes would share vectors: one plane
+  // a vector was no faster than wgrad by planes (960 channels of 7 x 7, Zen 4, one thread, with 20 us of autograd: 111
+  // against 93 us; 576 channels of 14 x 14 under a stride, 98 against 90).
+  bool adjoint = false;
 
   ShiftedShape() = default;
   ShiftedShape(const ConvProblem& p, ConvOperator op, int64_t lanes, int64_t threads) : taps(kernel_taps(p)) {
@@ -36,13 +41,21 @@ struct ShiftedShape {
     positions = divide_up(width, column_phases);
     column_taps = w.kernel;
     if (depth == 1 && multiplier == 1 && 2 * positions <= lanes && source_width <= lanes) planes = 2;
+    const auto three_taps = [&](const ConvAxis& a) {
+      return a.kernel == 3 && a.dilation == 1 && a.stride == w.stride && a.stride <= 2;
+    };
+    if (op == ConvOperator::kWgrad && planes == 1 && depth == 1 && multiplier == 1 && height <= kReductionBlock &&
+        three_taps(h) && three_taps(w)) {
+      adjoint = true;
+      positions = divide_up(source_width, w.stride);
+    }
     vectors = divide_up(positions, lanes);
     constexpr int64_t kUnits = 4;  // for each thread
     filters = std::clamp<int64_t>(p.groups * p.out_channels / (kUnits * threads), 1, kMostShiftedFilters);
     filters = round_up(filters, planes);
   }
   int64_t source_elements(int64_t lanes) const {
-    return depth * planes * round_up(source_height * source_width, lanes) + lanes;
+    return depth * planes * round_up(source_height * source_width, lanes) + 2 * lanes;
   }
   int64_t grad_elements(int64_t lanes) const { return planes * round_up(height * width, lanes) + lanes; }
   int64_t wgrad_terms(int64_t lanes) const { return round_up(divide_up(filters, planes) * taps, lanes); }
@@ -62,7 +75,7 @@ struct ShiftedWorkspace {
         bytes(sums + (kShiftedTileRows * s.row_phases * s.column_phases + 1) * lanes * sum_bytes) {}
 };
 struct ShiftedWgradWorkspace {
-  int64_t blocks = 0, fetches, lanes_of_taps, source, grad, sums, total, bytes;
+  int64_t blocks = 0, fetches, lanes_of_taps, source, grad, sums, total, rest, bytes;
   ShiftedWgradWorkspace(const ShiftedShape& s, int64_t lanes, int64_t sum_bytes)
       : fetches(s.taps * ShiftedWorkspace::kPassBytes),
         lanes_of_taps(fetches + round_up(s.vectors * (s.column_taps + 1) * ShiftedWorkspace::kFetchBytes, 64)),
@@ -70,7 +83,8 @@ struct ShiftedWgradWorkspace {
         grad(source + round_up(s.source_elements(lanes) * sum_bytes, 64)),
         sums(grad + round_up(s.grad_elements(lanes) * sum_bytes, 64)),
         total(sums + s.wgrad_terms(lanes) * lanes * sum_bytes),
-        bytes(total + s.wgrad_terms(lanes) * s.planes * sum_bytes) {}
+        rest(total + s.wgrad_terms(lanes) * s.planes * sum_bytes),
+        bytes(rest + (s.adjoint ? s.source_height * 2 * lanes * sum_bytes : 0)) {}
 };
 
 }  // namespace convext

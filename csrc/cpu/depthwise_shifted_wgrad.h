@@ -146,12 +146,15 @@ class DepthwiseShiftedWgrad {
         lanes_(reinterpret_cast<LaneInteger<A>*>(workspace + at.lanes_of_taps)),
         sums_(reinterpret_cast<A*>(workspace + at.sums)),
         total_(reinterpret_cast<A*>(workspace + at.total)),
+        rest_(reinterpret_cast<A*>(workspace + at.rest)),
         source_(job.source, job.source_strides, job.problem->batch, job.problem->groups, shape.source_height,
-                shape.source_width, reinterpret_cast<A*>(workspace + at.source)),
+                shape.source_width, reinterpret_cast<A*>(workspace + at.source),
+                shape.adjoint ? job.problem->axis[2].stride * std::max(shape.positions, W) : W),
         grad_(job.grad, job.grad_strides, job.problem->batch, job.problem->groups * shape.multiplier, shape.height,
               shape.width, reinterpret_cast<A*>(workspace + at.grad)) {
     static_assert(sizeof(ShiftedBlock<A>) <= ShiftedWorkspace::kPassBytes);
     static_assert(sizeof(FetchPlan<A>) <= ShiftedWorkspace::kFetchBytes);
+    if (shape.adjoint) strips_.emplace(*job.problem, shape, fetches_, lanes_);
   }
 
   // fetches_[vector], of grad and then of each column of taps; blocks_ are those of every vector.
@@ -191,7 +194,9 @@ class DepthwiseShiftedWgrad {
   // Adds an image's products for one filter, or two that share vectors.
   void correlate(int64_t n, int64_t filter, int64_t count, A* sums) {
     const bool moved = source_.enter(n, filter / shape_.multiplier, count, shape_.planes);
-    if (grad_.enter(n, filter, count, shape_.planes) || moved) list_blocks();
+    const bool listed = !grad_.enter(n, filter, count, shape_.planes) && !moved;
+    if (strips_) return run_strips(n, filter, sums);
+    if (!listed) list_blocks();
     const int64_t pitch = job_.source_region.axis[1].step * source_.pitch();
     const Panels chunks(shape_.height, kReductionBlock);
     const int64_t stride = shape_.column_taps + 1;
@@ -205,6 +210,27 @@ class DepthwiseShiftedWgrad {
               pitch, sums};
           function_of(fetches->kind, b->rows, b->count)(tile);
         }
+  }
+
+  // The same, and the gradient to the source where the job makes it.
+  void run_strips(int64_t n, int64_t filter, A* sums) const {
+    A weight[kAdjointTaps * kAdjointTaps];
+    AdjointTile<A> tile = {};
+    tile.grad = grad_.planes(), tile.grad_pitch = grad_.pitch();
+    tile.source = source_.planes(), tile.pitch = source_.pitch();
+    tile.sums = sums;
+    if constexpr (std::is_same_v<T, A>)
+      if (job_.source_grad) {
+        const Strides &w = job_.weight_strides, &s = job_.source_grad_strides;
+        const A* from = static_cast<const A*>(job_.weight) + filter * w.outer;
+        for (int64_t t = 0; t < shape_.taps; ++t)
+          weight[t] = from[t / kAdjointTaps * w.axis[1] + t % kAdjointTaps * w.axis[2]];
+        tile.weight = weight;
+        tile.to = static_cast<A*>(job_.source_grad) + n * s.outer + filter * s.channel;
+        tile.to_pitch = s.axis[1];
+        tile.rest = rest_;
+      }
+    strips_->run(tile);
   }
   static ShiftedTapFunction<A> function_of(Fetch kind, int rows, int columns) {
     const std::size_t i = static_cast<std::size_t>(rows - 1), j = static_cast<std::size_t>(columns - 1);
@@ -259,7 +285,8 @@ class DepthwiseShiftedWgrad {
   ShiftedBlock<A>* blocks_;
   FetchPlan<A>* fetches_;
   LaneInteger<A>* lanes_;
-  A *sums_, *total_;
+  A *sums_, *total_, *rest_;
   PlaneReader<T, A> source_, grad_;
   int64_t block_count_ = 0;
+  std::optional<AdjointStrips<A>> strips_;
 };

@@ -42,6 +42,7 @@ namespace {
 #include "depthwise_rows.h"
 #include "shifted_planes.h"
 #include "depthwise_shifted.h"
+#include "depthwise_shifted_adjoint.h"
 #include "depthwise_shifted_wgrad.h"
 #include "outer_wgrad.h"
 #include "turned_wgrad.h"

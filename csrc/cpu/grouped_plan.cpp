@@ -134,6 +134,11 @@ void plan_depthwise_shifted(const PlanRequest& r, ConvPlan& plan) {
                                                    : ShiftedWorkspace(plan.shifted, r.lanes, r.sum_bytes).bytes;
 }
 
+bool gives_both_gradients(const PlanRequest& r, const ConvPlan& plan) {
+  const int64_t units = divide_up(r.problem.groups * r.problem.out_channels, plan.shifted.filters);
+  return plan.shifted.adjoint && r.element_bytes == r.sum_bytes && units >= plan.workers;
+}
+
 std::string depthwise_rows_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (std::string reason = multiplier_refusal(p); !reason.empty()) return reason;

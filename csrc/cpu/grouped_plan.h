@@ -17,4 +17,7 @@ void plan_depthwise_rows(const PlanRequest& request, ConvPlan& plan);
 std::string depthwise_shifted_refusal(const PlanRequest& request);
 void plan_depthwise_shifted(const PlanRequest& request, ConvPlan& plan);
 
+// Whether such a wgrad may give the gradient to the image as well, and leaves no worker without a unit.
+bool gives_both_gradients(const PlanRequest& request, const ConvPlan& plan);
+
 }  // namespace convext

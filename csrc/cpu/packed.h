@@ -228,6 +228,11 @@ struct WgradJob {
   Strides source_strides;
   void* result = nullptr;
   Strides result_strides;
+  // Where both gradients are made in one pass (depthwise_shifted_adjoint.h): the weight, and the source's gradient.
+  const void* weight = nullptr;
+  Strides weight_strides;
+  void* source_grad = nullptr;
+  Strides source_grad_strides;
   void* partial = nullptr;  // shared workspace: slices x groups x partial_elements
   int64_t slices = 1;
   int64_t panels = 1, tiles = 1;  // of a unit

@@ -21,6 +21,9 @@ struct Operand {
 struct ConvOperands {
   Operand image, weight, result;
   Epilogue epilogue;  // of fprop and dgrad
+  // Of wgrad: where the same pass gives the gradient to the image too, as the plan allows, the weight and that
+  // gradient.
+  Operand filters = {}, image_grad = {};
 };
 
 PlanRequest make_request(ConvOperator op, const ConvProblem& problem, const Engine& engine, FloatType type,

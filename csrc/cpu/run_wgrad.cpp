@@ -22,6 +22,10 @@ WgradJob make_wgrad_job(const PlanRequest& request, const ConvPlan& plan, const 
   job.source_strides = operands.image.strides;
   job.result = operands.result.data;
   job.result_strides = operands.result.strides;
+  job.weight = operands.filters.data;
+  job.weight_strides = operands.filters.strides;
+  job.source_grad = operands.image_grad.data;
+  job.source_grad_strides = operands.image_grad.strides;
   job.slices = plan.slices;
   job.panels = plan.panels;
   job.tiles = plan.tiles;

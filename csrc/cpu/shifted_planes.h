@@ -88,9 +88,15 @@ class Fetcher {
 template <class T, class A>
 class PlaneReader {
  public:
+  // `reach`: elements that are read from where a row begins, at least; up to two vectors.
   PlaneReader(const void* data, const Strides& strides, int64_t batch, int64_t channels, int64_t height, int64_t width,
-              A* memory)
-      : data_(static_cast<const T*>(data)), strides_(strides), height_(height), width_(width), memory_(memory) {
+              A* memory, int64_t reach = kLanes<A>)
+      : data_(static_cast<const T*>(data)),
+        strides_(strides),
+        height_(height),
+        width_(width),
+        reach_(std::max(width, reach)),
+        memory_(memory) {
     elements_ = 1 + (batch - 1) * strides.outer + (channels - 1) * strides.channel + (height - 1) * strides.axis[1] +
                 (width - 1) * strides.axis[2];
   }
@@ -101,7 +107,7 @@ class PlaneReader {
     const int64_t last_row = offset + (count - 1) * strides_.channel + (height_ - 1) * strides_.axis[1];
     const int64_t pitch = pitch_, distance = distance_;
     if constexpr (std::is_same_v<T, A>) {
-      if (count == wanted && strides_.axis[2] == 1 && last_row + std::max<int64_t>(width_, W) <= elements_) {
+      if (count == wanted && strides_.axis[2] == 1 && last_row + reach_ <= elements_) {
         planes_ = data_ + offset, pitch_ = strides_.axis[1], distance_ = strides_.channel;
         return pitch != pitch_ || distance != distance_;
       }
@@ -132,7 +138,7 @@ class PlaneReader {
 
   const T* data_;
   const Strides& strides_;
-  int64_t height_, width_, elements_;
+  int64_t height_, width_, reach_, elements_;
   A* memory_;
   const A* planes_ = nullptr;
   int64_t pitch_ = -1, distance_ = -1;
