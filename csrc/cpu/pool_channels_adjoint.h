@@ -169,8 +169,7 @@ class ChannelAdjoint {
       } else {
         A rest[W];
         store(rest, sum[v]);
-        // which n is below, too: said again, or GCC warns of whole vectors beyond `rest`
-        store_line(to, 1, rest, 1, std::min<int64_t>(n, W - 1));
+        store_few(to, rest, n);
       }
     }
   }

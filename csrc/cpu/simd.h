@@ -289,26 +289,30 @@ inline void narrow_fewer(BFloat16* to, const float* from, int64_t n) {
   }
 }
 
+// Writes n finished sums, fewer than a vector, narrowed to the element type.
+template <class T, class A>
+inline void store_few(T* to, const A* from, int64_t n) {
+  constexpr int W = kLanes<A>;
+  if constexpr (std::is_same_v<T, BFloat16> && std::is_same_v<A, float>) {
+    narrow_fewer<W>(to, from, n);
+  } else {
+    A wide[W] = {};
+    T narrow[W];
+    copy_fewer<W>(wide, from, n);
+    store_narrowed<T, A>(narrow, load(wide));
+    copy_fewer<W>(to, narrow, n);
+  }
+}
+
 // Writes n finished sums, narrowed to the element type.
 template <class T, class A>
 inline void store_line(T* to, int64_t to_step, const A* from, int64_t from_step, int64_t n) {
   if (to_step == 1 && from_step == 1) {
     constexpr int W = kLanes<A>;
-    if (n >= W) {
-      int64_t i = 0;
-      for (; i + W <= n; i += W) store_narrowed<T, A>(to + i, load(from + i));
-      if (i < n) store_narrowed<T, A>(to + n - W, load(from + n - W));
-      return;
-    }
-    if constexpr (std::is_same_v<T, BFloat16> && std::is_same_v<A, float>) {
-      narrow_fewer<W>(to, from, n);
-    } else {
-      A wide[W] = {};
-      T narrow[W];
-      copy_fewer<W>(wide, from, n);
-      store_narrowed<T, A>(narrow, load(wide));
-      copy_fewer<W>(to, narrow, n);
-    }
+    if (n < W) return store_few(to, from, n);
+    int64_t i = 0;
+    for (; i + W <= n; i += W) store_narrowed<T, A>(to + i, load(from + i));
+    if (i < n) store_narrowed<T, A>(to + n - W, load(from + n - W));
   } else {
     for (int64_t i = 0; i < n; ++i) to[i * to_step] = Narrow<T>::from(from[i * from_step]);
   }
