@@ -166,7 +166,19 @@ def backward(grad: Tensor, x: Tensor, w: Tensor, stride: int, padding: tuple[int
 
 
 # Strips of vectors, of which the last starts early or is cut off; one vector, written beyond the ends of rows.
-ADJOINT_SIZES = ((14, 14), (7, 7), (5, 16), (9, 15), (28, 28), (13, 29), (4, 33), (30, 31), (10, 56), (6, 63), (300, 18))
+ADJOINT_SIZES = (
+    (14, 14),
+    (7, 7),
+    (5, 16),
+    (9, 15),
+    (28, 28),
+    (13, 29),
+    (4, 33),
+    (30, 31),
+    (10, 56),
+    (6, 63),
+    (300, 18),
+)
 
 
 @pytest.mark.usefixtures("threads")
@@ -207,3 +219,38 @@ def test_one_pass_reads_any_strides_of_memory(stride: int, dtype: torch.dtype, i
                 y = torch.nn.functional.conv2d(*leaves, stride=stride, padding=1, groups=channels)
                 for ours, exact in zip(both, torch.autograd.grad(y, leaves, g.double()), strict=True):
                     assert torch.equal(ours.double(), exact), (x.shape, x.stride(), g.stride())
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("stride", (1, 2))
+@pytest.mark.parametrize("flat", (0, 1, 2))
+def test_one_pass_over_volumes_whose_kernels_are_flat(flat: int, stride: int, dtype: torch.dtype, isa: str) -> None:
+    """Axes are joined, or change places, for either gradient alike: images, weights and results with them."""
+    around: dict[str, list[int]] = {
+        name: [thin if axis == flat else thick for axis in range(3)]
+        for name, thick, thin in (("kernel", 3, 1), ("size", 28, 1), ("padding", 1, 0), ("stride", stride, 1))
+    }
+    layer = {"stride": around["stride"], "padding": around["padding"], "groups": 9}
+    w = integers(9, 1, *around["kernel"])
+    for pixels in (1, 3):
+        size = [pixels if axis == flat else length for axis, length in enumerate(around["size"])]
+        x = integers(2, 9, *size)
+        leaves = [t.requires_grad_() for t in (x, w)]
+        y = torch.nn.functional.conv3d(*leaves, **layer)
+        grad = integers(*y.shape)
+        exact = torch.autograd.grad(y, leaves, grad)
+        ours = [t.detach().to(dtype).requires_grad_() for t in leaves]
+        both = torch.autograd.grad(CF.conv3d(*ours, **layer), ours, grad.to(dtype))
+        assert all(torch.equal(a.double(), b) for a, b in zip(both, exact, strict=True)), size
+
+
+@pytest.mark.parametrize("stride", (1, 2))
+def test_sums_that_vanish_have_the_sign_they_have_alone(stride: int, isa: str) -> None:
+    """Products too small for the type round to -0; a sum is added to zero at its end, whoever makes it."""
+    x, w = torch.randn(1, 8, 28, 28), torch.full((8, 1, 3, 3), -1e-30)
+    leaves = [t.clone().requires_grad_() for t in (x, w)]
+    y = CF.conv2d(*leaves, stride=stride, padding=1, groups=8)
+    grad = torch.full_like(y, 1e-30)
+    both = torch.autograd.grad(y, leaves, grad)[0]
+    alone = torch.autograd.grad(CF.conv2d(leaves[0], w, stride=stride, padding=1, groups=8), leaves[0], grad)[0]
+    assert torch.equal(both.signbit(), alone.signbit())

@@ -137,15 +137,15 @@ bool run_both(const ConvProblem& whole, ScalarType type, const ConvOperands& dgr
   const std::optional<FloatType> packed = float_type(type);
   if (!packed || whole.in_channels != 1 || whole.out_channels != 1) return false;
   const Engine& engine = active_engine();
-  ConvProblem p = whole;
-  ConvOperands operands = dgrad;
-  const PlanRequest of_dgrad = request_of(ConvOperator::kDgrad, p, operands, engine, *packed);
+  ConvProblem p = whole, of_image = whole;
+  ConvOperands operands = wgrad, image = dgrad;
+  const PlanRequest of_dgrad = request_of(ConvOperator::kDgrad, of_image, image, engine, *packed);
   if (remembered_plan(of_dgrad).algorithm != Algorithm::kDepthwiseShifted) return false;
-  p = whole, operands = wgrad;
   const PlanRequest request = request_of(ConvOperator::kWgrad, p, operands, engine, *packed);
+  if (p != of_image) return false;  // layouts that let only one of them join its axes
   const ConvPlan& plan = remembered_plan(request);
   if (plan.algorithm != Algorithm::kDepthwiseShifted || !gives_both_gradients(request, plan)) return false;
-  operands.filters = dgrad.weight, operands.image_grad = dgrad.result;
+  operands.filters = image.weight, operands.image_grad = image.result;
   run_plan(request, plan, engine, *packed, operands);
   return true;
 }

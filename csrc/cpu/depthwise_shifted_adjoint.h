@@ -95,6 +95,7 @@ void filter_adjoint(const AdjointTile<A>& tile) {
       if (!kImage || y + k < 0 || y + k >= height) continue;
       const int64_t row = y + k;
       A* to = row < whole ? to_whole + row * to_pitch : to_rest + (row - whole) * kStride * W;
+      for (int b = 0; b < kStride; ++b) image[k][b] += Vector<A>{};  // as dgrad ends its sums: no -0 is left of them
       if constexpr (kStride == 1) {
         store(to, image[k][0]);
       } else {
