@@ -205,7 +205,7 @@ def test_one_pass_gives_both_gradients_with_the_bits_of_two(stride: int, dtype: 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 @pytest.mark.parametrize("stride", (1, 2))
 def test_one_pass_reads_any_strides_of_memory(stride: int, dtype: torch.dtype, isa: str) -> None:
-    """Rows apart, pixels apart, flipped; the end of a storage; a weight whose taps are not dense; windows that end early."""
+    """Rows apart, pixels apart, flipped; the end of a storage; taps that are not dense; windows that end early."""
     wide = integers(2, 9, 31, 70).to(dtype)
     images = (wide[..., :33], wide[:, 1:, ::2, 5:38], wide[..., ::2], wide.flip(2)[..., 36:], wide[1:, 8:, 17:, 40:])
     for x in images:
