@@ -89,6 +89,22 @@ def conv_calls() -> Iterator[Call]:
                 )
 
 
+def both_gradients(x: Tensor, w: Tensor, problem: ConvCase) -> list[Tensor]:
+    """The result, and both gradients of half the sum of its squares, from one call."""
+    leaves = [t.detach().requires_grad_() for t in (x, w)]
+    function = getattr(CF, f"conv{problem.dims}d")
+    y = function(*leaves, None, problem.stride, problem.padding, problem.dilation, problem.groups)
+    return [y.detach(), *torch.autograd.grad(y, leaves, guarded(y.detach(), "end"))]
+
+
+def backward_calls() -> Iterator[Call]:
+    """Both gradients at once, which some layers get from one pass."""
+    for case in ends_in_parts():
+        for dtype in reference.FLOATS:
+            x, w, *_ = reference.operands("fprop", case, dtype, "normal", 0)
+            yield f"both gradients {case.id} {dtype}", lambda x, w, p=case: both_gradients(x, w, p), [x, w]
+
+
 def network_cases() -> Iterator[ConvCase]:
     """The benchmark's layers of little work: their shapes are what plans are tuned to."""
     from bench import cases
@@ -159,6 +175,7 @@ def norm_calls() -> Iterator[Call]:
 
 FAMILIES = {
     "conv": conv_calls,
+    "backward": backward_calls,
     "networks": network_calls,
     "pool": pool_calls,
     "unfold": unfold_calls,

@@ -40,6 +40,9 @@ Col2imShape col2im_shape(const PlanRequest& r, int64_t threads) {
     return static_cast<double>(divide_up(s.images * pixels, r.lanes)) * (rows * kProduct + kGathered) + kPacked * rows;
   };
   const int64_t most = shape.whole(p) ? std::clamp<int64_t>(kMostPixels / pixels, 1, std::max<int64_t>(1, p.batch)) : 1;
+  // Larger batches are cut like this one: what is left over counts little there, and the workspace stays the same.
+  const int64_t batch =
+      std::min(p.batch, std::min<int64_t>(2 * threads, 32) * std::max<int64_t>(1, kMostPixels / pixels));
   Col2imShape best = shape;
   double least = 0;
   for (shape.images = 1; shape.images <= most; ++shape.images) {
@@ -50,7 +53,7 @@ Col2imShape col2im_shape(const PlanRequest& r, int64_t threads) {
     for (int64_t parts = fewest; parts <= fewest + 2 * threads; ++parts) {
       shape.channels = divide_up(p.in_channels, parts);
       const int64_t units =
-          p.groups * bands * divide_up(p.batch, shape.images) * divide_up(p.in_channels, shape.channels);
+          p.groups * bands * divide_up(batch, shape.images) * divide_up(p.in_channels, shape.channels);
       const double busiest = static_cast<double>(divide_up(units, threads)) * cycles(shape);
       if (least > 0 && busiest >= 0.99 * least) continue;
       best = shape, least = busiest;

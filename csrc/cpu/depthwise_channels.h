@@ -4,7 +4,9 @@
 //   result[q, k] = bias + sum over taps t, channels c of k's group of weight[t][c][k] * source[x(q, t), group(k) + c]
 //
 // A group has kGroup = 1 (depthwise), 2, 4 or 8 channels on both sides, so a vector of result channels meets the vector
-// of the same source channels: for term c each lane needs its group's channel c, a shuffle by constants.
+// of the same source channels: for term c each lane needs its group's channel c, a shuffle by constants. Groups of one
+// channel on one side and 2 or 4 on the other are depthwise_multiplier.h's, which brings the functions for their
+// panels.
 //
 //                  tap 0        tap 1                    A panel of up to kLanePixels neighbouring result pixels shares
 //   pixel q     x[0] * w[0]  x[1] * w[1]                 each vector of the weight; all that changes from pixel to
@@ -13,7 +15,7 @@
 //
 // Interior pixels run in panels without a test; those where a tap falls into the padding run one by one over a list of
 // taps, several vectors of channels at a time for the same number of sums in flight. The weight is transposed to
-// [tap][c][channel] once a call. Include only from engine.inl.h.
+// [tap][c][channel] once a call, or to what depthwise_multiplier.h says. Include only from engine.inl.h.
 #pragma once
 
 // Narrow types are widened lane by lane, which leaves fewer registers, and less to gain.

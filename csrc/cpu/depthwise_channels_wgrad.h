@@ -3,7 +3,8 @@
 //   result[k, c, tap] = sum over pixels of grad[pixel, k] * source[x(pixel, tap), group(k) + c]
 //
 // The lanes are depthwise_channels.h's. Where a channel has several filters (kFilters), grad's vectors are separated by
-// them, lane by lane: once a pixel, for all taps of a row.
+// them, lane by lane; inside of the image once a pixel for all taps of a row that are summed at once, as the compiler
+// finds them equal.
 #pragma once
 
 // to[m * step] = every M-th of the M * kLanes lanes of v, from the m-th on.

@@ -10,12 +10,13 @@
 //
 // Under a stride of two a source row is two vectors, of its even and its odd columns, each of which meets the taps of
 // its parity; rows of the gradient are interleaved as they are stored. So grad is read once for both gradients, and the
-// source by vectors that no shift makes cross one another: 3 loads, 3 shuffles and 18 FMAs for a vector of either
-// gradient, instead of 7, 6 and 18. (depthwise_shifted.h and depthwise_shifted_wgrad.h have the kernels of other taps.)
+// source by vectors that no shift makes cross one another. A vector of grad takes 18 FMAs, with 4 loads and 3 shuffles
+// under a stride of one, 7 and 11 under two. (depthwise_shifted.h and depthwise_shifted_wgrad.h have the kernels of
+// other taps.)
 //
 // The image's gradient adds up as depthwise_shifted.h does, by ascending rows of grad, and comes to the same bits. The
 // weight's alone takes this way too. Lanes where a tap reads beside grad are left out of the weight's sums by a mask:
-// there a source that is not finite meets no zeros.
+// there a source that is not finite meets no zeros. Rows beside the source are zeros that are multiplied.
 #pragma once
 
 inline constexpr int kAdjointTaps = 3;  // an axis
@@ -73,9 +74,8 @@ void filter_adjoint(const AdjointTile<A>& tile) {
         source[k][0] = load(from);
       } else {
         const Vector<A> low = load(from), high = load(from + W);
-        constexpr auto odd = [](std::size_t i) { return 2 * i + 1; };
         source[k][0] = even_lanes<A>(low, high);
-        source[k][1] = shuffle<A>(low, high, odd, LaneSequence<A>{});
+        source[k][1] = odd_lanes<A>(low, high);
       }
     }
     if (r >= 0 && r < grad_height) {

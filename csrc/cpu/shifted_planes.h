@@ -88,7 +88,7 @@ class Fetcher {
 template <class T, class A>
 class PlaneReader {
  public:
-  // `reach`: elements that are read from where a row begins, at least; up to two vectors.
+  // `reach`: elements that are read from where a row begins, at least; up to two vectors beyond its end.
   PlaneReader(const void* data, const Strides& strides, int64_t batch, int64_t channels, int64_t height, int64_t width,
               A* memory, int64_t reach = kLanes<A>)
       : data_(static_cast<const T*>(data)),
