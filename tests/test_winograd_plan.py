@@ -85,11 +85,22 @@ def test_declines_other_types_and_strides_of_a_depth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "kernel", "taken"), (((16, 16), 3, True), ((16, 16), 5, False), ((15, 16), 3, False))
+    ("size", "channels", "kernel", "taken"),
+    (
+        (8, (16, 16), 3, OPERATORS),
+        (8, (16, 16), 5, ()),
+        (8, (15, 16), 3, ()),
+        (12, (16, 16), 5, OPERATORS),
+        (12, (12, 12), 3, OPERATORS),
+        (12, (12, 11), 3, ()),
+        (12, (8, 16), 5, ("fprop",)),
+        (12, (16, 8), 5, ("dgrad", "wgrad")),
+        (12, (7, 17), 3, ()),
+    ),
 )
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_few_channels_under_a_depth(
-    operator: str, channels: tuple[int, int], kernel: int, taken: bool, isa: str
+    operator: str, size: int, channels: tuple[int, int], kernel: int, taken: tuple[str, ...], isa: str
 ) -> None:
-    case = problem(operator, ConvCase((16, 16, 16), kernel, channels, batch=1, padding=kernel // 2))
-    assert (plan_of(operator, case).algorithm == "winograd") == taken
+    case = problem(operator, ConvCase((size, size, size), kernel, channels, batch=1, padding=kernel // 2))
+    assert (plan_of(operator, case).algorithm == "winograd") == (operator in taken)

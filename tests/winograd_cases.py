@@ -46,6 +46,13 @@ def other_kernels() -> Iterator[ConvCase]:
     yield ConvCase((7, 12, 12), (1, 3, 3), (32, 48), padding=(0, 1, 1))
     yield ConvCase((7, 12, 12), (1, 3, 3), (32, 48), padding=1)  # slices that read padding alone
     yield ConvCase((6, 14, 13), (2, 5, 5), (32, 32), padding=2)
+    # Depth taps that are summed together: all, some and a rest, chunk by chunk; and so few channels that it must be.
+    yield ConvCase((6, 9, 10), 3, (48, 40), padding=1)
+    yield ConvCase((11, 10, 12), (7, 3, 3), (16, 32), padding=(3, 1, 0))
+    yield ConvCase((5, 9, 9), 3, (32, 640), batch=1, padding=1)  # deep
+    yield ConvCase((5, 9, 9), 3, (48, 432), batch=1, padding=1)
+    yield ConvCase((12, 12, 13), 5, (12, 12), padding=2)
+    yield ConvCase((13, 12, 12), 3, (13, 15), padding=1, layout="channels_last")
     yield ConvCase((8, 9, 12), 3, (32, 64), groups=2, padding=1, layout="channels_last")
     yield ConvCase((6, 12, 12), 3, (32, 32), padding=1, padding_mode="circular")
 

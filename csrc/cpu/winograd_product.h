@@ -1,4 +1,5 @@
-// The micro-kernel of Winograd's products: C[rows x NR] (+)= A[rows x kc] * B[kc x NR]. Include only from engine.inl.h.
+// The micro-kernel of Winograd's products: C[rows x NR] (+)= A[rows x kc] * B[kc x NR], or the sum of such products of
+// several depth taps, each from an A and a B of its own. Include only from engine.inl.h.
 //
 // The register tile is microkernel.h's. Here A is not packed: transformed tiles are used by a few panels only, where
 // packing, a transpose, would cost as much as the transform. So A's element (i, k) stands at i * a_row + k * a_step,
@@ -17,7 +18,9 @@ struct ProductCall {
   int64_t b_step;
   A* c;
   int64_t ldc;
-  bool adds;  // to what C holds
+  bool adds;                     // to what C holds
+  int64_t taps = 1;              // products that are summed,
+  int64_t a_tap = 0, b_tap = 0;  // and from the operands of one to those of the next
 };
 
 template <class A, int MR, int kCount, bool kAlongRows>
@@ -25,19 +28,21 @@ void multiply_unpacked(const ProductCall<A>& call) {
   using V = Vector<A>;
   constexpr int W = kLanes<A>;
   V sum[MR][kCount] = {};
-  const A* b = call.b;
-  const A* a = call.a;
   const int64_t row_step = kAlongRows ? 1 : call.a_stride;
-  for (int64_t k = 0; k < call.kc; ++k) {
-    V row[kCount];
+  for (int64_t tap = 0; tap < call.taps; ++tap) {
+    const A* a = call.a + tap * call.a_tap;
+    const A* b = call.b + tap * call.b_tap;
+    for (int64_t k = 0; k < call.kc; ++k) {
+      V row[kCount];
 #pragma GCC unroll 4
-    for (int j = 0; j < kCount; ++j) row[j] = load(b + j * W);
+      for (int j = 0; j < kCount; ++j) row[j] = load(b + j * W);
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i)
+      for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < kCount; ++j) sum[i][j] += row[j] * a[i * row_step];
-    a += kAlongRows ? call.a_stride : 1;
-    b += call.b_step;
+        for (int j = 0; j < kCount; ++j) sum[i][j] += row[j] * a[i * row_step];
+      a += kAlongRows ? call.a_stride : 1;
+      b += call.b_step;
+    }
   }
   A* c = call.c;
   if (call.adds) {
