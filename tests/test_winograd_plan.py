@@ -104,3 +104,22 @@ def test_few_channels_under_a_depth(
 ) -> None:
     case = problem(operator, ConvCase((size, size, size), kernel, channels, batch=1, padding=kernel // 2))
     assert (plan_of(operator, case).algorithm == "winograd") == (operator in taken)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "channels", "taken"),
+    (
+        ((20, 20), 3, (16, 32), True),
+        ((21, 19), 3, (32, 16), False),
+        ((64, 64), 3, (16, 31), False),
+        ((26, 16), 3, (33, 17), True),
+        ((14, 14), 5, (32, 16), True),
+        ((13, 15), 5, (16, 32), False),
+    ),
+)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_few_channels_of_planes(
+    operator: str, size: tuple[int, int], kernel: int, channels: tuple[int, int], taken: bool, isa: str
+) -> None:
+    case = problem(operator, ConvCase(size, kernel, channels, batch=1, padding=kernel // 2))
+    assert (plan_of(operator, case).algorithm == "winograd") == taken

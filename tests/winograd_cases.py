@@ -12,6 +12,7 @@ def cases() -> Iterator[ConvCase]:
     yield ConvCase((16, 16), 3, (64, 64), padding=1)
     yield ConvCase((15, 18), 3, (33, 47), batch=3)
     yield ConvCase((10, 70), 3, (32, 32), padding=1, bias=False)  # more than a run of tiles
+    yield ConvCase((34, 33), 3, (17, 35), padding=1)
     yield ConvCase((61, 11), 3, (40, 100), padding=((2, 0), (0, 3)))
     yield ConvCase((16, 17), 3, (48, 65), padding=((-2, 1), (4, -1)))
     yield ConvCase((12, 11), 3, (64, 32), batch=5, padding=2)
@@ -32,6 +33,7 @@ def other_kernels() -> Iterator[ConvCase]:
     """Kernels of 5 x 5, and with a depth: edges of tiles, slices, blocks, chunks and panels."""
     yield ConvCase((16, 16), 5, (32, 64), padding=2)
     yield ConvCase((17, 62), 5, (33, 47), batch=3)
+    yield ConvCase((31, 37), 5, (33, 18), padding=2, layout="channels_last")
     yield ConvCase((13, 14), 5, (160, 32), padding=((3, 1), (2, 4)))
     yield ConvCase((14, 14), 5, (200, 200), batch=1, padding=2)  # deep
     yield ConvCase((22, 23), 5, (64, 96), groups=2, padding=2)

@@ -11,12 +11,15 @@ std::atomic<bool> enabled{true};
 // the definition's multiplications, which the overhang of the last tiles raises from a quarter (5 x 5: 0.36); and from
 // so many pixels or, for wgrad, tiles of a sample, fewer of which do not pay for the transform of the weight or of its
 // sums. Where many result channels share the transform of a source that is not widened, in planes, up to a greater
-// share (5 x 5 on 7 x 7: 0.47). With a depth, whose taps share the transforms, one side may have fewer channels if the
-// other has enough; under 3 x 3 both may, unless products are of pairs (16 to 16, 32 x 32 x 32, one thread: 1.7 ms
-// against 2.2).
-constexpr int64_t kLeastChannels = 24, kLeastChannelsWithDepth = 16, kMoreChannelsWithDepth = 32;
-// In volumes of so many pixels fewer yet pay, where those of a product's vectors fill most of one (5 x 5 x 5, 24 x 24 x
-// 24, one thread: 8 to 16 channels 3.2 ms against 4.4, 16 to 8 5.4 against 4.6; 16 to 16 4.5 against 8.4).
+// share (5 x 5 on 7 x 7: 0.47).
+constexpr int64_t kLeastChannels = 24;
+// One side may have fewer channels if the other has enough: with a depth, whose taps share the transforms, and in
+// planes of so many pixels, unless products are of pairs (Zen 4, 16 to 32 and 64 to 16 channels: 3 x 3 on 20 x 20 1.0
+// to 1.8 times as fast, on 14 x 14 0.7 to 1.4; 5 x 5 on 14 x 14 1.0 to 1.5; 16 to 16 0.9 to 1.1). With a depth under 3
+// x 3 both may (16 to 16, 32 x 32 x 32, one thread: 1.7 ms against 2.2).
+constexpr int64_t kFewChannels = 16, kEnoughChannels = 32, kFewChannelsPixels = 400, kFewChannelsPixelsOf5 = 196;
+// In volumes of so many pixels fewer yet pay, where those along a product's vectors fill most of one (5 x 5 x 5, 24 x
+// 24 x 24, one thread: 8 to 16 channels 3.2 ms against 4.4, 16 to 8 5.4 against 4.6; 16 to 16 4.5 against 8.4).
 constexpr int64_t kLargeVolume = 1536;
 constexpr int64_t kLeastColumnsOfVolume = 12, kLeastOthersOfVolume = 8, kLeastChannelsOfVolume = 24;
 constexpr int64_t kLeastPixels = 49, kLeastWgradTiles = 16;
@@ -176,15 +179,20 @@ std::string pairs_refusal(const PlanRequest& r) {
   return "";
 }
 
-// Whether few channels under a depth still pay: in a large volume, and with enough along the vectors of the products.
-bool fills_large_volume(const PlanRequest& r) {
+// Whether fewer channels on a side than kLeastChannels pay.
+bool few_channels_pay(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
-  const bool wgrad = r.op == ConvOperator::kWgrad;
-  const int64_t columns = wgrad ? p.in_channels : gather_rows(r), others = wgrad ? p.out_channels : gather_depth(r);
+  const bool depth = p.axis[0].kernel > 1, pairs = r.kernel_terms > 1;
   const TileGrid grid = winograd_grid(r);
-  return r.kernel_terms == 1 && grid.slices * grid.image_slices * grid.height * grid.width >= kLargeVolume &&
-         columns >= kLeastColumnsOfVolume && others >= kLeastOthersOfVolume &&
-         columns + others >= kLeastChannelsOfVolume;
+  const int64_t pixels = grid.slices * grid.image_slices * grid.height * grid.width;
+  const int64_t fewer = std::min(p.in_channels, p.out_channels), more = std::max(p.in_channels, p.out_channels);
+  const int64_t enough = depth && p.axis[2].kernel == 3 && !pairs ? kFewChannels : kEnoughChannels;
+  const int64_t least_pixels = p.axis[2].kernel == 5 ? kFewChannelsPixelsOf5 : kFewChannelsPixels;
+  if (fewer >= kFewChannels && more >= enough) return depth || (!pairs && pixels >= least_pixels);
+  const bool wgrad = r.op == ConvOperator::kWgrad;
+  const int64_t columns = wgrad ? p.in_channels : gather_rows(r);
+  return depth && !pairs && pixels >= kLargeVolume && columns >= kLeastColumnsOfVolume &&
+         fewer >= kLeastOthersOfVolume && fewer + more >= kLeastChannelsOfVolume;
 }
 
 }  // namespace
@@ -221,10 +229,7 @@ std::string winograd_refusal(const PlanRequest& r) {
   if (!r.winograd) return "convext.backends.winograd.enabled is False";
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";
-  const int64_t fewer = std::min(p.in_channels, p.out_channels), more = std::max(p.in_channels, p.out_channels);
-  const int64_t enough = x.kernel == 3 && r.kernel_terms == 1 ? kLeastChannelsWithDepth : kMoreChannelsWithDepth;
-  const bool depth = z.kernel > 1 && ((fewer >= kLeastChannelsWithDepth && more >= enough) || fills_large_volume(r));
-  if (fewer < kLeastChannels && !depth)
+  if (std::min(p.in_channels, p.out_channels) < kLeastChannels && !few_channels_pay(r))
     return "a group has " + by(p.in_channels, p.out_channels) + " channels, fewer than " +
            std::to_string(kLeastChannels) + " on a side";
   const TileGrid grid = winograd_grid(r);
