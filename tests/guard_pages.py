@@ -23,6 +23,7 @@ import convext.functional as CF
 from bench.layer import Layer
 from tests import norm_case, pool_case, reference, unfold_case
 from tests.cases import CASES, ConvCase, lay_out
+from tests.winograd_cases import summed_taps
 
 SIDES = ("end", "start")
 # multiply-adds of one operator, at most, of the layers of networks that take part
@@ -73,6 +74,7 @@ def ends_in_parts() -> Iterator[ConvCase]:
         yield ConvCase(size, 3, (8 * per_group,) * 2, groups=8, padding=1, stride=stride, batch=1)
     for channels, kernel in (((29, 15), 3), ((65, 130), 1), ((3, 28), (3, 5)), ((33, 200), 2)):
         yield ConvCase((12, 19), kernel, channels, padding=1)
+    yield from list(summed_taps())[1::2]
 
 
 def conv_calls() -> Iterator[Call]:

@@ -17,7 +17,7 @@ import convext.functional as CF
 from tests.cases import ConvCase
 from tests.reference import OPERATORS, WINOGRAD_TOLERANCE, call, error, expected, operands
 from tests.test_plan import plan_of
-from tests.winograd_cases import CASES, DEEP, DEEP_DILATED, LARGE, OTHERS
+from tests.winograd_cases import CASES, DEEP, DEEP_DILATED, LARGE, OTHERS, SUMMED_TAPS
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MIB = 1 << 20
@@ -38,7 +38,7 @@ def bound_on(operator: str, case: ConvCase, tensors: list[Tensor | None]) -> flo
     return error(call(operator, case, tensors), expected(operator, case, tensors), scale)
 
 
-@pytest.mark.parametrize("case", [*CASES, *OTHERS], ids=lambda c: c.id)
+@pytest.mark.parametrize("case", [*CASES, *OTHERS, *SUMMED_TAPS], ids=lambda c: c.id)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_cases_take_it(case: ConvCase, dtype: torch.dtype) -> None:
     """On every level that does not multiply pairs of bfloat16: there some are better multiplied directly."""
@@ -53,7 +53,7 @@ def test_the_cases_take_it(case: ConvCase, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("draw", ("normal", "adversarial", "integers"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", [*CASES, *OTHERS], ids=lambda c: c.id)
+@pytest.mark.parametrize("case", [*CASES, *OTHERS, *SUMMED_TAPS], ids=lambda c: c.id)
 def test_error(case: ConvCase, dtype: torch.dtype, draw: str, seed: int) -> None:
     for operator in OPERATORS:
         of = problem(operator, case)
@@ -134,7 +134,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
-@pytest.mark.parametrize("case", [*CASES[:12], *OTHERS[::3], LARGE, DEEP, DEEP_DILATED], ids=lambda c: c.id)
+@pytest.mark.parametrize("case", [*CASES[:12], *OTHERS[::3], *SUMMED_TAPS, LARGE, DEEP, DEEP_DILATED], ids=lambda c: c.id)
 def test_bits_do_not_depend_on_threads(case: ConvCase, dtype: torch.dtype, threads: None, isa: str) -> None:
     for operator in OPERATORS:
         if operator == "dgrad" and case.padding_mode != "zeros":
@@ -153,7 +153,7 @@ def test_bits_do_not_depend_on_threads(case: ConvCase, dtype: torch.dtype, threa
     [((7, 9), 3), ((14, 14), 3), ((29, 12), 3), ((14, 12), 5), ((4, 4, 8), 3), ((9, 8, 8), 3), ((5, 8, 8), (1, 3, 3))],
     ids=str,
 )
-@pytest.mark.parametrize("channels", ((32, 48), (272, 192)))
+@pytest.mark.parametrize("channels", ((32, 48), (48, 48), (33, 80), (272, 192)))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("operator", ("fprop", "dgrad"))
 def test_bits_of_a_sample_do_not_depend_on_its_batch(
@@ -184,7 +184,7 @@ def test_bits_from_several_python_threads() -> None:
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 def test_layouts_have_the_same_bits(layout: str) -> None:
     """A tile's arithmetic does not know where its pixels came from."""
-    for case in [*CASES[:11], *OTHERS[:4], OTHERS[8], OTHERS[10], OTHERS[13]]:
+    for case in [*CASES[:11], *OTHERS[:4], OTHERS[8], OTHERS[10], OTHERS[13], *SUMMED_TAPS]:
         for operator in OPERATORS:
             of = problem(operator, case)
             plain = operands(operator, of, torch.float32, "normal", 4)
@@ -308,16 +308,16 @@ def test_the_switch_reaches_compiled_and_exported_graphs(switch: None) -> None:
 
 @pytest.mark.parametrize("threads_", (1, 2, 16))
 @pytest.mark.parametrize(
-    "channels", ((32, 32), (64, 128), (256, 256), (512, 512), (1024, 1024), (2048, 64), (64, 2048))
+    "channels", ((12, 12), (32, 32), (64, 128), (256, 256), (512, 512), (1024, 1024), (2048, 64), (64, 2048))
 )
-@pytest.mark.parametrize("kernel", (3, 5, (3, 3, 3)), ids=str)
+@pytest.mark.parametrize("kernel", (3, 5, (3, 3, 3), (9, 3, 3)), ids=str)
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_workspace(
     operator: str, dtype: torch.dtype, kernel: Any, channels: tuple[int, int], threads_: int, isa: str
 ) -> None:
     """At most 8 MiB a thread and one transformed weight, 36/9 or 36/25 of it; the same for every batch and image."""
-    rank = 3 if kernel == (3, 3, 3) else 2
+    rank, depth = (3, kernel[0]) if isinstance(kernel, tuple) else (2, 1)
     case = ConvCase((64,) * rank, kernel, channels, batch=4, padding=1)
     plan = plan_of(operator, case, dtype, num_threads=threads_)
     if plan.algorithm != "winograd":
@@ -325,7 +325,7 @@ def test_workspace(
         return
     panel = max(plan.tile)
     rounded = [-(-c // panel) * panel for c in channels]
-    transformed = 36 * (3 if rank == 3 else 1) * rounded[0] * rounded[1] * dtype.itemsize * 1.02
+    transformed = 36 * depth * rounded[0] * rounded[1] * dtype.itemsize * 1.02
     assert plan.workspace_bytes <= 8 * MIB * threads_ + transformed
     for changes in ({"batch": 64}, {"size": (512, 640, 128)[:rank]}):
         larger = plan_of(operator, dataclasses.replace(case, **changes), dtype, num_threads=threads_)

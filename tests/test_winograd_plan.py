@@ -31,6 +31,8 @@ from tests.winograd_cases import LARGE
         ("fprop", ConvCase((7, 7), 3, (64, 64), padding=1, groups=2), "49 pixels of pairs of few channels"),
         ("dgrad", ConvCase((7, 7), 3, (64, 64), padding=1, groups=2), "49 pixels of pairs of few channels"),
         ("fprop", ConvCase((7, 7), 3, (64, 64), padding=1), None),
+        ("fprop", ConvCase((16, 16, 16), 3, (12, 16), padding=1), "a group has 12 x 16 channels"),
+        ("fprop", ConvCase((64, 64), 3, (16, 32), padding=1), "a group has 16 x 32 channels"),
     ],
     ids=str,
 )
@@ -87,34 +89,54 @@ def test_declines_other_types_and_strides_of_a_depth() -> None:
 @pytest.mark.parametrize(
     ("size", "channels", "kernel", "taken"),
     (
-        (8, (16, 16), 3, OPERATORS),
-        (8, (16, 16), 5, ()),
-        (8, (15, 16), 3, ()),
-        (12, (16, 16), 5, OPERATORS),
-        (12, (12, 12), 3, OPERATORS),
-        (12, (12, 11), 3, ()),
-        (12, (8, 16), 5, ("fprop",)),
-        (12, (16, 8), 5, ("dgrad", "wgrad")),
-        (12, (7, 17), 3, ()),
+        ((8, 8, 8), (16, 16), (3, 3, 3), OPERATORS),
+        ((8, 8, 8), (16, 16), (5, 5, 5), ()),
+        ((8, 8, 8), (15, 16), (3, 3, 3), ()),
+        ((8, 12, 12), (16, 16), (5, 5, 5), ()),
+        ((11, 12, 12), (16, 16), (5, 5, 5), OPERATORS),
+        ((12, 12, 12), (12, 12), (3, 3, 3), OPERATORS),
+        ((12, 12, 12), (12, 11), (3, 3, 3), ()),
+        ((12, 12, 12), (8, 16), (5, 5, 5), ("fprop",)),
+        ((12, 12, 12), (16, 8), (5, 5, 5), ("dgrad", "wgrad")),
+        ((12, 12, 12), (7, 20), (3, 3, 3), ()),
+        ((1, 40, 40), (16, 16), (5, 5, 5), ()),  # four taps in five see padding alone
+        ((2, 28, 28), (12, 12), (9, 3, 3), ()),
+        ((3, 28, 28), (12, 12), (3, 3, 3), OPERATORS),
     ),
+    ids=str,
 )
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_few_channels_under_a_depth(
-    operator: str, size: int, channels: tuple[int, int], kernel: int, taken: tuple[str, ...], isa: str
+    operator: str,
+    size: tuple[int, ...],
+    channels: tuple[int, int],
+    kernel: tuple[int, ...],
+    taken: tuple[str, ...],
+    isa: str,
 ) -> None:
-    case = problem(operator, ConvCase((size, size, size), kernel, channels, batch=1, padding=kernel // 2))
+    padding = tuple(k // 2 for k in kernel)
+    case = problem(operator, ConvCase(size, kernel, channels, batch=1, padding=padding))
     assert (plan_of(operator, case).algorithm == "winograd") == (operator in taken)
+
+
+def test_columns_that_leave_vectors_empty() -> None:
+    """17 of 32 lanes are too few, 17 of 24 are not."""
+    case = ConvCase((24, 24, 24), 5, (17, 17), batch=1, padding=2)
+    for level, taken in (("avx512", False), ("avx2", True)):
+        if level in convext.backends.cpu.isa_levels():
+            with convext.backends.cpu.max_isa(level):
+                assert (plan_of("fprop", case).algorithm == "winograd") == taken
 
 
 @pytest.mark.parametrize(
     ("size", "kernel", "channels", "taken"),
     (
-        ((20, 20), 3, (16, 32), True),
-        ((21, 19), 3, (32, 16), False),
+        ((56, 56), 3, (16, 32), True),
+        ((57, 55), 3, (32, 16), False),
         ((64, 64), 3, (16, 31), False),
-        ((26, 16), 3, (33, 17), True),
-        ((14, 14), 5, (32, 16), True),
-        ((13, 15), 5, (16, 32), False),
+        ((49, 64), 3, (48, 20), True),
+        ((32, 32), 5, (32, 16), True),
+        ((33, 31), 5, (16, 32), False),
     ),
 )
 @pytest.mark.parametrize("operator", OPERATORS)

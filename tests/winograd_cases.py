@@ -12,7 +12,7 @@ def cases() -> Iterator[ConvCase]:
     yield ConvCase((16, 16), 3, (64, 64), padding=1)
     yield ConvCase((15, 18), 3, (33, 47), batch=3)
     yield ConvCase((10, 70), 3, (32, 32), padding=1, bias=False)  # more than a run of tiles
-    yield ConvCase((34, 33), 3, (17, 35), padding=1)
+    yield ConvCase((57, 56), 3, (20, 35), batch=1, padding=1)
     yield ConvCase((61, 11), 3, (40, 100), padding=((2, 0), (0, 3)))
     yield ConvCase((16, 17), 3, (48, 65), padding=((-2, 1), (4, -1)))
     yield ConvCase((12, 11), 3, (64, 32), batch=5, padding=2)
@@ -33,7 +33,7 @@ def other_kernels() -> Iterator[ConvCase]:
     """Kernels of 5 x 5, and with a depth: edges of tiles, slices, blocks, chunks and panels."""
     yield ConvCase((16, 16), 5, (32, 64), padding=2)
     yield ConvCase((17, 62), 5, (33, 47), batch=3)
-    yield ConvCase((31, 37), 5, (33, 18), padding=2, layout="channels_last")
+    yield ConvCase((31, 37), 5, (33, 20), padding=2, layout="channels_last")
     yield ConvCase((13, 14), 5, (160, 32), padding=((3, 1), (2, 4)))
     yield ConvCase((14, 14), 5, (200, 200), batch=1, padding=2)  # deep
     yield ConvCase((22, 23), 5, (64, 96), groups=2, padding=2)
@@ -48,15 +48,18 @@ def other_kernels() -> Iterator[ConvCase]:
     yield ConvCase((7, 12, 12), (1, 3, 3), (32, 48), padding=(0, 1, 1))
     yield ConvCase((7, 12, 12), (1, 3, 3), (32, 48), padding=1)  # slices that read padding alone
     yield ConvCase((6, 14, 13), (2, 5, 5), (32, 32), padding=2)
-    # Depth taps that are summed together: all, some and a rest, chunk by chunk; and so few channels that it must be.
+    yield ConvCase((8, 9, 12), 3, (32, 64), groups=2, padding=1, layout="channels_last")
+    yield ConvCase((6, 12, 12), 3, (32, 32), padding=1, padding_mode="circular")
+
+
+def summed_taps() -> Iterator[ConvCase]:
+    """Depth taps that are summed together: all, some and a rest, chunk by chunk; so few channels that they must be."""
     yield ConvCase((6, 9, 10), 3, (48, 40), padding=1)
     yield ConvCase((11, 10, 12), (7, 3, 3), (16, 32), padding=(3, 1, 0))
     yield ConvCase((5, 9, 9), 3, (32, 640), batch=1, padding=1)  # deep
     yield ConvCase((5, 9, 9), 3, (48, 432), batch=1, padding=1)
     yield ConvCase((12, 12, 13), 5, (12, 12), padding=2)
     yield ConvCase((13, 12, 12), 3, (13, 15), padding=1, layout="channels_last")
-    yield ConvCase((8, 9, 12), 3, (32, 64), groups=2, padding=1, layout="channels_last")
-    yield ConvCase((6, 12, 12), 3, (32, 32), padding=1, padding_mode="circular")
 
 
 def dilated() -> Iterator[ConvCase]:
@@ -82,6 +85,7 @@ def dilated() -> Iterator[ConvCase]:
 
 CASES = list(cases())
 OTHERS = [*other_kernels(), *dilated()]
+SUMMED_TAPS = list(summed_taps())
 LARGE = ConvCase((56, 56), 3, (64, 64), batch=2, padding=1)
 DEEP_DILATED = ConvCase((28, 28), 3, (512, 256), batch=1, padding=4, dilation=4)
 DEEP = ConvCase((28, 28), 3, (512, 256), batch=1, padding=1)

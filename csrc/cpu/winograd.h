@@ -9,19 +9,19 @@
 // Two ways to cut the same work:
 //
 //   shallow   transform the whole weight, shared; then for each block of tiles, in parallel: transform its source,
-//   which
-//             stays in L2, and for each pass of panels: multiply, transform back. For weights that the caches hold.
+//             which stays in L2, and for each pass of panels: multiply, transform back. For weights that the caches
+//             hold.
 //   deep      for each block of tiles (large: V of all threads together): transform the source, shared, in parallel
-//   over
-//             channels; then for each pass of panels, in parallel: for each chunk of channels transform the weight into
-//             L2 and multiply; transform back. The transformed weight, four times the weight, never goes to memory.
+//             over channels; then for each pass of panels, in parallel: for each chunk transform the weight into L2 and
+//             multiply; transform back. The transformed weight, four times the weight, never goes to memory.
 //
 // A kernel with a depth adds its taps to the reduction. A block then has the same tiles in several slices, and the
 // source those of the slices beyond, each transformed once: tap z of slice s reads the tiles of slice s + z, so that
 // the tiles of all slices under a tap are neighbours, [slice][tile], and one product takes them all.
 //
-// A sum over channels and depth taps is: chunks (their size follows from the depth and its taps) summed from zero in
-// registers, tap by tap, then added in ascending order. A tile's arithmetic knows nothing of its block.
+// A sum over channels and depth taps is: chunks (their size follows from the source's channels and the depth taps)
+// summed from zero in registers, tap by tap, then added in ascending order. A tile's arithmetic knows nothing of its
+// block.
 #pragma once
 
 template <class T, class A, int kKernel>
@@ -75,26 +75,26 @@ class WinogradConv {
   void run_pass(int64_t pass) {
     const TileBox box = job_.box(job_.block);
     for_each_chunk([&](int64_t c, int64_t z) {
-      const int64_t tap = chunk(c) * kColumns;
+      const int64_t tap_step = chunk(c) * kColumns;
       for (int64_t p = 0; p < last_panel(pass) - pass * job_.shape.panels; ++p)
-        for (int64_t i = 0; i < taps(z); ++i)
+        for (int64_t i = 0; i < summed_taps(z); ++i)
           weight_.transform(job_.group, pass * job_.shape.panels + p, z + i, c, chunk(c),
-                            own_ + p * sizes_.weight_panel() + i * tap, sizes_.weight_plane);
-      multiply(pass, box, c, z, static_cast<const A*>(job_.source), own_, tap);
+                            own_ + p * sizes_.weight_panel() + i * tap_step, sizes_.weight_plane);
+      multiply(pass, box, c, z, static_cast<const A*>(job_.source), own_, tap_step);
     });
     transform_result(job_.group, box, pass);
   }
 
  private:
   int64_t chunk(int64_t c) const { return std::min(job_.shape.chunk, conv_.depth - c); }
-  int64_t taps(int64_t z) const { return std::min(job_.shape.taps, job_.depth_taps - z); }
+  int64_t summed_taps(int64_t z) const { return std::min(job_.shape.summed_taps, job_.depth_taps - z); }
   int64_t last_panel(int64_t pass) const { return std::min((pass + 1) * job_.shape.panels, job_.weight_panels()); }
 
   // Calls visit(c, z) for the chunks of channels under the depth taps from z on, in the order in which they are added.
   template <class Visit>
   void for_each_chunk(Visit visit) const {
     for (int64_t c = 0; c < conv_.depth; c += job_.shape.chunk)
-      for (int64_t z = 0; z < job_.depth_taps; z += job_.shape.taps) visit(c, z);
+      for (int64_t z = 0; z < job_.depth_taps; z += job_.shape.summed_taps) visit(c, z);
   }
 
   // Channels [channel, channel + W) of a box, and of the slices after it that its depth taps read.
@@ -106,19 +106,19 @@ class WinogradConv {
   }
 
   // Adds to product_ the products over the chunk of channels from c on under taps from z on, where the pass's panels of
-  // the weight hold it; those of a tap are weight_tap from those of the tap before.
+  // the weight hold it, a tap weight_tap_step behind the one before.
   void multiply(int64_t pass, const TileBox& box, int64_t c, int64_t z, const A* source, const A* weight,
-                int64_t weight_tap) {
+                int64_t weight_tap_step) {
     const int64_t panels = last_panel(pass) - pass * job_.shape.panels;
-    const int64_t source_tap = box.tiles * sizes_.source.row;
-    source += sizes_.source.at(c) + z * source_tap;
+    const int64_t source_tap_step = box.tiles * sizes_.source.row;
+    source += sizes_.source.at(c) + z * source_tap_step;
     for (int point = 0; point < kEdge * kEdge; ++point)
       for (int64_t p = 0; p < panels; ++p)
         multiply_all<A, false>(box.count(), conv_.rows - (pass * job_.shape.panels + p) * kColumns,
                                {chunk(c), source + point * sizes_.source.plane, sizes_.source.row,
                                 weight + p * sizes_.weight_panel() + point * sizes_.weight_plane, kColumns,
                                 product_ + point * sizes_.product.plane + p * kColumns, sizes_.product.row,
-                                c > 0 || z > 0, taps(z), source_tap, weight_tap});
+                                c > 0 || z > 0, summed_taps(z), source_tap_step, weight_tap_step});
   }
 
   // The results of a pass's channels.

@@ -98,14 +98,14 @@ struct TileBlock {
 // Rows of an image under a run of tiles, for one vector of channels.
 inline int64_t winograd_stage(int64_t lanes) { return kWinogradEdge * kWinogradStageColumns * lanes; }
 
-// How fprop and dgrad are cut. None of it enters the arithmetic but `chunk` and `taps`.
+// How fprop and dgrad are cut. None of it enters the arithmetic but `chunk` and `summed_taps`.
 struct WinogradShape {
-  bool deep = false;   // winograd.h
-  int64_t tiles = 1;   // of a block,
-  int64_t slices = 1;  // in each of so many slices
-  int64_t panels = 1;  // of result channels, multiplied and transformed back at a time
-  int64_t chunk = 1;   // source channels, in whole vectors, and
-  int64_t taps = 1;    // depth taps whose products are summed in registers
+  bool deep = false;        // winograd.h
+  int64_t tiles = 1;        // of a block,
+  int64_t slices = 1;       // in each of so many slices
+  int64_t panels = 1;       // of result channels, multiplied and transformed back at a time
+  int64_t chunk = 1;        // source channels, in whole vectors, and
+  int64_t summed_taps = 1;  // depth taps, whose products are summed in registers
 };
 
 // Memory of a WinogradShape in elements of the sum type.
@@ -121,7 +121,7 @@ struct WinogradSizes {
       : source(shape.tiles * (shape.slices + depth_taps - 1), depth, shape.chunk, shape.chunk),
         product(shape.tiles * shape.slices, shape.panels * tile.columns, shape.panels * tile.columns,
                 shape.panels * tile.columns),
-        weight_plane(odd_lines((shape.deep ? shape.taps * shape.chunk : depth_taps * depth) * tile.columns)),
+        weight_plane(odd_lines((shape.deep ? shape.summed_taps * shape.chunk : depth_taps * depth) * tile.columns)),
         stage(winograd_stage(lanes)),
         taps((kernel * kernel + 1) * lanes * lanes) {}
   int64_t weight_panel() const { return kWinogradPoints * weight_plane; }

@@ -14,14 +14,19 @@ std::atomic<bool> enabled{true};
 // share (5 x 5 on 7 x 7: 0.47).
 constexpr int64_t kLeastChannels = 24;
 // One side may have fewer channels if the other has enough: with a depth, whose taps share the transforms, and in
-// planes of so many pixels, unless products are of pairs (Zen 4, 16 to 32 and 64 to 16 channels: 3 x 3 on 20 x 20 1.0
-// to 1.8 times as fast, on 14 x 14 0.7 to 1.4; 5 x 5 on 14 x 14 1.0 to 1.5; 16 to 16 0.9 to 1.1). With a depth under 3
-// x 3 both may (16 to 16, 32 x 32 x 32, one thread: 1.7 ms against 2.2).
-constexpr int64_t kFewChannels = 16, kEnoughChannels = 32, kFewChannelsPixels = 400, kFewChannelsPixelsOf5 = 196;
-// In volumes of so many pixels fewer yet pay, where those along a product's vectors fill most of one (5 x 5 x 5, 24 x
-// 24 x 24, one thread: 8 to 16 channels 3.2 ms against 4.4, 16 to 8 5.4 against 4.6; 16 to 16 4.5 against 8.4).
+// planes of so many pixels, unless products are of pairs (Zen 4, two threads, 16 to 32 and 64 to 16 channels: 3 x 3 on
+// 64 x 64 1.03 to 1.9 times as fast, on 28 x 28 0.8 to 1.7; 5 x 5 on 30 x 30 1.1 to 1.9). With a depth under 3 x 3 both
+// may (16 to 16, 32 x 32 x 32, one thread: 1.7 ms against 2.2 in bands).
+constexpr int64_t kFewChannels = 16, kEnoughChannels = 32, kFewChannelsPixels = 3136, kFewChannelsPixelsOf5 = 1024;
+// In volumes of so many pixels 8 channels on one side and 12 on the other repay, which must lie along the vectors of
+// the products (Zen 4, 5 x 5 x 5 on 24 x 24 x 24, one thread: 8 to 16 channels 3.2 ms against 4.4 in bands, 16 to 8 5.4
+// against 4.6, 16 to 16 4.5 against 8.4; 8 to 12 on 10 x 40 x 40 2.2 against 1.9).
 constexpr int64_t kLargeVolume = 1536;
 constexpr int64_t kLeastColumnsOfVolume = 12, kLeastOthersOfVolume = 8, kLeastChannelsOfVolume = 24;
+// Both only where the columns fill so much of their vectors (17 of 32 lanes lose: 5 x 5 x 5, 17 to 17, 0.7 to 1.4) and,
+// of volumes, so many depth taps read the image: bands leave out those beside it (16 to 16, 1 x 40 x 40 under 5 x 5 x
+// 5, where one tap in five does: 0.58 ms against 0.28; 2 x 28 x 28 under 3 x 3 x 3, two in three: 1.0 to 1.1).
+constexpr double kLeastFill = 0.6, kLeastDepthShare = 0.7;
 constexpr int64_t kLeastPixels = 49, kLeastWgradTiles = 16;
 constexpr double kMostWork = 0.45, kMostWorkOfManyRows = 0.48;
 constexpr int64_t kManyRows = 64;
@@ -50,10 +55,11 @@ constexpr int64_t kShallowSlices = 4, kDeepSlices = 16;
 // second size where all tiles are one block, so that keeping them saves nothing, and their memory is fresh.
 constexpr int64_t kShallowBytes = 6 << 20, kShallowBytesOfABlock = 512 << 10;
 constexpr int64_t kWorkerBytes = int64_t{8} << 20;
-// Channels that are summed in registers, and terms, channels under depth taps, where these are fewer: of 8 channels
-// under 5 taps each sum is read and written once, not five times (8 to 16, 5 x 5 x 5: 3.0 against 4.6 ms). It is so in
-// both forms, so that the batch may choose the form. In the deep one 36 points of such a chunk of a panel of the
-// weight, 288 KiB, stay in L2; so do the products of a panel with the most tiles of a block, half a megabyte.
+// Channels that are summed in registers; of up to 48 under several depth taps, up to so many terms: of 8 channels under
+// 5 taps each sum is then read and written once, not five times (8 to 16, 5 x 5 x 5 on 24 x 24 x 24, Zen 4: 3.0 ms, tap
+// by tap 4.6). It is so in both forms, so that the batch may choose the form. In the deep one 36 points of such a chunk
+// of a panel of the weight, 288 to 432 KiB, stay in L2; so do the products of a panel with the most tiles of a block,
+// half a megabyte.
 constexpr int64_t kChunk = 64, kChunkTerms = 96, kDeepTiles = 112;
 // The fewest tiles that pay for transforming a weight.
 constexpr int64_t kLeastDeepTiles = 14;
@@ -77,7 +83,7 @@ int64_t transformed_bytes(const PlanRequest& r) {
 // Sets what the arithmetic depends on.
 void set_terms(const PlanRequest& r, WinogradShape& shape) {
   shape.chunk = round_up(balanced(gather_depth(r), kChunk), r.lanes);
-  shape.taps = balanced(r.problem.axis[0].kernel, std::max<int64_t>(kChunkTerms / shape.chunk, 1));
+  shape.summed_taps = balanced(r.problem.axis[0].kernel, std::max<int64_t>(kChunkTerms / shape.chunk, 1));
 }
 
 // At most n tiles, in whole groups of interleaved ones.
@@ -116,8 +122,8 @@ WinogradShape shape_of(const PlanRequest& r, int64_t threads) {
   set_terms(r, shape);
   shape.slices = balanced(grid.slices, kShallowSlices);
   const int64_t read = shape.slices + r.problem.axis[0].kernel - 1;
-  const int64_t tile_bytes =
-      kWinogradPoints * r.sum_bytes * (depth * read + shape.panels * r.tile.columns * shape.slices);
+  const int64_t tile_bytes = kWinogradPoints * r.sum_bytes *
+                             (round_up(depth, shape.chunk) * read + shape.panels * r.tile.columns * shape.slices);
   // Whole tiles of the micro-kernel, from all slices together.
   const int64_t step = divide_up(r.tile.rows, shape.slices);
   const int64_t fitting = std::clamp<int64_t>(kBlockBytes / tile_bytes / step, 1, 4) * step;
@@ -179,6 +185,16 @@ std::string pairs_refusal(const PlanRequest& r) {
   return "";
 }
 
+// Of all pairs of a result slice and a depth tap the share that read the image.
+double depth_share(const ConvProblem& p, int64_t slices) {
+  const ConvAxis& z = p.axis[0];
+  if (p.mode != PaddingMode::kZeros) return 1;
+  int64_t pairs = 0;  // those of fprop are the other operators', too
+  for (int64_t tap = 0; tap < z.kernel; ++tap)
+    pairs += std::max<int64_t>(0, std::min(z.output, z.input + z.lo - tap) - std::max<int64_t>(0, z.lo - tap));
+  return static_cast<double>(pairs) / static_cast<double>(std::max<int64_t>(1, slices * z.kernel));
+}
+
 // Whether fewer channels on a side than kLeastChannels pay.
 bool few_channels_pay(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
@@ -187,12 +203,14 @@ bool few_channels_pay(const PlanRequest& r) {
   const int64_t pixels = grid.slices * grid.image_slices * grid.height * grid.width;
   const int64_t fewer = std::min(p.in_channels, p.out_channels), more = std::max(p.in_channels, p.out_channels);
   const int64_t enough = depth && p.axis[2].kernel == 3 && !pairs ? kFewChannels : kEnoughChannels;
-  const int64_t least_pixels = p.axis[2].kernel == 5 ? kFewChannelsPixelsOf5 : kFewChannelsPixels;
-  if (fewer >= kFewChannels && more >= enough) return depth || (!pairs && pixels >= least_pixels);
-  const bool wgrad = r.op == ConvOperator::kWgrad;
-  const int64_t columns = wgrad ? p.in_channels : gather_rows(r);
-  return depth && !pairs && pixels >= kLargeVolume && columns >= kLeastColumnsOfVolume &&
-         fewer >= kLeastOthersOfVolume && fewer + more >= kLeastChannelsOfVolume;
+  const int64_t columns = r.op == ConvOperator::kWgrad ? p.in_channels : gather_rows(r);
+  const bool filled = static_cast<double>(columns) >= kLeastFill * static_cast<double>(round_up(columns, r.lanes));
+  if (fewer >= kFewChannels && more >= enough)
+    return depth ||
+           (!pairs && filled && pixels >= (p.axis[2].kernel == 5 ? kFewChannelsPixelsOf5 : kFewChannelsPixels));
+  return depth && !pairs && filled && pixels >= kLargeVolume && columns >= kLeastColumnsOfVolume &&
+         fewer >= kLeastOthersOfVolume && fewer + more >= kLeastChannelsOfVolume &&
+         depth_share(p, grid.slices * grid.image_slices) >= kLeastDepthShare;
 }
 
 }  // namespace
@@ -230,8 +248,7 @@ std::string winograd_refusal(const PlanRequest& r) {
   if (r.op == ConvOperator::kDgrad && p.mode != PaddingMode::kZeros)
     return "the gradient of a padding mode folds border pixels";
   if (std::min(p.in_channels, p.out_channels) < kLeastChannels && !few_channels_pay(r))
-    return "a group has " + by(p.in_channels, p.out_channels) + " channels, fewer than " +
-           std::to_string(kLeastChannels) + " on a side";
+    return "a group has " + by(p.in_channels, p.out_channels) + " channels, too few to repay the transforms";
   const TileGrid grid = winograd_grid(r);
   const int64_t slices = grid.slices * grid.image_slices, pixels = grid.height * grid.width;
   if (pixels < 1 || pixels * slices < kLeastPixels || z.input < 1)

@@ -18,9 +18,9 @@ struct ProductCall {
   int64_t b_step;
   A* c;
   int64_t ldc;
-  bool adds;                     // to what C holds
-  int64_t taps = 1;              // products that are summed,
-  int64_t a_tap = 0, b_tap = 0;  // and from the operands of one to those of the next
+  bool adds;                               // to what C holds
+  int64_t taps = 1;                        // products that are summed,
+  int64_t a_tap_step = 0, b_tap_step = 0;  // elements from the operands of one to the next's
 };
 
 template <class A, int MR, int kCount, bool kAlongRows>
@@ -30,8 +30,8 @@ void multiply_unpacked(const ProductCall<A>& call) {
   V sum[MR][kCount] = {};
   const int64_t row_step = kAlongRows ? 1 : call.a_stride;
   for (int64_t tap = 0; tap < call.taps; ++tap) {
-    const A* a = call.a + tap * call.a_tap;
-    const A* b = call.b + tap * call.b_tap;
+    const A* a = call.a + tap * call.a_tap_step;
+    const A* b = call.b + tap * call.b_tap_step;
     for (int64_t k = 0; k < call.kc; ++k) {
       V row[kCount];
 #pragma GCC unroll 4
