@@ -134,7 +134,9 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
-@pytest.mark.parametrize("case", [*CASES[:12], *OTHERS[::3], *SUMMED_TAPS, LARGE, DEEP, DEEP_DILATED], ids=lambda c: c.id)
+@pytest.mark.parametrize(
+    "case", [*CASES[:12], *OTHERS[::3], *SUMMED_TAPS, LARGE, DEEP, DEEP_DILATED], ids=lambda c: c.id
+)
 def test_bits_do_not_depend_on_threads(case: ConvCase, dtype: torch.dtype, threads: None, isa: str) -> None:
     for operator in OPERATORS:
         if operator == "dgrad" and case.padding_mode != "zeros":

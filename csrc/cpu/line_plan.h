@@ -5,8 +5,8 @@
 
 namespace convext {
 
-// Whether units with pixels as columns may read the weight as it lies: fprop's, and dgrad's of one tap, of the type that
-// sums are kept in.
+// Whether units with pixels as columns may read the weight as it lies: fprop's, and dgrad's of one tap, of the type
+// that sums are kept in.
 bool may_read_lines(const PlanRequest& request);
 
 // How results are cut then: so that the busiest thread is done soonest.
