@@ -115,8 +115,18 @@ def distance_table(parts: dict[str, store.Results]) -> list[str]:
 
 
 def settings_table(parts: dict[str, list[Row]]) -> list[str]:
-    """A line a setting: means of the families, losses, worst case, and how far blocks differ."""
-    head = ["setting", "pass", "layers", "all", *FAMILIES, "losses", "worst", "spread: median, 9 in 10 under"]
+    """A line a setting: means, losses, worst case, how far blocks differ, turns taken where they should not."""
+    head = [
+        "setting",
+        "pass",
+        "layers",
+        "all",
+        *FAMILIES,
+        "losses",
+        "worst",
+        "spread: median, 9 in 10 under",
+        "turns elsewhere",
+    ]
     lines: list[list[Any]] = []
     for name, rows in parts.items():
         for s in report.summaries(rows):
@@ -125,7 +135,8 @@ def settings_table(parts: dict[str, list[Row]]) -> list[str]:
             families = [f"{s.families[name]:.2f}" if name in s.families else "" for name in FAMILIES]
             spread = f"{statistics.median(spreads):.0%}, {spreads[int(0.9 * (len(spreads) - 1))]:.0%}"
             line = [PARTS[name].title, s.setting.work, s.cases, f"**{s.overall:.2f}**", *families, s.losses]
-            lines.append([*line, f"{s.worst_ratio:.2f} ({s.worst})", spread])
+            elsewhere = f"{statistics.mean(row.elsewhere for row in group):.0%}"
+            lines.append([*line, f"{s.worst_ratio:.2f} ({s.worst})", spread, elsewhere])
     return report.table(head, lines)
 
 

@@ -75,7 +75,7 @@ def measured(net: str, batch: int, size: int, threads: int, layout: str, min_run
         exact = copy.deepcopy(all_four["torch"]).double()(x.double())
         error = measure.relative_error([all_four["convext, fused"](x)], [exact])
         calls = [lambda model=model: model(x) for model in all_four.values()]
-        samples = measure.in_turn(calls, threads, min_run_time, turns)
+        samples = measure.in_turn(calls, threads, min_run_time, turns).samples
     return Row(net, batch, size, threads, layout, tuple(statistics.median(s) for s in samples), error)
 
 

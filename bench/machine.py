@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import convext
+from bench import cores
 from bench.limits import Limits
 
 
@@ -50,7 +51,7 @@ def identity() -> dict[str, str]:
 
 def blocks(turns: int, min_run_time: float) -> str:
     """How long a case is timed, in words."""
-    return f"{turns} turns, at least {min_run_time} s a side in all"
+    return f"{turns} turns, at least {min_run_time} s a side in all; {cores.said()}"
 
 
 def facts(dtypes: Sequence[str], threads: Sequence[int], turns: int, min_run_time: float) -> dict[str, Any]:

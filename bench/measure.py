@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import statistics
+import time
 import timeit
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 import convext
+from bench import cores
 from bench.heap import keep_freed_memory
 from bench.layer import Layer
 
@@ -43,6 +45,7 @@ class Timed:
     torch_seconds: float
     our_spread: float  # (slowest - fastest block) / median
     torch_spread: float
+    elsewhere: float = 0.0  # share of the turns that were not taken where `bench.cores` wants them
 
     @property
     def ratio(self) -> float:
@@ -176,6 +179,16 @@ def running_on(threads: int) -> Iterator[None]:
 
 # seconds a call from which on it does not matter what ran before: caches are written over anyway, and time is short
 LONG_CALL = 0.01
+# times what the turns take, and the least time of one side's, after which turns are taken wherever the threads run
+PATIENCE, LEAST_PATIENCE = 3, 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Turns:
+    """What `in_turn` measured. ``samples``: each function's turns, in seconds a call; ``elsewhere``: as in `Timed`."""
+
+    samples: list[list[float]]
+    elsewhere: float
 
 
 def in_turn(
@@ -184,12 +197,13 @@ def in_turn(
     min_run_time: float,
     turns: int,
     longest: float = math.inf,
-) -> list[list[float]]:
+) -> Turns:
     """Seconds a call for each function: one sample a turn, each over at least min_run_time / turns seconds.
 
     The order changes from turn to turn, and short calls are made twice before they are timed, so that neither always
     runs in what the other left in the caches. Where a turn of all takes so long that ``turns`` of them take more than
-    ``longest`` seconds there are fewer, at least three. Results of up to 32 MiB get memory that was freed before.
+    ``longest`` seconds there are fewer, at least three. A turn before and after which the threads' cores are not as
+    `bench.cores` wants them is taken again, until patience ends. Results get memory that was freed before.
     """
     keep_freed_memory()
     with running_on(threads):
@@ -201,14 +215,26 @@ def in_turn(
             numbers.append(max(1, math.ceil(min_run_time / turns / once)))
             warm_ups.append(2 if once < LONG_CALL else 0)
             one_turn += numbers[-1] * once
-        samples: list[list[float]] = [[] for _ in functions]
-        for turn in range(int(min(turns, max(3, longest / one_turn)))):
-            order = list(range(len(functions)))
-            for i in order if turn % 2 == 0 else reversed(order):
+        order = list(range(len(functions)))
+        samples: list[list[float]] = []  # of a turn, each
+        elsewhere = 0
+        turns = int(min(turns, max(3, longest / one_turn)))
+        end = time.monotonic() + PATIENCE * turns * one_turn + LEAST_PATIENCE * min_run_time
+        while len(samples) < turns:
+            patient = time.monotonic() < end
+            if patient and not cores.as_wanted(threads):
+                continue
+            sample = [0.0 for _ in functions]
+            for i in order:
                 for _ in range(warm_ups[i]):
                     functions[i]()
-                samples[i].append(timeit.timeit(functions[i], number=numbers[i]) / numbers[i])
-    return samples
+                sample[i] = timeit.timeit(functions[i], number=numbers[i]) / numbers[i]
+            stayed = cores.as_wanted(threads)
+            if stayed or not patient:
+                samples.append(sample)
+                order.reverse()
+                elsewhere += not stayed
+    return Turns([list(side) for side in zip(*samples, strict=True)], elsewhere / turns)
 
 
 def spread(samples: Sequence[float]) -> float:
@@ -260,7 +286,8 @@ def measure(
         paces.append(convext._C.measure_fma_pace(setting.dtype, setting.threads, min_run_time / turns) * 1e-9)
 
     sides = (ours, theirs, pace) if with_pace else (ours, theirs)
-    our_times, torch_times = in_turn(sides, setting.threads, min_run_time, turns, longest)[:2]
+    timed = in_turn(sides, setting.threads, min_run_time, turns, longest)
+    our_times, torch_times = timed.samples[:2]
     return Row(
         net=layer.net,
         layer=layer.name,
@@ -276,6 +303,7 @@ def measure(
         torch_seconds=statistics.median(torch_times),
         our_spread=spread(our_times),
         torch_spread=spread(torch_times),
+        elsewhere=timed.elsewhere,
         our_error=errors[0],
         torch_error=errors[1],
         fma_pace=statistics.median(paces) if paces else None,

@@ -99,7 +99,8 @@ def share(run: Callable[[], object], threads: int) -> float:
 def measured(network: Network, batch: int, threads: int, min_run_time: float, turns: int) -> Row:
     ours, theirs = steps(network, batch)
     losses = [float(run()) for run in (ours, theirs)]
-    our_times, torch_times = measure.in_turn((ours, theirs), threads, min_run_time, turns, LONGEST)
+    timed = measure.in_turn((ours, theirs), threads, min_run_time, turns, LONGEST)
+    our_times, torch_times = timed.samples
     return Row(
         net=network.name,
         batch=batch,
@@ -109,6 +110,7 @@ def measured(network: Network, batch: int, threads: int, min_run_time: float, tu
         torch_seconds=statistics.median(torch_times),
         our_spread=measure.spread(our_times),
         torch_spread=measure.spread(torch_times),
+        elsewhere=timed.elsewhere,
         our_share=share(ours, threads),
         torch_share=share(theirs, threads),
         error=abs(losses[0] - losses[1]) / abs(losses[1]),

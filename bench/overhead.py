@@ -94,7 +94,7 @@ def measured(case: Case, kind: str, work: str, turns: int, seconds: float) -> Ro
     with torch.set_grad_enabled(work != "forward"):
         for run in runs * 200:  # the first calls fill caches, and would make a block too short
             run()
-        ours, torchs = measure.in_turn(runs, 1, seconds, turns)
+        ours, torchs = measure.in_turn(runs, 1, seconds, turns).samples
     return Row(case, kind, work, statistics.median(ours) * 1e6, statistics.median(torchs) * 1e6)
 
 

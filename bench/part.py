@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import convext
-from bench import machine, measure, report, store
+from bench import cores, machine, measure, report, store
 from bench.layer import Layer
 from bench.parts import PARTS, Part
 
@@ -33,9 +33,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="discard what is measured already")
     parser.add_argument("--quick", action="store_true", help="a few layers, short times: to see that it runs")
     parser.add_argument("--min-run-time", type=float, default=0.05, metavar="S", help="seconds a side (default: 0.05)")
+    parser.add_argument(
+        "--cores", choices=cores.PLACEMENTS, default=cores.wanted, help="of the threads (default: near)"
+    )
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns that each side gets (default: 5)")
     options = parser.parse_args()
     options.into = store.folder(options.quick, options.into)
+    cores.wanted = options.cores
     if options.quick:
         options.min_run_time, options.turns = 0.005, 3
     return options

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import convext
-from bench import limits, measure, report
+from bench import limits, machine, measure, report
 from bench.measure import Setting
 
 
@@ -131,7 +131,8 @@ def measured(case: Case, setting: Setting, options: argparse.Namespace) -> Row:
     x, grad = laid_out(x, setting.layout), laid_out(grad, setting.layout)
     ours, theirs = (runner(f, case, x, grad, setting.work) for f in (convext.functional, torch.nn.functional))
     error = measure.relative_error(ours(), exact)
-    our_times, torch_times = measure.in_turn((ours, theirs), setting.threads, options.min_run_time, options.turns)
+    timed = measure.in_turn((ours, theirs), setting.threads, options.min_run_time, options.turns)
+    our_times, torch_times = timed.samples
     both = setting.work != "forward"
     return Row(
         name=case.name,
@@ -142,6 +143,7 @@ def measured(case: Case, setting: Setting, options: argparse.Namespace) -> Row:
         torch_seconds=statistics.median(torch_times),
         our_spread=measure.spread(our_times),
         torch_spread=measure.spread(torch_times),
+        elsewhere=timed.elsewhere,
         our_error=error,
         target=case.targets[both] if setting.layout == "contiguous" else 1.0,
     )
@@ -233,10 +235,9 @@ def main() -> int:
     options = arguments()
     bandwidths = {n: limits.copy_bandwidth(n, limits.COPIED[-1]) for n in options.threads}
     facts = {
-        "convext": f"{convext.__version__}, kernels for {convext.backends.cpu.get_max_isa()}",
-        "torch": f"{torch.__version__}, its own best: {torch.backends.cpu.get_cpu_capability()}",
+        **machine.identity(),
         "copying within 256 MiB (read and written)": ", ".join(f"{b:.1f} GB/s on {n}" for n, b in bandwidths.items()),
-        "blocks": f"{options.turns} turns, at least {options.min_run_time} s a side in all",
+        "blocks": machine.blocks(options.turns, options.min_run_time),
     }
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
     rows = sorted(run(options), key=lambda row: (row.dtype, row.threads, row.layout, row.work))

@@ -75,7 +75,7 @@ def measured(layer: Layer, dtype: str, threads: int, work: str, min_run_time: fl
     operands = (ordinary, subnormal(ordinary, dtype))
     sides = (convext.functional, torch.nn.functional)
     calls = [measure.runner(side, layer, values, work) for side in sides for values in operands]
-    times = [statistics.median(samples) for samples in measure.in_turn(calls, threads, min_run_time, turns)]
+    times = [statistics.median(samples) for samples in measure.in_turn(calls, threads, min_run_time, turns).samples]
     ours, theirs = (times[0], times[1]), (times[2], times[3])
     return Row(layer.net, layer.name, str(layer), dtype, threads, work, ours, theirs)
 

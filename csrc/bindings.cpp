@@ -3,15 +3,12 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstring>
-#include <numeric>
 #include <optional>
 #include <stdexcept>
 
 #include "cpu/run.h"
 #include "cpu/winograd_plan.h"
-#include "cpu/workers.h"
+#include "measure.h"
 #include "python_arguments.h"
 
 namespace py = pybind11;
@@ -124,69 +121,10 @@ py::dict conv_plan(const std::string& op, const std::string& dtype, const IntLis
   return result;
 }
 
-// FLOP/s of one thread that runs the micro-kernel on panels in L1: the best of several short runs.
-double measure_fma_peak(const std::string& dtype) {
-  using Clock = std::chrono::steady_clock;
+FloatType floating(const std::string& dtype) {
   const std::optional<FloatType> type = float_named(dtype);
   if (!type) throw std::invalid_argument("convext: expected a floating-point dtype, got '" + dtype + "'");
-  const Kernels& kernels = active_engine().of(*type);
-  double best = 0;
-  for (int run = 0; run < 20; ++run) {
-    const auto start = Clock::now();
-    const double flops = kernels.run_full_tile(1000);
-    best = std::max(best, flops / std::chrono::duration<double>(Clock::now() - start).count());
-  }
-  return best;
-}
-
-// FLOP/s of each of so many threads, as many as the pool must have, which run the micro-kernel on panels in L1 at once
-// and for so long: the mean over that time, which a layer may be compared with that ran on the same threads just before
-// or after.
-double measure_fma_pace(const std::string& dtype, int64_t threads, double seconds) {
-  using Clock = std::chrono::steady_clock;
-  const std::optional<FloatType> type = float_named(dtype);
-  if (!type) throw std::invalid_argument("convext: expected a floating-point dtype, got '" + dtype + "'");
-  if (threads < 1) throw std::invalid_argument("convext: expected at least 1 thread, got " + std::to_string(threads));
-  const py::gil_scoped_release others_may_run_meanwhile;
-  const Kernels& kernels = active_engine().of(*type);
-  constexpr int64_t kTilesBetweenLooks = 100;  // at the clock: a tenth of a millisecond
-  std::vector<double> pace(static_cast<std::size_t>(threads));
-  for_each_worker(threads, threads, [&](int64_t worker, int64_t, int64_t) {
-    const auto start = Clock::now();
-    double flops = 0, passed = 0;
-    do {
-      flops += kernels.run_full_tile(kTilesBetweenLooks);
-      passed = std::chrono::duration<double>(Clock::now() - start).count();
-    } while (passed < seconds);
-    pace[static_cast<std::size_t>(worker)] = flops / passed;
-  });
-  return std::accumulate(pace.begin(), pace.end(), 0.0) / static_cast<double>(threads);
-}
-
-// Bytes/s, read and written, at which one thread copies half of a working set of so many bytes onto its other half: the
-// best of several short runs. What it may be compared with depends on the cache that holds the whole.
-double measure_copy_bandwidth(int64_t bytes) {
-  using Clock = std::chrono::steady_clock;
-  constexpr int64_t kLargest = int64_t{1} << 34;
-  if (bytes < 2 || bytes > kLargest)
-    throw std::invalid_argument("convext: expected 2 to 2^34 bytes, got " + std::to_string(bytes));
-  const py::gil_scoped_release others_may_copy_meanwhile;
-  const auto half = static_cast<std::size_t>(bytes / 2);
-  const std::vector<char> source(half, 1);
-  std::vector<char> target(half);
-  constexpr std::size_t kBytesARun = std::size_t{1} << 26;
-  const std::size_t copies = std::max<std::size_t>(1, kBytesARun / half);
-  double best = 0;
-  for (int run = 0; run < 20; ++run) {
-    const auto start = Clock::now();
-    for (std::size_t copy = 0; copy < copies; ++copy) {
-      std::memcpy(target.data(), source.data(), half);
-      asm volatile("" : : "r"(target.data()) : "memory");  // each copy is made, though the next one overwrites it
-    }
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    best = std::max(best, 2.0 * static_cast<double>(half * copies) / seconds);
-  }
-  return best;
+  return *type;
 }
 
 py::dict build_info() {
@@ -215,12 +153,21 @@ PYBIND11_MODULE(_C, m) {
         py::arg("weight_size"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
         py::arg("padding_mode"), py::arg("channels_last"), py::arg("num_threads"),
         "How an operator would run: algorithm, tile, workspace, and why the algorithms before it declined.");
-  m.def("measure_fma_peak", &convext::measure_fma_peak, py::arg("dtype"),
-        "FLOP/s of one thread running the micro-kernel of the ISA level in use on panels in L1.");
-  m.def("measure_fma_pace", &convext::measure_fma_pace, py::arg("dtype"), py::arg("threads"), py::arg("seconds"),
-        "FLOP/s of each of so many threads that do the same at once, in the mean over so long.");
-  m.def("measure_copy_bandwidth", &convext::measure_copy_bandwidth, py::arg("bytes"),
+  const py::call_guard<py::gil_scoped_release> others_may_run_meanwhile;
+  m.def(
+      "measure_fma_peak", [](const std::string& dtype) { return convext::measure_fma_peak(convext::floating(dtype)); },
+      py::arg("dtype"), "FLOP/s of one thread running the micro-kernel of the ISA level in use on panels in L1.");
+  m.def(
+      "measure_fma_pace",
+      [](const std::string& dtype, int64_t threads, double seconds) {
+        return convext::measure_fma_pace(convext::floating(dtype), threads, seconds);
+      },
+      py::arg("dtype"), py::arg("threads"), py::arg("seconds"), others_may_run_meanwhile,
+      "FLOP/s of each of so many threads that do the same at once, in the mean over so long.");
+  m.def("measure_copy_bandwidth", &convext::measure_copy_bandwidth, py::arg("bytes"), others_may_run_meanwhile,
         "Bytes/s, read and written, of one thread copying half of a working set of so many bytes onto the other half.");
+  m.def("measure_line_trip", &convext::measure_line_trip, others_may_run_meanwhile,
+        "Seconds for a cache line to go from the calling thread to the next one of the pool and back.");
   if (convext::add_argument_codes(m.ptr()) != 0) throw py::error_already_set();
   m.def("build_info", &convext::build_info, "Compiler, target version of torch's stable ABI, and ISA levels.");
 }

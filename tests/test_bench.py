@@ -185,7 +185,7 @@ def test_freed_memory_is_kept_where_malloc_is_glibcs() -> None:
 
 def test_in_turn_alternates_and_gives_as_many_samples_as_turns() -> None:
     calls: list[str] = []
-    samples = measure.in_turn([lambda: calls.append("a"), lambda: calls.append("b")], 1, 0.0, 3)
+    samples = measure.in_turn([lambda: calls.append("a"), lambda: calls.append("b")], 1, 0.0, 3).samples
     assert [len(s) for s in samples] == [3, 3]
     assert all(s >= 0 for side in samples for s in side)
     assert {"a", "b"} == set(calls)

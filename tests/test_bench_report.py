@@ -159,7 +159,7 @@ def test_deadline() -> None:
 
 
 def test_rounds_of_slow_calls_are_cut_to_three() -> None:
-    samples = measure.in_turn([lambda: time.sleep(0.02)], 1, 0.0, 9, longest=0.03)
+    samples = measure.in_turn([lambda: time.sleep(0.02)], 1, 0.0, 9, longest=0.03).samples
     assert len(samples[0]) == 3
     before = torch.get_num_threads()
     with measure.running_on(1):

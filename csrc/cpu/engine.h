@@ -17,13 +17,11 @@
 
 namespace convext {
 
-// The steps of Winograd's algorithm over ranges of (group, panel), (group, block), channel vectors, passes; units and
-// rows of wgrad.
+// Winograd's algorithm over ranges of its job's parts; units and rows of wgrad.
 struct WinogradKernels {
   using Step = void (*)(const WinogradJob&, int64_t begin, int64_t end, void* workspace);
   using WgradStep = void (*)(const WinogradWgradJob&, int64_t begin, int64_t end, void* workspace);
-  Step transform_weight = nullptr, run_blocks = nullptr;    // shallow
-  Step transform_channels = nullptr, run_passes = nullptr;  // deep
+  Step run_parts = nullptr;
   WgradStep run_wgrad = nullptr, finish_wgrad = nullptr;
 };
 struct WinogradTable {

@@ -179,19 +179,8 @@ void run_winograd_conv(ConvRun& run, const PlanRequest& request, const ConvPlan&
   job.image = tiled_image(operands.image, run.regions().front(), run.job.source_mode);
   job.depth_taps = request.problem.axis[0].kernel;
   job.flipped = request.op == ConvOperator::kDgrad;
-  std::byte* shared = run.pack_bias();
-  const int64_t groups = request.problem.groups;
-  if (!job.shape.deep) {
-    job.weight = shared;
-    run.units_of(job, groups * job.weight_panels(), steps.transform_weight);
-    return run.units_of(job, groups * job.blocks(), steps.run_blocks);
-  }
-  job.source = shared;
-  for (job.group = 0; job.group < groups; ++job.group)
-    for (job.block = 0; job.block < job.blocks(); ++job.block) {
-      run.units_of(job, divide_up(run.job.depth, request.lanes), steps.transform_channels);
-      run.units_of(job, job.passes(), steps.run_passes);
-    }
+  run.pack_bias();
+  run.units_of(job, job.parts(), steps.run_parts);
 }
 
 void run_depthwise_conv(ConvRun& run, const PlanRequest& request, const Kernels& kernels) {

@@ -6,14 +6,23 @@
 //                                                     |
 //                            product [36][tile][NR] --AT m A, bias, stage--> result
 //
-// Two ways to cut the same work:
+// A worker's part is a range of (group, block of tiles) times a range of panels, and it transforms what it multiplies
+// itself. Parts share nothing that one writes and another reads: what a core has just written another gets at 7 GB/s,
+// at 2 if they share no cache (576 KiB, written by halves and read whole by both: 47 and 172 us, 8 where each reads its
+// own half), and transforms make it at 40. The ranges are cut so that little is transformed twice, by tiles or by
+// panels or by both (winograd_plan.cpp).
 //
-//   shallow   transform the whole weight, shared; then for each block of tiles, in parallel: transform its source,
-//             which stays in L2, and for each pass of panels: multiply, transform back. For weights that the caches
-//             hold.
-//   deep      for each block of tiles (large: V of all threads together): transform the source, shared, in parallel
-//             over channels; then for each pass of panels, in parallel: for each chunk transform the weight into L2 and
-//             multiply; transform back. The transformed weight, four times the weight, never goes to memory.
+//              panels ->                    three workers by panels: the source is transformed three times, the weight
+//     blocks   +-------+-------+-------+    once; three by blocks: the other way round; four by two and two: both twice
+//     of tiles | part  | part  | part  |
+//       |      |   0   |   1   |   2   |
+//       v      +-------+-------+-------+
+//
+// A part transforms the source of a block at a time. Of its weight it transforms
+//
+//   shallow   all panels before the first block: for what stays in the caches from block to block;
+//   deep      for each block, chunks into L2, which it multiplies at once: the transformed weight, four times the
+//             weight, never goes to memory.
 //
 // A kernel with a depth adds its taps to the reduction. A block then has the same tiles in several slices, and the
 // source those of the slices beyond, each transformed once: tap z of slice s reads the tiles of slice s + z, so that
@@ -40,56 +49,33 @@ class WinogradConv {
         product_(static_cast<A*>(workspace)),
         stage_(product_ + sizes_.product.elements()),
         taps_(stage_ + sizes_.stage),
-        own_(taps_ + sizes_.taps),
+        source_(taps_ + sizes_.taps),
+        panels_(source_ + sizes_.source.elements()),
         weight_(job, taps_) {}
 
-  // Shallow: the weight's panel `index`, counted over (group, panel).
-  void transform_weight(int64_t index) {
-    const int64_t panels = job_.weight_panels();
-    A* to = static_cast<A*>(job_.weight) + index * sizes_.weight_panel();
-    for (int64_t z = 0; z < job_.depth_taps; ++z, to += conv_.depth * kColumns)
-      weight_.transform(index / panels, index % panels, z, 0, conv_.depth, to, sizes_.weight_plane);
-  }
-
-  // Shallow: block `index` of tiles, counted over (group, block).
-  void run_block(int64_t index) {
-    const int64_t group = index / job_.blocks();
-    const TileBox box = job_.box(index % job_.blocks());
-    for (int64_t c = 0; c < conv_.depth; c += W) transform_source(group, box, c, own_);
-    for (int64_t pass = 0; pass < job_.passes(); ++pass) {
-      const int64_t panel = group * job_.weight_panels() + pass * job_.shape.panels;
-      const A* weight = static_cast<const A*>(job_.weight) + panel * sizes_.weight_panel();
-      for_each_chunk([&](int64_t c, int64_t z) {
-        multiply(pass, box, c, z, own_, weight + (z * conv_.depth + c) * kColumns, conv_.depth * kColumns);
-      });
-      transform_result(group, box, pass);
+  // Part `index`, counted over (tile part, panel part).
+  void run_part(int64_t index) {
+    const int64_t tile_part = index / job_.panel_parts(), panel_part = index % job_.panel_parts();
+    const int64_t begin = panel_part * job_.shape.part_panels;
+    const PanelRange part{begin, std::min(begin + job_.shape.part_panels, job_.weight_panels())};
+    const int64_t blocks = conv_.problem->groups * job_.blocks();
+    int64_t kept = -1;  // the group whose weight a shallow part holds
+    for (int64_t i = tile_part * blocks / job_.shape.tile_parts; i < (tile_part + 1) * blocks / job_.shape.tile_parts;
+         ++i) {
+      const int64_t group = i / job_.blocks();
+      if (!job_.shape.deep && group != kept) transform_weight(group, part);
+      kept = group;
+      run_block(group, job_.box(i % job_.blocks()), part);
     }
   }
 
-  // Deep: vector `index` of the source's channels of the job's block.
-  void transform_channels(int64_t index) {
-    transform_source(job_.group, job_.box(job_.block), index * W, static_cast<A*>(job_.source));
-  }
-
-  // Deep: the job's block times pass `pass` of panels.
-  void run_pass(int64_t pass) {
-    const TileBox box = job_.box(job_.block);
-    for_each_chunk([&](int64_t c, int64_t z) {
-      const int64_t tap_step = chunk(c) * kColumns;
-      for (int64_t p = 0; p < last_panel(pass) - pass * job_.shape.panels; ++p)
-        for (int64_t i = 0; i < summed_taps(z); ++i)
-          weight_.transform(job_.group, pass * job_.shape.panels + p, z + i, c, chunk(c),
-                            own_ + p * sizes_.weight_panel() + i * tap_step, sizes_.weight_plane);
-      multiply(pass, box, c, z, static_cast<const A*>(job_.source), own_, tap_step);
-    });
-    transform_result(job_.group, box, pass);
-  }
-
  private:
+  struct PanelRange {
+    int64_t begin, end;
+  };
+
   int64_t chunk(int64_t c) const { return std::min(job_.shape.chunk, conv_.depth - c); }
   int64_t summed_taps(int64_t z) const { return std::min(job_.shape.summed_taps, job_.depth_taps - z); }
-  int64_t last_panel(int64_t pass) const { return std::min((pass + 1) * job_.shape.panels, job_.weight_panels()); }
-
   // Calls visit(c, z) for the chunks of channels under the depth taps from z on, in the order in which they are added.
   template <class Visit>
   void for_each_chunk(Visit visit) const {
@@ -97,37 +83,66 @@ class WinogradConv {
       for (int64_t z = 0; z < job_.depth_taps; z += job_.shape.summed_taps) visit(c, z);
   }
 
+  // Shallow: the panels of a part.
+  void transform_weight(int64_t group, const PanelRange& part) {
+    A* to = panels_;
+    for (int64_t p = part.begin; p < part.end; ++p, to += sizes_.weight_panel())
+      for (int64_t z = 0; z < job_.depth_taps; ++z)
+        weight_.transform(group, p, z, 0, conv_.depth, to + z * conv_.depth * kColumns, sizes_.weight_plane);
+  }
+
+  void run_block(int64_t group, const TileBox& box, const PanelRange& part) {
+    for (int64_t c = 0; c < conv_.depth; c += W) transform_source(group, box, c);
+    for (int64_t p = part.begin; p < part.end; p += job_.shape.panels) {
+      const PanelRange pass{p, std::min(p + job_.shape.panels, part.end)};
+      for_each_chunk([&](int64_t c, int64_t z) {
+        if (job_.shape.deep) return multiply(pass, box, c, z, transform_chunk(group, pass, c, z), chunk(c) * kColumns);
+        const A* weight = panels_ + (p - part.begin) * sizes_.weight_panel() + (z * conv_.depth + c) * kColumns;
+        multiply(pass, box, c, z, weight, conv_.depth * kColumns);
+      });
+      transform_result(group, box, pass);
+    }
+  }
+
   // Channels [channel, channel + W) of a box, and of the slices after it that its depth taps read.
-  void transform_source(int64_t group, TileBox box, int64_t channel, A* source) {
+  void transform_source(int64_t group, TileBox box, int64_t channel) {
     box.slices += job_.depth_taps - 1;
     transform_source_tiles<T, A, kKernel>(job_.image, job_.grid, box, group * conv_.depth + channel,
-                                          conv_.depth - channel, stage_, source + sizes_.source.at(channel),
+                                          conv_.depth - channel, stage_, source_ + sizes_.source.at(channel),
                                           sizes_.source);
+  }
+
+  // Deep: the chunk of channels from c on under taps from z on, of each of the panels.
+  const A* transform_chunk(int64_t group, const PanelRange& pass, int64_t c, int64_t z) {
+    A* to = panels_;
+    for (int64_t p = pass.begin; p < pass.end; ++p, to += sizes_.weight_panel())
+      for (int64_t i = 0; i < summed_taps(z); ++i)
+        weight_.transform(group, p, z + i, c, chunk(c), to + i * chunk(c) * kColumns, sizes_.weight_plane);
+    return panels_;
   }
 
   // Adds to product_ the products over the chunk of channels from c on under taps from z on, where the pass's panels of
   // the weight hold it, a tap weight_tap_step behind the one before.
-  void multiply(int64_t pass, const TileBox& box, int64_t c, int64_t z, const A* source, const A* weight,
+  void multiply(const PanelRange& pass, const TileBox& box, int64_t c, int64_t z, const A* weight,
                 int64_t weight_tap_step) {
-    const int64_t panels = last_panel(pass) - pass * job_.shape.panels;
     const int64_t source_tap_step = box.tiles * sizes_.source.row;
-    source += sizes_.source.at(c) + z * source_tap_step;
+    const A* source = source_ + sizes_.source.at(c) + z * source_tap_step;
     for (int point = 0; point < kEdge * kEdge; ++point)
-      for (int64_t p = 0; p < panels; ++p)
-        multiply_all<A, false>(box.count(), conv_.rows - (pass * job_.shape.panels + p) * kColumns,
+      for (int64_t p = pass.begin; p < pass.end; ++p)
+        multiply_all<A, false>(box.count(), conv_.rows - p * kColumns,
                                {chunk(c), source + point * sizes_.source.plane, sizes_.source.row,
-                                weight + p * sizes_.weight_panel() + point * sizes_.weight_plane, kColumns,
-                                product_ + point * sizes_.product.plane + p * kColumns, sizes_.product.row,
-                                c > 0 || z > 0, summed_taps(z), source_tap_step, weight_tap_step});
+                                weight + (p - pass.begin) * sizes_.weight_panel() + point * sizes_.weight_plane,
+                                kColumns, product_ + point * sizes_.product.plane + (p - pass.begin) * kColumns,
+                                sizes_.product.row, c > 0 || z > 0, summed_taps(z), source_tap_step, weight_tap_step});
   }
 
   // The results of a pass's channels.
-  void transform_result(int64_t group, const TileBox& box, int64_t pass) {
+  void transform_result(int64_t group, const TileBox& box, const PanelRange& pass) {
     if (epilogue_.is_bias())
       return write_result(group, box, pass, [](Vector<A> sum, const T*, int64_t, int64_t) { return sum; });
     write_finished(group, box, pass);
   }
-  [[gnu::noinline]] void write_finished(int64_t group, const TileBox& box, int64_t pass) {
+  [[gnu::noinline]] void write_finished(int64_t group, const TileBox& box, const PanelRange& pass) {
     epilogue_.with_activation([&](auto activate) {
       write_result(group, box, pass, [&](Vector<A> sum, const T* to, int64_t step, int64_t n) {
         return activate(epilogue_.add_residual(sum, to, step, n));
@@ -136,8 +151,8 @@ class WinogradConv {
   }
 
   template <class Finish>
-  void write_result(int64_t group, const TileBox& box, int64_t pass, Finish finish) {
-    const int64_t begin = pass * job_.shape.panels * kColumns, end = std::min(last_panel(pass) * kColumns, conv_.rows);
+  void write_result(int64_t group, const TileBox& box, const PanelRange& pass, Finish finish) {
+    const int64_t begin = pass.begin * kColumns, end = std::min(pass.end * kColumns, conv_.rows);
     const Strides& s = conv_.result_strides;
     Strides step = s;  // between the pixels of a stage
     step.axis[1] *= job_.grid.dy;
@@ -175,6 +190,7 @@ class WinogradConv {
   A* product_;
   A* stage_;
   A* taps_;
-  A* own_;  // shallow: the block's source; deep: a chunk of a panel of the weight
+  A* source_;
+  A* panels_;  // of the transformed weight: shallow all of the part, deep a chunk of a pass
   WinogradWeight<T, A, kKernel> weight_;
 };

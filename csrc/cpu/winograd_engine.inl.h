@@ -28,10 +28,7 @@ template <class T, class A, int kKernel>
 constexpr WinogradKernels winograd_kernels() {
   using Conv = WinogradConv<T, A, kKernel>;
   using Wgrad = WinogradWgrad<T, A, kKernel>;
-  return {.transform_weight = &run_items<Conv, WinogradJob, &Conv::transform_weight>,
-          .run_blocks = &run_items<Conv, WinogradJob, &Conv::run_block>,
-          .transform_channels = &run_items<Conv, WinogradJob, &Conv::transform_channels>,
-          .run_passes = &run_items<Conv, WinogradJob, &Conv::run_pass>,
+  return {.run_parts = &run_items<Conv, WinogradJob, &Conv::run_part>,
           .run_wgrad = &run_items<Wgrad, WinogradWgradJob, &Wgrad::run>,
           .finish_wgrad = &run_items<Wgrad, WinogradWgradJob, &Wgrad::finish_row>};
 }

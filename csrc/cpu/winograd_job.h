@@ -100,10 +100,12 @@ inline int64_t winograd_stage(int64_t lanes) { return kWinogradEdge * kWinogradS
 
 // How fprop and dgrad are cut. None of it enters the arithmetic but `chunk` and `summed_taps`.
 struct WinogradShape {
+  int64_t tile_parts = 1;   // that (group, block) are cut into, and each of them
+  int64_t part_panels = 1;  // by panels of result channels, at most so many
   bool deep = false;        // winograd.h
   int64_t tiles = 1;        // of a block,
   int64_t slices = 1;       // in each of so many slices
-  int64_t panels = 1;       // of result channels, multiplied and transformed back at a time
+  int64_t panels = 1;       // of a part's, multiplied and transformed back at a time
   int64_t chunk = 1;        // source channels, in whole vectors, and
   int64_t summed_taps = 1;  // depth taps, whose products are summed in registers
 };
@@ -125,9 +127,12 @@ struct WinogradSizes {
         stage(winograd_stage(lanes)),
         taps((kernel * kernel + 1) * lanes * lanes) {}
   int64_t weight_panel() const { return kWinogradPoints * weight_plane; }
-  // Of a worker: the deep form has a chunk of some panels of the weight; the other its own block of tiles.
-  int64_t own(const WinogradShape& shape) const {
-    return product.elements() + stage + taps + (shape.deep ? shape.panels * weight_panel() : source.elements());
+  // Of a part's weight the deep form keeps a chunk of the panels that it multiplies, the other all.
+  int64_t weight(const WinogradShape& shape) const {
+    return (shape.deep ? shape.panels : shape.part_panels) * weight_panel();
+  }
+  int64_t elements(const WinogradShape& shape) const {
+    return product.elements() + stage + taps + source.elements() + weight(shape);
   }
 };
 
@@ -146,11 +151,7 @@ struct WinogradJob {
   TiledImage image;
   int64_t depth_taps = 1;
   WinogradShape shape;
-  bool flipped = false;    // the taps are in descending order: dgrad
-  void* weight = nullptr;  // transformed: (group, panel), each [point][depth tap][source channel][tile.columns]
-  void* source = nullptr;  // the deep form's block of tiles
-  int64_t group = 0;       // and what it holds: of which group,
-  int64_t block = 0;       // which block
+  bool flipped = false;  // the taps are in descending order: dgrad
 
   int64_t slice_blocks() const { return divide_up(grid.slices, shape.slices); }
   int64_t blocks() const { return divide_up(grid.tiles(), shape.tiles) * slice_blocks(); }
@@ -160,7 +161,8 @@ struct WinogradJob {
             std::min(shape.slices, grid.slices - first_slice)};
   }
   int64_t weight_panels() const { return divide_up(conv->rows, conv->tile.columns); }
-  int64_t passes() const { return divide_up(weight_panels(), shape.panels); }
+  int64_t panel_parts() const { return divide_up(weight_panels(), shape.part_panels); }
+  int64_t parts() const { return shape.tile_parts * panel_parts(); }
 };
 
 // How wgrad is cut: all of it follows from the problem, batch included, and fixes the result's bits.

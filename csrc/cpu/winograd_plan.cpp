@@ -46,15 +46,22 @@ constexpr int64_t kSourcesOfAResult = 2, kLeastPairedChannels = 48;
 // Columns of interleaved tiles are staged side by side.
 constexpr int64_t kMostDilation = kWinogradStageColumns / kWinogradEdge;
 
+// Cycles of transforming a tile of a vector of channels, a vector of the weight, and a tile of results of a vector of
+// channels, and of adding a term to the 36 products of the last (docs/performance_winograd.md).
+constexpr double kSourceCycles = 250, kWeightCycles = 200, kResultCycles = 180, kTermCycles = 18;
+
 // A thread's block of transformed tiles with its products stays in this much of L2.
 constexpr int64_t kBlockBytes = 800 << 10;
 constexpr int64_t kShallowPanels = 2;
 // Slices of a block: of each, the source has the slices that its depth taps read besides.
 constexpr int64_t kShallowSlices = 4, kDeepSlices = 16;
 // Transformed weights up to this size are read from the caches; larger ones are not kept. Nor are those above the
-// second size where all tiles are one block, so that keeping them saves nothing, and their memory is fresh.
+// second size where all tiles are one block, so that keeping them saves nothing.
 constexpr int64_t kShallowBytes = 6 << 20, kShallowBytesOfABlock = 512 << 10;
 constexpr int64_t kWorkerBytes = int64_t{8} << 20;
+// Of threads that keep a transformed weight each, what they keep stays in the L3 of their cores: 4 MiB for each core of
+// many processors, more where few of them work.
+constexpr int64_t kKeptBytes = 3 << 20, kKeptBytesOfAll = 16 << 20;
 // Channels that are summed in registers; of up to 48 under several depth taps, up to so many terms: of 8 channels under
 // 5 taps each sum is then read and written once, not five times (8 to 16, 5 x 5 x 5 on 24 x 24 x 24, Zen 4: 3.0 ms, tap
 // by tap 4.6). It is so in both forms, so that the batch may choose the form. In the deep one 36 points of such a chunk
@@ -89,49 +96,93 @@ void set_terms(const PlanRequest& r, WinogradShape& shape) {
 // At most n tiles, in whole groups of interleaved ones.
 int64_t whole_groups(int64_t n, const TileGrid& grid) { return n / grid.dx * grid.dx; }
 
-WinogradShape deep_shape(const PlanRequest& r, int64_t threads) {
+WinogradShape deep_shape(const PlanRequest& r) {
   const TileGrid grid = winograd_grid(r);
   WinogradShape shape;
   shape.deep = true;
   set_terms(r, shape);
-  shape.tiles = kDeepTiles;
-  const int64_t own = sizes_of(r, shape).own(shape) * r.sum_bytes;
+  const WinogradSizes sizes = sizes_of(r, shape);
+  const int64_t product = kWinogradPoints * kDeepTiles * r.tile.columns;
+  const int64_t odd = kWinogradPoints * sizes.source.parts * 2 * odd_lines(1);  // by which planes may grow
+  const int64_t own = (product + odd + sizes.elements(shape) - sizes.source.elements()) * r.sum_bytes;
   const int64_t tile = kWinogradPoints * round_up(gather_depth(r), shape.chunk) * r.sum_bytes;
-  const int64_t room = threads * (kWorkerBytes - own) / tile;
+  const int64_t room = (kWorkerBytes - own) / tile;
   shape.slices = balanced(grid.slices, kDeepSlices);
   const int64_t read = shape.slices + r.problem.axis[0].kernel - 1;
   shape.tiles = whole_groups(std::min(kDeepTiles / shape.slices, room / read), grid);
   return shape;
 }
 
-WinogradShape shape_of(const PlanRequest& r, int64_t threads) {
-  WinogradShape shape;
+WinogradShape shallow_shape(const PlanRequest& r) {
   const TileGrid grid = winograd_grid(r);
-  const int64_t depth = gather_depth(r), panels = panels_of(r), groups = r.problem.groups;
-  const int64_t total = grid.tiles(), results = total * grid.slices;
-  const int64_t bytes = transformed_bytes(r);
-  if (bytes > kShallowBytes || (bytes > kShallowBytesOfABlock && results <= kDeepTiles && panels >= threads)) {
-    shape = deep_shape(r, threads);
-    if (shape.tiles > 0) {
-      shape.tiles = std::clamp<int64_t>(total, 1, shape.tiles);
-      return shape;
-    }
-  }
-  shape = {};
-  shape.panels = std::min(kShallowPanels, panels);
+  WinogradShape shape;
+  shape.panels = std::min(kShallowPanels, panels_of(r));
   set_terms(r, shape);
   shape.slices = balanced(grid.slices, kShallowSlices);
   const int64_t read = shape.slices + r.problem.axis[0].kernel - 1;
-  const int64_t tile_bytes = kWinogradPoints * r.sum_bytes *
-                             (round_up(depth, shape.chunk) * read + shape.panels * r.tile.columns * shape.slices);
+  const int64_t tile_bytes =
+      kWinogradPoints * r.sum_bytes *
+      (round_up(gather_depth(r), shape.chunk) * read + shape.panels * r.tile.columns * shape.slices);
   // Whole tiles of the micro-kernel, from all slices together.
   const int64_t step = divide_up(r.tile.rows, shape.slices);
   const int64_t fitting = std::clamp<int64_t>(kBlockBytes / tile_bytes / step, 1, 4) * step;
-  const int64_t most = std::max(grid.dx, whole_groups(fitting, grid));
+  shape.tiles = std::max(grid.dx, whole_groups(fitting, grid));
+  return shape;
+}
+
+// Whether a part can keep its transformed weight, be it the whole.
+bool keeps_weight(const PlanRequest& r) {
+  WinogradShape shape = shallow_shape(r);
+  shape.part_panels = panels_of(r);
+  return transformed_bytes(r) <= kShallowBytes && sizes_of(r, shape).elements(shape) * r.sum_bytes <= kWorkerBytes;
+}
+
+// About the cycles of the part with the most work where the work is cut into so many parts.
+double part_cycles(const PlanRequest& r, const WinogradShape& shape, int64_t tile_parts, int64_t panel_parts) {
+  const TileGrid grid = winograd_grid(r);
+  const int64_t taps = r.problem.axis[0].kernel, groups = r.problem.groups, terms = gather_depth(r) * taps;
+  const int64_t tiles = divide_up(grid.tiles() * groups, tile_parts), results = tiles * grid.slices;
+  const int64_t sources = results + tiles * divide_up(grid.slices, shape.slices) * (taps - 1);
+  // A part that is not of whole groups has a bit of one at either end.
+  const int64_t met = std::min(groups, groups % tile_parts == 0 ? groups / tile_parts : groups / tile_parts + 2);
+  const int64_t weights = shape.deep ? divide_up(results, shape.tiles * shape.slices) : met;
+  const int64_t rows = divide_up(panels_of(r), panel_parts) * r.tile.columns / r.lanes;
+  const auto product = [](int64_t a, int64_t b) { return static_cast<double>(a) * static_cast<double>(b); };
+  return kSourceCycles * product(sources, divide_up(gather_depth(r), r.lanes)) +
+         kWeightCycles * product(weights * terms, rows) +
+         product(results, rows) * (kResultCycles + kTermCycles * static_cast<double>(terms));
+}
+
+// Cuts the work into parts, at most one for each thread.
+void cut_into_parts(const PlanRequest& r, int64_t threads, WinogradShape& shape) {
+  const int64_t panels = panels_of(r), most = std::min(threads, panels);
+  const int64_t panel_bytes = transformed_bytes(r) / panels, kept = std::max(kKeptBytes, kKeptBytesOfAll / threads);
+  int64_t fewest = 1;
+  while (!shape.deep && fewest < most && divide_up(panels, fewest) * panel_bytes > kept) ++fewest;
+  int64_t best = fewest;
+  for (int64_t parts = fewest + 1; parts <= most; ++parts)
+    if (part_cycles(r, shape, threads / parts, parts) < part_cycles(r, shape, threads / best, best)) best = parts;
+  shape.tile_parts = threads / best;
+  shape.part_panels = divide_up(panels, best);
+  shape.panels = std::min(shape.panels, shape.part_panels);
+}
+
+WinogradShape shape_of(const PlanRequest& r, int64_t threads) {
+  const TileGrid grid = winograd_grid(r);
+  const int64_t total = grid.tiles(), groups = r.problem.groups;
+  const bool one_block = transformed_bytes(r) > kShallowBytesOfABlock && total * grid.slices <= kDeepTiles;
+  WinogradShape shape;
+  if (one_block || !keeps_weight(r)) shape = deep_shape(r);
+  if (!shape.deep || shape.tiles < 1) shape = shallow_shape(r);
+  cut_into_parts(r, threads, shape);
+  // Blocks of one size, as many in every part; of many the last may be smaller.
+  constexpr int64_t kMany = 16;
   const int64_t columns = divide_up(grid.slices, shape.slices) * groups;
-  const int64_t units = round_up(divide_up(total * columns, most), threads);
-  const int64_t even = round_up(divide_up(total * columns, std::max<int64_t>(units, 1)), grid.dx);
-  shape.tiles = std::clamp<int64_t>(even, grid.dx, most);
+  const int64_t blocks = round_up(divide_up(total * columns, shape.tiles), shape.tile_parts);
+  const int64_t even = round_up(divide_up(total * columns, std::max<int64_t>(blocks, 1)), grid.dx);
+  if (blocks < kMany * shape.tile_parts)
+    shape.tiles = std::clamp<int64_t>(even, grid.dx, std::min(shape.tiles, std::max(grid.dx, total)));
+  shape.tile_parts = std::clamp<int64_t>(divide_up(total, shape.tiles) * columns, 1, shape.tile_parts);
   return shape;
 }
 
@@ -266,8 +317,8 @@ std::string winograd_refusal(const PlanRequest& r) {
   const double most = many_rows ? kMostWorkOfManyRows : kMostWork;
   if (work > most * static_cast<double>(pixels * y.kernel * x.kernel))
     return by(grid.height, grid.width) + " pixels leave too much of their tiles empty";
-  if (r.op != ConvOperator::kWgrad && transformed_bytes(r) > kShallowBytes) {
-    const WinogradShape shape = deep_shape(r, 1);
+  if (r.op != ConvOperator::kWgrad && !keeps_weight(r)) {
+    const WinogradShape shape = deep_shape(r);
     if (shape.tiles * shape.slices < kLeastDeepTiles)
       return std::to_string(gather_depth(r)) + " channels of few tiles fill the workspace";
   }
@@ -286,10 +337,9 @@ void plan_winograd(const PlanRequest& r, ConvPlan& plan) {
   plan.winograd = shape_of(r, plan.workers);
   plan.shape.pixels_are_rows = true;  // tiles are
   const WinogradSizes sizes = sizes_of(r, plan.winograd);
-  const int64_t groups = r.problem.groups, panels = groups * panels_of(r);
-  const int64_t shared = plan.winograd.deep ? sizes.source.elements() : panels * sizes.weight_panel();
-  plan.shared_bytes = (shared + panels * r.tile.columns) * r.sum_bytes;
-  plan.thread_bytes = sizes.own(plan.winograd) * r.sum_bytes;
+  plan.shared_bytes = r.problem.groups * panels_of(r) * r.tile.columns * r.sum_bytes;  // the bias
+  plan.thread_bytes = sizes.elements(plan.winograd) * r.sum_bytes;
+  plan.workers = plan.winograd.tile_parts * divide_up(panels_of(r), plan.winograd.part_panels);
 }
 
 }  // namespace convext
