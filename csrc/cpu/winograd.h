@@ -76,6 +76,7 @@ class WinogradConv {
 
   int64_t chunk(int64_t c) const { return std::min(job_.shape.chunk, conv_.depth - c); }
   int64_t summed_taps(int64_t z) const { return std::min(job_.shape.summed_taps, job_.depth_taps - z); }
+
   // Calls visit(c, z) for the chunks of channels under the depth taps from z on, in the order in which they are added.
   template <class Visit>
   void for_each_chunk(Visit visit) const {

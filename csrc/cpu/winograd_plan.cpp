@@ -60,7 +60,7 @@ constexpr int64_t kShallowSlices = 4, kDeepSlices = 16;
 constexpr int64_t kShallowBytes = 6 << 20, kShallowBytesOfABlock = 512 << 10;
 constexpr int64_t kWorkerBytes = int64_t{8} << 20;
 // Of threads that keep a transformed weight each, what they keep stays in the L3 of their cores: 4 MiB for each core of
-// many processors, more where few of them work.
+// many processors, more where few of them work (not measured: two cores were all there was).
 constexpr int64_t kKeptBytes = 3 << 20, kKeptBytesOfAll = 16 << 20;
 // Channels that are summed in registers; of up to 48 under several depth taps, up to so many terms: of 8 channels under
 // 5 taps each sum is then read and written once, not five times (8 to 16, 5 x 5 x 5 on 24 x 24 x 24, Zen 4: 3.0 ms, tap
