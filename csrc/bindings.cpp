@@ -78,7 +78,10 @@ void set_layouts(PlanRequest& request, bool channels_last, int rank, bool is_dou
   const bool dense = !images || in == 1, dense_result = !results || in == 1;
   const bool dense_operands = request.op == ConvOperator::kFprop ? dense : dense && dense_result;
   if (request.packed_type && dense_operands && kernel_is_image(p)) p = taps_as_channels(p);
-  if (request.packed_type) join_pointwise_axes(request.op, p, [](int) { return true; }, [](int) {});
+  if (request.packed_type) {
+    join_pointwise_axes(request.op, p, [](int) { return true; }, [](int) {});
+    if (!is_widened(request)) column_to_depth(request.op, p, kReductionBlock);
+  }
   const bool one_input = input_pixels(p) == 1, one_output = output_pixels(p) == 1;
   const bool input = (images && in > 1) || one_input, output = (images && out > 1) || one_output;
   request.source_channels_last = request.op == ConvOperator::kDgrad ? output : input;

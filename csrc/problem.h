@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 namespace convext {
 
@@ -121,6 +122,21 @@ inline void join_pointwise_axes(ConvOperator op, ConvProblem& p, Continues conti
     next.input = next.output = next.input * a.input;
     remove(i);
   }
+}
+
+// Turns a kernel of a single column over long rows, as 3 x 1 x 1 over joined planes is, into one of depth over planes
+// of a row each: what a tap reads is then a whole row. Only where its taps are blocks of enough channels each (`block`:
+// the terms of a reduction that are summed at once), and not under a stride, which was not measured. Depthwise and
+// grouped kernels know no depth. Whether it did.
+inline bool column_to_depth(ConvOperator op, ConvProblem& p, int64_t block) {
+  constexpr int64_t kLongRow = 256, kLeastTerms = 32;
+  const ConvAxis& y = p.axis[1];
+  if (op == ConvOperator::kWgrad || p.groups > 1 || p.in_channels == 1) return false;
+  if (p.axis[0] != ConvAxis{} || y.kernel == 1 || y.stride > 1 || !is_pointwise(p.axis[2])) return false;
+  const int64_t terms = op == ConvOperator::kDgrad ? p.out_channels : p.in_channels;
+  if (p.axis[2].input < kLongRow || terms < kLeastTerms || terms * y.kernel <= block) return false;
+  std::swap(p.axis[0], p.axis[1]);
+  return true;
 }
 
 // The input coordinate that padded coordinate x reads, or -1 for a zero.

@@ -68,19 +68,36 @@ def joined() -> Iterator[ConvCase]:
     yield ConvCase((4, 40, 41), (3, 1, 1), (64, 32), batch=1, padding=(1, 0, 0))
 
 
-BANDED, SHORT, JOINED = list(banded()), list(short()), list(joined())
+def in_place() -> Iterator[ConvCase]:
+    """Rows long enough to be read where they lie: of a single tap to few channels, and of a column of taps."""
+    yield ConvCase((257, 256), 1, (20, 2))
+    yield ConvCase((66000,), 1, (11, 3), batch=1)
+    yield ConvCase((5, 16, 17), (3, 1, 1), (96, 12), padding=(1, 0, 0))
+    yield ConvCase((6, 300), (4, 1), (70, 20), padding=((3, 2), (0, 0)), dilation=(2, 1), bias=False)
+    yield ConvCase((9, 260), (5, 1), (60, 9), batch=1, stride=(2, 1), padding=(2, 0))
+    yield ConvCase((5, 17, 25), (3, 1, 1), (300, 150), padding=((1, 0), (0, 0), (0, 0)), groups=3)
+    yield ConvCase((12, 256), (5, 1), (64, 40), padding=((-1, 2), (0, 0)), dilation=(2, 1))
+    yield ConvCase((4, 32, 32), (3, 1, 1), (96, 40), batch=1, padding=(1, 0, 0))  # channels in one set of L1
+    yield ConvCase((24, 260), (3, 1), (96, 80), padding=(12, 0), dilation=(12, 1))
+    for layout in LAYOUTS:
+        yield ConvCase((5, 16, 17), (3, 1, 1), (100, 33), padding=(1, 0, 0), layout=layout)
+    for mode in MODES[1:]:
+        yield ConvCase((5, 17, 16), (3, 1, 1), (100, 10), padding=(2, 0, 0), padding_mode=mode)
+
+
+BANDED, SHORT, JOINED, IN_PLACE = list(banded()), list(short()), list(joined()), list(in_place())
 
 
 @pytest.mark.parametrize("draw", ("integers", "normal"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", BANDED + SHORT + JOINED, ids=lambda c: c.id)
+@pytest.mark.parametrize("case", BANDED + SHORT + JOINED + IN_PLACE, ids=lambda c: c.id)
 def test_against_torch_in_float64(case: ConvCase, dtype: torch.dtype, draw: str, seed: int) -> None:
     with convext.backends.winograd.flags(enabled=False):
         for operator in OPERATORS:
             assert not check(operator, case, dtype, draw, seed=seed, isa=convext.backends.cpu.isa_levels())
 
 
-@pytest.mark.parametrize("case", (*BANDED[:12], *SHORT[:6], *JOINED[:2], JOINED[-1]), ids=lambda c: c.id)
+@pytest.mark.parametrize("case", (*BANDED[:12], *SHORT[:6], *JOINED[:2], JOINED[-1], *IN_PLACE), ids=lambda c: c.id)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 def test_bits_do_not_depend_on_threads_or_batch(case: ConvCase, dtype: torch.dtype, threads: None, isa: str) -> None:
     with convext.backends.winograd.flags(enabled=False):
@@ -103,7 +120,7 @@ def test_bits_do_not_depend_on_threads_or_batch(case: ConvCase, dtype: torch.dty
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_nothing_is_read_beyond_the_operands(dtype: torch.dtype, isa: str) -> None:
     with convext.backends.winograd.flags(enabled=False):
-        for case in (*BANDED, *SHORT, *JOINED[:6], *JOINED[-5:]):
+        for case in (*BANDED, *SHORT, *JOINED[:6], *JOINED[-5:], *IN_PLACE):
             for operator in OPERATORS:
                 of = case.transposed if operator == "dgrad" else case
                 tensors = [t if t is None else guarded(t) for t in operands(operator, of, dtype, "normal", 2)]
@@ -128,6 +145,17 @@ def test_two_taps_far_apart_are_packed(dilation: int, algorithm: str) -> None:
     """A stage of both would hold little less than their panels do."""
     case = ConvCase((8064,), 2, (64, 128), batch=1, dilation=dilation)
     assert plan_of("dgrad", case).algorithm == algorithm
+
+
+@pytest.mark.cpu_only("of the CPU's plans")
+def test_a_column_of_taps_over_long_rows_is_a_depth() -> None:
+    """It is planned as a kernel of depth over planes as long, but for depthwise ones."""
+    planes = ConvCase((8, 28, 28), (3, 1, 1), (144, 64), batch=1, padding=(1, 0, 0))
+    rows = ConvCase((8, 784), (3, 1), (144, 64), batch=1, padding=(1, 0))
+    for operator in ("fprop", "dgrad"):
+        assert plan_of(operator, planes) == plan_of(operator, rows), operator
+    for channels in ((1, 1), (1, 4)):
+        assert plan_of("fprop", ConvCase((100, 300), (5, 1), channels, padding=(2, 0))).algorithm == "depthwise_shifted"
 
 
 @pytest.mark.cpu_only("of the CPU's plans")

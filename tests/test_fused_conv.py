@@ -64,6 +64,8 @@ MORE = (
     ConvCase((20, 21), 3, (64, 40), batch=2, padding=12, dilation=12),  # zones
     ConvCase((16, 15), 3, (32, 40), batch=2, padding=2, dilation=2),  # interleaved tiles
     ConvCase((40, 33), 1, (70, 3), batch=2),  # read where it lies
+    ConvCase((257, 256), 1, (20, 2), batch=1),  # in streams
+    ConvCase((4, 17, 16), (3, 1, 1), (96, 90), batch=2, padding=(1, 0, 0)),  # planes of a row
     ConvCase((9, 35), 3, (32, 3), batch=2, padding=1, layout="channels_last"),
 )
 

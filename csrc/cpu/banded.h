@@ -10,7 +10,7 @@
 //     copy the band's columns to the result, leaving out what lies between its rows
 //
 // Blocks and their order are those of the packed algorithm on NCHW images, so both give the same bits, but for kernels
-// with a depth (BandedRegion).
+// with a depth and a single tap over large planes (BandedRegion).
 #pragma once
 
 template <class T, class A, class Product>
@@ -87,7 +87,7 @@ class BandedConv {
   void enter(const RegionJob* r) {
     region_ = r;
     const Region& region = *r->region;
-    plan_ = BandedRegion(region, job_.rows, job_.panel_depth, sizeof(A), job_.band_rows,
+    plan_ = BandedRegion(region, job_.rows, job_.panel_depth, sizeof(A), !std::is_same_v<T, A>, job_.band_rows,
                          job_.source_mode == PaddingMode::kZeros);
     by_plane_ = plan_.by_plane(region);
     std::fill_n(staged_, kMostKeptStages, -1);
@@ -115,12 +115,20 @@ class BandedConv {
       const Band& band = plan_.band;
       const Strides& s = image.strides;
       if (image.region->taps() != 1 || s.axis[2] != 1 || (rows > 1 && s.axis[1] != band.pitch)) return nullptr;
-      int64_t first = n * s.outer, end = (job_.problem->batch - 1) * s.outer + (block.channels - 1) * s.channel;
-      for (int i = 0; i < kSpatialAxes; ++i) {
+      // Several panels read a tile again: not from channels that share a set of L1.
+      const bool collide = s.channel * static_cast<int64_t>(sizeof(A)) % 4096 == 0;
+      if (collide && block.channels > kStreams && job_.rows > job_.tile.rows) return nullptr;
+      const GatherAxis& depth = image.region->axis[0];
+      const int64_t plane = padded_source(job_.source_mode, q[0] * depth.step + depth.off0, depth.extent);
+      if (plane < 0) return nullptr;
+      int64_t first = n * s.outer + plane * s.axis[0];
+      int64_t end =
+          (job_.problem->batch - 1) * s.outer + (depth.extent - 1) * s.axis[0] + (block.channels - 1) * s.channel;
+      for (int i = 1; i < kSpatialAxes; ++i) {
         const GatherAxis& g = image.region->axis[i];
+        end += (g.extent - 1) * s.axis[i];
         if (g.step != 1 || g.off0 != 0 || g.count != g.extent) return nullptr;
         first += q[i] * s.axis[i];
-        end += (g.extent - 1) * s.axis[i];
       }
       const int64_t last = first + (block.channels - 1) * s.channel + round_up(band.length(rows, columns), kColumns);
       return last <= end + 1 ? image.data + first : nullptr;

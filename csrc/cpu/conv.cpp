@@ -87,8 +87,8 @@ void merge_taps(ConvOperator op, ConvProblem& p, ConvOperands& operands) {
   for (Operand* o : {&image, &weight}) o->strides = {o->strides.outer, 1, {}};
 }
 
-// Makes the images' rows as long as their layouts allow.
-void join_axes(ConvOperator op, ConvProblem& p, ConvOperands& operands) {
+// Makes the images' rows as long as their layouts allow. Those of widened types are never multiplied where they lie.
+void join_axes(ConvOperator op, ConvProblem& p, ConvOperands& operands, FloatType type) {
   const Operand& other = op == ConvOperator::kWgrad ? operands.weight : operands.result;
   const auto continues = [&](int i) {
     const auto in = [&](const Strides& s) { return s.axis[i] == s.axis[i + 1] * p.axis[i + 1].input; };
@@ -97,12 +97,16 @@ void join_axes(ConvOperator op, ConvProblem& p, ConvOperands& operands) {
   join_pointwise_axes(op, p, continues, [&](int i) {
     for (Operand* o : {&operands.image, &operands.weight, &operands.result}) remove_axis(o->strides.axis, i);
   });
+  const bool widened = type != FloatType::kFloat && type != FloatType::kDouble;
+  if (widened || !column_to_depth(op, p, kReductionBlock)) return;
+  for (Operand* o : {&operands.image, &operands.weight, &operands.result})
+    std::swap(o->strides.axis[0], o->strides.axis[1]);
 }
 
 // What is asked of the planner, with the operands' layouts; makes problem and operands what the kernels see.
 PlanRequest request_of(ConvOperator op, ConvProblem& p, ConvOperands& operands, const Engine& engine, FloatType type) {
   merge_taps(op, p, operands);
-  join_axes(op, p, operands);
+  join_axes(op, p, operands, type);
   PlanRequest request = make_request(op, p, engine, type, torch::stable::get_num_threads());
   // Images of one pixel are channels_last whatever their strides say.
   const auto channels_last = [](const Operand& o, int64_t pixels) {

@@ -127,6 +127,8 @@ inline int panel_terms(const PlanRequest& r) {
   const bool folded = r.op == ConvOperator::kDgrad && r.problem.mode != PaddingMode::kZeros;
   return folded ? 1 : r.kernel_terms;
 }
+// Whether elements are widened to the type of the sums before they are multiplied.
+inline bool is_widened(const PlanRequest& r) { return r.element_bytes != r.sum_bytes; }
 // Whether what is beside the source are zeros: the gradient of a padding mode folds border pixels instead.
 inline bool reads_zeros(const PlanRequest& r) {
   return r.op == ConvOperator::kDgrad || r.problem.mode == PaddingMode::kZeros;

@@ -153,7 +153,7 @@ void run_banded_conv(ConvRun& run, const PlanRequest& request, const ConvPlan& p
   int64_t packed = 0;
   for (const Region& region : run.regions()) {
     RegionJob r;
-    const BandedRegion banded(region, job.rows, job.panel_depth, request.sum_bytes, plan.band_rows,
+    const BandedRegion banded(region, job.rows, job.panel_depth, request.sum_bytes, is_widened(request), plan.band_rows,
                               job.source_mode == PaddingMode::kZeros);
     r.region = &region;
     r.reduction = banded.reduction;

@@ -11,7 +11,8 @@ std::atomic<bool> enabled{true};
 // the definition's multiplications, which the overhang of the last tiles raises from a quarter (5 x 5: 0.36); and from
 // so many pixels or, for wgrad, tiles of a sample, fewer of which do not pay for the transform of the weight or of its
 // sums. Where many result channels share the transform of a source that is not widened, in planes, up to a greater
-// share (5 x 5 on 7 x 7: 0.47).
+// share (5 x 5 on 7 x 7: 0.47); fewer do for a gradient of 5 x 5, whose bands are a quarter padding there
+// (googlenet/5b, 128 to 48, forward and backward, Zen 4: 0.8 of the time in bands on one thread, 0.9 on two).
 constexpr int64_t kLeastChannels = 24;
 // One side may have fewer channels if the other has enough: with a depth, whose taps share the transforms, and in
 // planes of so many pixels, unless products are of pairs (Zen 4, two threads, 16 to 32 and 64 to 16 channels: 3 x 3 on
@@ -29,7 +30,7 @@ constexpr int64_t kLeastColumnsOfVolume = 12, kLeastOthersOfVolume = 8, kLeastCh
 constexpr double kLeastFill = 0.6, kLeastDepthShare = 0.7;
 constexpr int64_t kLeastPixels = 49, kLeastWgradTiles = 16;
 constexpr double kMostWork = 0.45, kMostWorkOfManyRows = 0.48;
-constexpr int64_t kManyRows = 64;
+constexpr int64_t kManyRows = 64, kManyRowsOfGradient = 32;
 
 // A level that multiplies pairs of terms does so at twice the rate of these products, which keep float32. There they
 // lose with panels of 3 x 3 products emptier than this; where a 5 x 5 gradient has so many times as many channels to
@@ -312,8 +313,9 @@ std::string winograd_refusal(const PlanRequest& r) {
     if (std::string reason = pairs_refusal(r); !reason.empty()) return reason;
   const double work = static_cast<double>(grid.per_image() * kWinogradPoints);
   const bool channels_last = r.source_channels_last || r.result_channels_last;  // whose panels cost less
+  const int64_t many = r.op == ConvOperator::kDgrad && x.kernel == 5 ? kManyRowsOfGradient : kManyRows;
   const bool many_rows =
-      r.op != ConvOperator::kWgrad && !channels_last && gather_rows(r) >= kManyRows && r.element_bytes == r.sum_bytes;
+      r.op != ConvOperator::kWgrad && !channels_last && gather_rows(r) >= many && r.element_bytes == r.sum_bytes;
   const double most = many_rows ? kMostWorkOfManyRows : kMostWork;
   if (work > most * static_cast<double>(pixels * y.kernel * x.kernel))
     return by(grid.height, grid.width) + " pixels leave too much of their tiles empty";
