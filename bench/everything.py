@@ -1,6 +1,7 @@
 """The whole benchmark in one command: every part, whole networks, subnormals, runtimes, then the report.
 
-``python -m bench.everything`` takes about half an hour on two cores and goes on where it was interrupted;
+``python -m bench.everything`` takes an hour to an hour and a half on two cores and goes on where it
+was interrupted;
 ``--seconds 500`` stops after so long. ``--only REGEX`` names pieces (``--list`` shows them), ``--report`` only puts
 together what is there.
 """

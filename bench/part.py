@@ -32,11 +32,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, metavar="S", help="stop after so long; the next run goes on")
     parser.add_argument("--again", action="store_true", help="discard what is measured already")
     parser.add_argument("--quick", action="store_true", help="a few layers, short times: to see that it runs")
-    parser.add_argument("--min-run-time", type=float, default=0.05, metavar="S", help="seconds a side (default: 0.05)")
+    parser.add_argument("--min-run-time", type=float, default=0.1, metavar="S", help="seconds a side (default: 0.1)")
     parser.add_argument(
         "--cores", choices=cores.PLACEMENTS, default=cores.wanted, help="of the threads (default: near)"
     )
-    parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns that each side gets (default: 5)")
+    parser.add_argument("--turns", type=int, default=9, metavar="N", help="turns that each side gets (default: 9)")
     options = parser.parse_args()
     options.into = store.folder(options.quick, options.into)
     cores.wanted = options.cores
