@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layout", nargs="+", default=["contiguous"], choices=measure.LAYOUTS)
     parser.add_argument("--pass", nargs="+", default=list(measure.WORKS), choices=measure.WORKS, dest="works")
     parser.add_argument("--min-run-time", type=float, default=0.2, metavar="S", help="seconds a side (default: 0.2)")
-    parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns that each side gets (default: 5)")
+    parser.add_argument("--turns", type=int, default=9, metavar="N", help="turns that each side gets (default: 9)")
     parser.add_argument("--isa", help="cap convext's instruction set: baseline, avx2, avx512, avx512_bf16")
     parser.add_argument("--list", action="store_true", help="list the layers and stop")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")

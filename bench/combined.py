@@ -193,7 +193,7 @@ def markdown(parts: dict[str, store.Results], pages: dict[str, list[str]], plots
     sections = [
         ["# convext against torch"],
         [
-            "Written by `python -m bench.everything`; [docs/benchmark.md](../../docs/benchmark.md) says what is "
+            "Written by `python -m bench.everything`; the documentation (`docs/benchmark.md`) says what is "
             "compared and how to read it. A ratio is torch's time / convext's: above 1, convext is faster. Means are "
             "geometric. What misses its aim is bold."
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 from bench import cases
 from bench.layer import Layer
@@ -13,8 +14,8 @@ from bench.measure import WORKS, Setting, has_layout
 # Both sides on AVX2: convext, oneDNN, and the kernels of torch itself.
 AVX2 = {"CONVEXT_MAX_ISA": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
-# Of float16 everywhere, and of bfloat16 below AVX-512: torch computes a few hundred MFLOP/s there.
-MOST_WHERE_TORCH_TAKES_SECONDS = 1e9
+# float16 everywhere, and bfloat16 below AVX-512: torch computes a few hundred MFLOP/s there.
+WHERE_TORCH_TAKES_SECONDS: dict[str, Any] = {"one_in": 3, "most_flops": 1e9}
 
 
 def every_layer(layer: Layer) -> bool:
@@ -49,8 +50,8 @@ class Part:
     layout: str = "contiguous"
     batch: int = 1
     works: tuple[str, ...] = WORKS
-    one_in: int = 3
-    most_flops: float = 6e9
+    one_in: int = 1
+    most_flops: float = math.inf
     chosen: Callable[[Layer], bool] = every_layer
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     winograd: bool = True
@@ -72,37 +73,35 @@ class Part:
         return [Setting(self.dtype, self.threads, self.layout, work) for work in self.works]
 
 
-def _plain(dtype: str, threads: int, **rest: object) -> Part:
+def _plain(dtype: str, threads: int, **rest: Any) -> Part:
     plural = "s" if threads > 1 else ""
     name = f"{dtype}_{threads}_thread{plural}"
-    return Part(name, f"{dtype}, {threads} thread{plural}", dtype, threads, **rest)  # type: ignore[arg-type]
+    return Part(name, f"{dtype}, {threads} thread{plural}", dtype, threads, **rest)
 
 
 def _capped(dtype: str) -> Part:
     title = f"{dtype}, 2 threads, both on AVX2"
-    return Part(f"{dtype}_avx2", title, dtype, most_flops=MOST_WHERE_TORCH_TAKES_SECONDS, environment=AVX2)
+    return Part(f"{dtype}_avx2", title, dtype, environment=AVX2, **WHERE_TORCH_TAKES_SECONDS)
 
 
 PARTS = {
     part.name: part
     for part in (
-        _plain("float32", 2, one_in=1, most_flops=2e10),
-        _plain("float32", 1, one_in=2),
-        Part("float32_batch_8", "float32, 2 threads, batch 8", batch=8, one_in=1, most_flops=math.inf),
+        _plain("float32", 2),
+        _plain("float32", 1),
+        Part("float32_batch_8", "float32, 2 threads, batch 8", batch=8),
         Part(
             "float32_channels_last",
             "float32, 2 threads, channels_last",
-            most_flops=2e10,
             layout="channels_last",
-            one_in=2,
             chosen=two_dimensional,
         ),
         _plain("float64", 2),
         _plain("float64", 1),
         _plain("bfloat16", 2),
         _plain("bfloat16", 1),
-        _plain("float16", 2, most_flops=MOST_WHERE_TORCH_TAKES_SECONDS),
-        _plain("float16", 1, most_flops=MOST_WHERE_TORCH_TAKES_SECONDS),
+        _plain("float16", 2, **WHERE_TORCH_TAKES_SECONDS),
+        _plain("float16", 1, **WHERE_TORCH_TAKES_SECONDS),
         _capped("bfloat16"),
         _capped("float16"),
         Part(
@@ -110,7 +109,6 @@ PARTS = {
             "float32, 1 thread, large dense layers without Winograd",
             threads=1,
             works=("forward",),
-            one_in=1,
             chosen=large_dense,
             winograd=False,
             with_pace=True,
@@ -119,7 +117,6 @@ PARTS = {
             "direct_2_threads",
             "float32, 2 threads, large dense layers without Winograd",
             works=("forward",),
-            one_in=1,
             chosen=large_dense,
             winograd=False,
             with_pace=True,

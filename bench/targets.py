@@ -36,6 +36,11 @@ def dense_3x3(layer: Layer) -> bool:
     return layer.family == "dense" and shape and min(layer.size) >= 28
 
 
+def dense_strided(layer: Layer) -> bool:
+    """Of stride 2, with enough channels on both sides to fill a register tile."""
+    return layer.family == "dense" and set(layer.stride) == {2} and min(layer.channels) >= 64
+
+
 def grouped(layer: Layer) -> bool:
     return layer.family == "grouped"
 
@@ -58,6 +63,7 @@ _SINGLE = ("float32_2_threads", "float32_1_thread", "float32_batch_8")
 TARGETS = (
     Target("dense 2-D", (1.4, 1.5), 0.95, _SINGLE, dense),
     Target("3x3, stride 1, maps from 28x28", (1.7, 1.6), 1.2, _SINGLE, dense_3x3),
+    Target("stride 2, from 64 channels", (0.9, 0.9), 0.9, _SINGLE, dense_strided),
     Target("depthwise and grouped", (2.0, 4.0), 1.0, _SINGLE, grouped),
     Target("1-D and 3-D", (1.3, 1.5), 0.95, _SINGLE, lines_and_volumes),
     Target("transposed", (1.4, 1.6), 0.95, _SINGLE, transposed),

@@ -18,6 +18,8 @@ class _Cpu:
     Results are bitwise reproducible on one ISA level; another level sums in another order.
     """
 
+    __slots__ = ()  # a name that does not exist cannot be set
+
     def isa_levels(self) -> list[str]:
         """The levels that this processor can run, lowest first, e.g. ``["baseline", "avx2", "avx512"]``."""
         return list(_C.isa_levels())
@@ -52,6 +54,8 @@ class _Winograd:
     threads of the process and is read whenever an operator runs, also inside of compiled and exported graphs: setting
     it between forward and backward changes the backward.
     """
+
+    __slots__ = ()
 
     @property
     def enabled(self) -> bool:

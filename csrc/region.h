@@ -50,8 +50,8 @@ int64_t count_dgrad_regions(const ConvProblem& p);
 // of its positions: what a zone leaves out reads zeros alone. For regions that are not folded, of a source padded by
 // zeros.
 //
-//   dilation and padding 12 on 28 pixels, an axis of three taps:   | 0 .. 11: taps 1, 2 | 12 .. 15: all | 16 .. 27: 0,
-//   1 |
+//   an axis of 28 pixels, three taps,   pixel   0 .. 11   12 .. 15   16 .. 27
+//   dilation and padding 12             taps    1, 2      0, 1, 2    0, 1
 std::vector<Region> zones_of(const Region& region);
 
 // The pixels of a gradient at which a tap of fprop reads the source, and what it reads there: both have one tap, and as

@@ -84,7 +84,8 @@ def test_the_better_layout_counts_only_where_both_were_measured() -> None:
     [
         ("resnet50/conv2_1.b", {"dense 2-D", "3x3, stride 1, maps from 28x28"}),
         ("resnet50/conv4_2.b", {"dense 2-D"}),  # a map of 14 x 14
-        ("resnet50/conv3_1.b", {"dense 2-D"}),  # stride 2
+        ("resnet50/conv3_1.b", {"dense 2-D", "stride 2, from 64 channels"}),
+        ("resnet50/conv1", {"dense 2-D"}),  # stride 2, of three channels
         ("dilated/stage4_d2", {"dense 2-D"}),
         ("grouped/resnext4", {"depthwise and grouped"}),
         ("sound/mamba_k4", {"1-D and 3-D"}),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import convext
 import convext.functional as CF
 
 MIB = 1 << 20
@@ -27,20 +28,24 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_five_hundred_shapes_leave_nothing_behind() -> None:
+@pytest.mark.parametrize("most_channels", (20, 160))
+def test_five_hundred_shapes_leave_nothing_behind(most_channels: int) -> None:
     rng = random.Random(4)
+    algorithms = set()
 
     def one() -> None:
         n, c, k, size, kernel = (
             rng.randint(1, 3),
-            rng.randint(1, 20),
-            rng.randint(1, 20),
+            rng.randint(1, most_channels),
+            rng.randint(1, most_channels),
             rng.randint(7, 40),
             rng.randint(1, 5),
         )
+        stride, padding = rng.randint(1, 3), rng.randint(0, 3)
         x = torch.randn(n, c, size, size + 3, requires_grad=True)
         w = torch.randn(k, c, kernel, kernel, requires_grad=True)
-        CF.conv2d(x, w, stride=rng.randint(1, 3), padding=rng.randint(0, 3)).sum().backward()
+        algorithms.add(convext.conv_plan("fprop", x.shape, w.shape, stride=stride, padding=padding).algorithm)
+        CF.conv2d(x, w, stride=stride, padding=padding).sum().backward()
 
     for _ in range(100):
         one()
@@ -48,6 +53,7 @@ def test_five_hundred_shapes_leave_nothing_behind() -> None:
     for _ in range(500):
         one()
     assert resident() - before < 20 * MIB
+    assert algorithms >= ({"banded"} if most_channels < 32 else {"banded", "packed", "winograd"})
 
 
 def test_five_hundred_shapes_of_every_family_leave_nothing_behind() -> None:

@@ -9,6 +9,10 @@
 //     (what a single tap reads is not staged but read where it lies, if it lies in one piece)
 //     copy the band's columns to the result, leaving out what lies between its rows
 //
+//   a channel's stage, rows of 4 pixels      0 a b c d 0 e f g h 0 i ..     what tap (0, 0) multiplies begins at 0,
+//   and what pads them, one run              ^ ^         ^                  that of (0, 1) at a, that of (1, 1) at e:
+//                                        (0,0) (0,1)     (1,1)              three constant offsets, whatever f is
+//
 // Blocks and their order are those of the packed algorithm on NCHW images, so both give the same bits, but for kernels
 // with a depth and a single tap over large planes (BandedRegion).
 #pragma once

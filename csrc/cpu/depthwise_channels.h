@@ -9,8 +9,8 @@
 // panels.
 //
 //                  tap 0        tap 1                    A panel of up to kLanePixels neighbouring result pixels shares
-//   pixel q     x[0] * w[0]  x[1] * w[1]                 each vector of the weight; all that changes from pixel to
-//   pixel pixel q+1   x[1] * w[0]  x[2] * w[1]                 is one constant distance. One load (and one shuffle, if
+//   pixel q     x[0] * w[0]  x[1] * w[1]                 each vector of the weight; all that changes from one to
+//   pixel q+1   x[1] * w[0]  x[2] * w[1]                 the next is a constant distance. One load (one shuffle, if
 //   ..                                                   kGroup > 1) an FMA; 14 sums in flight hide its latency.
 //
 // Interior pixels run in panels without a test; those where a tap falls into the padding run one by one over a list of

@@ -1,5 +1,13 @@
 // The direct algorithm: convolution as its definition reads, one sum at a time, for any strides and any element type.
 //
+//   fprop   y[n, k, o] = b[k] + sum over c, t of       w[k, c, t] * x[n, c, i]     where i = o * stride
+//   dgrad   x[n, c, i] = b[c] + sum over k, (o, t) of  w[k, c, t] * y[n, k, o]               + t * dilation - lo:
+//   wgrad   w[k, c, t] =        sum over n, o of       y[n, k, o] * x[n, c, i]     tap t of window o reads pixel i
+//
+//   pixels i     0   1   2   3   4     one axis, three taps, stride 2, lo = 1: window 0 reads a zero and the pixels 0
+//   window 0   [ t1  t2  .   .   . ]   and 1, window 1 the pixels 1, 2 and 3
+//   window 1   [ .   t0  t1  t2  . ]
+//
 // It serves the types that have no packed kernel (integers, complex) and is the last resort of every plan. Integer sums
 // wrap as two's complement does, which makes the result equal to torch's whatever the order of the additions.
 #pragma once

@@ -6,7 +6,7 @@
 //     for each unit (region, group, block of channels, block of pixels):     in parallel, disjoint results
 //       for each reduction block (kReductionBlock terms):
 //         gather the image side of the block                          L2: pixels x 256
-//         for each B tile (L1), for each A panel (streamed): multiply_tile
+//         for each B tile (L1), for each A panel (streamed): multiply_tile (drawn in microkernel.h)
 //       the last block writes the result: at once, or through a tile in L1 where the result is strided, narrower
 //       than the sum, or ends inside the tile
 //

@@ -8,7 +8,7 @@
 //
 //   chunk of grad     -> A panels [pixel][k]       packed once a chunk, L2
 //   chunk of source   -> B tile   [pixel][(t, c)]  packed just before use, L1
-//   multiply_tile adds the chunk's sum to the slice's partial result
+//   multiply_tile (drawn in microkernel.h) adds the chunk's sum to the slice's partial result
 //
 // The slices' partial results are then added in order. A single slice adds up in the result itself, or, where that is
 // narrower than a sum, in the unit's workspace: it never leaves the cache before it is narrowed. Slices and chunks
