@@ -92,7 +92,7 @@ $(EXAMPLES_INSTALLED): requirements-examples.txt $(REQUIREMENTS)
 examples: build $(MODELS) $(EXAMPLES_INSTALLED) ## run all of examples/ (EXAMPLES_ARGS=--quick: a minute), pictures in demo_output/
 	@for example in $(EXAMPLES); do echo "=== $$example" && $(PY) examples/$$example.py $(EXAMPLES_ARGS) || exit 1; done
 
-bench: build ## the whole benchmark against torch, an hour to an hour and a half (BENCH_ARGS=--quick: some minutes; DEVICE=cuda: on a GPU, eight)
+bench: build ## the whole benchmark against torch, about two hours (BENCH_ARGS=--quick: some minutes; DEVICE=cuda: on a GPU, eight)
 	$(PY) -m $(BENCH) $(BENCH_ARGS)
 
 bench-layers: build ## time chosen layers against torch (BENCH_ARGS="--net resnet50 --threads 1")

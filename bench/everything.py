@@ -1,9 +1,8 @@
 """The whole benchmark in one command: every part, whole networks, subnormals, runtimes, then the report.
 
-``python -m bench.everything`` takes an hour to an hour and a half on two cores and goes on where it
-was interrupted;
+``python -m bench.everything`` takes about two hours on two cores and goes on where it was interrupted;
 ``--seconds 500`` stops after so long. ``--only REGEX`` names pieces (``--list`` shows them), ``--report`` only puts
-together what is there.
+together what is there, in the README too.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import combined, store
+from bench import combined, store, summary
 from bench.parts import PARTS
 
 # What is not a part: a module of its own with the same options.
@@ -83,6 +82,8 @@ def main() -> int:
     except FileNotFoundError as error:
         print(error)
         return 1 if options.report else 0
+    if options.into == store.RESULTS:
+        summary.update(summary.README, options.into)
     print("\n".join(f"wrote {path}" for path in written))
     if not finished:
         print("Out of time: the same command again goes on.")

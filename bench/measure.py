@@ -180,7 +180,7 @@ def running_on(threads: int) -> Iterator[None]:
 # seconds a call from which on it does not matter what ran before: caches are written over anyway, and time is short
 LONG_CALL = 0.01
 # times what the turns take, and the least time of one side's, after which turns are taken wherever the threads run
-PATIENCE, LEAST_PATIENCE = 3, 40
+PATIENCE, LEAST_PATIENCE = 3, 20
 
 
 @dataclasses.dataclass(frozen=True)

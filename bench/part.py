@@ -31,6 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--into", type=Path, metavar="DIR", help="default: bench/results (build/bench-quick)")
     parser.add_argument("--seconds", type=float, metavar="S", help="stop after so long; the next run goes on")
     parser.add_argument("--again", action="store_true", help="discard what is measured already")
+    parser.add_argument("--retake", action="store_true", help="measure cases anew whose turns were taken elsewhere")
     parser.add_argument("--quick", action="store_true", help="a few layers, short times: to see that it runs")
     parser.add_argument("--min-run-time", type=float, default=0.1, metavar="S", help="seconds a side (default: 0.1)")
     parser.add_argument(
@@ -65,6 +66,8 @@ def run(part: Part, path: Path, options: argparse.Namespace) -> store.Results:
     results = store.resume(path, len(plan), settings, facts, options.again)
     keys = {(layer.net, layer.name, layer.batch, s.work) for layer, s in plan}
     results.rows = [row for row in results.rows if tuple(row[name] for name in KEY) in keys]  # the lists may change
+    if options.retake:
+        results.rows = [row for row in results.rows if row["elsewhere"] == 0]
     there = results.measured(KEY)
     left = [(layer, s) for layer, s in plan if (layer.net, layer.name, layer.batch, s.work) not in there]
     deadline = store.Deadline(options.seconds)
@@ -82,6 +85,9 @@ def run(part: Part, path: Path, options: argparse.Namespace) -> store.Results:
         results.rows.append(dataclasses.asdict(row))
         store.save(path, results)
         print(f"[{len(results.rows)}/{results.planned}] {setting.work:16} {report.line(row)}", flush=True)
+    place = {(layer.net, layer.name, layer.batch, s.work): i for i, (layer, s) in enumerate(plan)}
+    results.rows.sort(key=lambda row: place[tuple(row[name] for name in KEY)])
+    store.save(path, results)
     return results
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import math
@@ -12,7 +13,21 @@ import pytest
 import torch
 from torch import nn
 
-from bench import cases, combined, everything, measure, models, networks, plot, runtimes, store, subnormals, targets
+from bench import (
+    cases,
+    combined,
+    everything,
+    measure,
+    models,
+    networks,
+    part,
+    plot,
+    runtimes,
+    store,
+    subnormals,
+    summary,
+    targets,
+)
 from bench.layer import FAMILIES, Layer
 from bench.measure import WORKS, Row
 from bench.parts import PARTS, Part
@@ -110,14 +125,14 @@ def test_parts_choose_layers() -> None:
     assert {layer.id for layer in whole} == set(LAYERS)
     assert {layer.id for layer in eighth} == set(LAYERS) and all(layer.batch == 8 for layer in eighth)
     assert all(layer.dims == 2 for layer in PARTS["float32_channels_last"].layers())
-    for part in PARTS.values():
-        chosen = part.layers()
-        assert part.name in targets.PEAK_PARTS or {layer.family for layer in chosen} >= {
+    for each in PARTS.values():
+        chosen = each.layers()
+        assert each.name in targets.PEAK_PARTS or {layer.family for layer in chosen} >= {
             "dense",
             "grouped",
             "transposed",
         }
-        assert chosen == part.layers()
+        assert chosen == each.layers()
     every_third = dataclasses.replace(PARTS["float32_2_threads"], one_in=3).layers()
     assert every_third == [layer for net in cases.CASES for layer in [w for w in whole if w.net == net][::3]]
 
@@ -219,6 +234,56 @@ def test_the_combined_report(tmp_path: Path) -> None:
     assert "10%, 20%" not in text and "20%, 20%" in text  # the larger spread of the two sides
     with pytest.raises(FileNotFoundError, match="at least one part"):
         combined.write(tmp_path / "nowhere")
+
+
+def test_cases_that_were_timed_elsewhere_are_taken_again_in_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part, "planned", lambda of, quick: plan)
+    setting = measure.Setting()
+    plan = [(LAYERS[name], setting) for name in DENSE]
+    shares = zip(DENSE, (0.5, 0.0, 0.0), strict=True)
+    rows = [dataclasses.replace(row(name, 2.0), elsewhere=share) for name, share in shares]
+    taken: list[str] = []
+
+    def measured(layer: Layer, *_: object) -> Row:
+        taken.append(layer.id)
+        return row(layer.id, 3.0)
+
+    monkeypatch.setattr(part.measure, "measure", measured)
+    monkeypatch.setattr(part.measure, "operands", lambda *_: None)
+    monkeypatch.setattr(part.measure, "reference", lambda *_: [])
+    monkeypatch.setattr(part.store, "resume", lambda *_: store.Results({}, 3, [dataclasses.asdict(r) for r in rows]))
+    options = argparse.Namespace(quick=False, again=False, retake=True, seconds=None, turns=3, min_run_time=0.01)
+    results = part.run(PARTS["float32_2_threads"], tmp_path / "p.json", options)
+    assert taken == [DENSE[0]]
+    assert [(r["net"] + "/" + r["layer"], r["torch_seconds"] / r["our_seconds"]) for r in results.rows] == [
+        (DENSE[0], pytest.approx(3.0)),
+        (DENSE[1], pytest.approx(2.0)),
+        (DENSE[2], pytest.approx(2.0)),
+    ]
+
+
+def test_the_readme_gets_what_was_measured(tmp_path: Path) -> None:
+    rows = [row(name, ratio, work) for work in WORKS for name, ratio in zip(DENSE, (0.9, 3.0, 2.0), strict=True)]
+    write_part(tmp_path, PARTS["float32_2_threads"], [*rows, row("sound/k9", 12.0), row("sound/k9", 4.0, WORKS[1])], 8)
+    whole = {"net": "LeNet-5", "batch": 1, "size": 32, "error": 0.0, "our_share": 0.5, "torch_share": 0.5}
+    times = {"our_seconds": 1.0, "our_spread": 0.0, "torch_spread": 0.0}
+    steps = [{**whole, **times, "torch_seconds": 3.0 - threads, "threads": threads} for threads in (1, 2)]
+    store.save(tmp_path / "models.json", store.Results({}, 2, steps))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n\n{summary.BEGIN}\nold\n{summary.END}\nafter\n")
+    summary.update(readme, tmp_path)
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert text == f"before\n\n{summary.BEGIN}\n\n{summary.block(tmp_path)}\n\n{summary.END}\nafter\n"
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    nets = (math.sqrt(0.9 * 3.0) * 2.0 * 12.0) ** (1 / 3)  # resnet50's mean, vgg16, sound
+    assert lines[2].startswith(f"| float32, 2 threads, 4 layers | **{nets:.2f}** (2.84); 1 |")
+    assert "| of these 1-D, 1 layers | **12** (12); 0 | **4.00** (4.00); 0 |" in lines
+    assert "LeNet-5 1.00 and 2.00." in text and "Aims that are met by their mean and by every layer: " in text
+    with pytest.raises(FileNotFoundError, match="at least one part"):
+        summary.update(readme, tmp_path / "nowhere")
 
 
 def test_panels_are_families_across_passes_down() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import store, summary
+
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
@@ -18,6 +20,12 @@ def test_there_is_code() -> None:
 @pytest.mark.parametrize("index", range(len(BLOCKS)))
 def test_block_runs(index: int) -> None:
     exec(compile(BLOCKS[index], f"{README.name}, block {index}", "exec"), {"__name__": "readme"})
+
+
+def test_figures_of_speed_are_those_of_the_results() -> None:
+    text = README.read_text(encoding="utf-8")
+    made = text.partition(summary.BEGIN)[2].partition(summary.END)[0].strip()
+    assert made == summary.block(store.RESULTS)
 
 
 def test_links_lead_somewhere() -> None:
