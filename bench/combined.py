@@ -185,9 +185,7 @@ def markdown(parts: dict[str, store.Results], pages: dict[str, list[str]], plots
     """The report. ``pages``: title and body of what other commands measured; ``plots``: file names."""
     rows = {name: rows_of(results) for name, results in parts.items()}
     ratios = {name: group for name, group in rows.items() if name not in targets.PEAK_PARTS}
-    verdicts = targets.verdicts(rows)
-    first = [v for v in verdicts if v.part == v.target.parts[0]]
-    others = [v for v in verdicts if v.part != v.target.parts[0]]
+    first, others = targets.apart(targets.verdicts(rows))
     losses = losses_table(ratios)
     total = sum(map(len, ratios.values()))
     sections = [

@@ -19,7 +19,7 @@ TRIALS = 5
 def fma_peak(dtype: str) -> float | None:
     """GFLOP/s that one thread reaches with the micro-kernel on data in L1; None if the build cannot say."""
     try:
-        return float(convext._C.measure_fma_peak(dtype)) * 1e-9
+        return max(float(convext._C.measure_fma_peak(dtype)) for _ in range(TRIALS)) * 1e-9
     except ValueError:
         return None
 
@@ -27,7 +27,8 @@ def fma_peak(dtype: str) -> float | None:
 def copy_bandwidth(threads: int, size: int) -> float:
     """GB/s, read and written, of so many threads that copy at once within ``size`` bytes in all."""
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(convext._C.measure_copy_bandwidth, [size // threads] * threads)) * 1e-9
+        sizes = [size // threads] * threads
+        return max(sum(pool.map(convext._C.measure_copy_bandwidth, sizes)) for _ in range(TRIALS)) * 1e-9
 
 
 def least_seconds(flops: float, moved: float, gflops_peak: float, bandwidth_peak: float) -> float:
@@ -57,11 +58,9 @@ class Limits:
 
     @staticmethod
     def measured(dtypes: Sequence[str], threads: int) -> Limits:
-        """The best of TRIALS of each."""
-        peaks = {dtype: [fma_peak(dtype) for _ in range(TRIALS)] for dtype in dtypes}
-        copying = {size: max(copy_bandwidth(threads, size) for _ in range(TRIALS)) for size in COPIED}
-        known = {dtype: max(p for p in of_one if p is not None) for dtype, of_one in peaks.items() if of_one[0]}
-        return Limits(threads, known, copying)
+        peaks = {dtype: fma_peak(dtype) for dtype in dtypes}
+        copying = {size: copy_bandwidth(threads, size) for size in COPIED}
+        return Limits(threads, {dtype: peak for dtype, peak in peaks.items() if peak is not None}, copying)
 
     @staticmethod
     def of(machine: dict[str, Any]) -> list[Limits]:

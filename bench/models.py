@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 import convext
 from bench import machine, measure, report, store
 from bench.networks import NETWORKS, Network
+from bench.targets import LAYERS_AIM, NETWORK_AIM
 
 # The outermost profiler events of the layers that `convert` takes over, forward and backward, torch's and convext's.
 CONVERTED = re.compile(
@@ -34,8 +35,6 @@ CONVERTED = re.compile(
 LONGEST = 12.0
 # steps that are profiled, of whose shares the median counts
 PROFILED = 3
-# What is aimed at: the mean of the converted layers' ratios, the least of whole networks.
-LAYERS_AIM, NETWORK_AIM = 1.4, 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,11 @@ LONGEST = 2.0
 KEY = ("net", "layer", "batch", "work")
 
 
+def key(layer: Layer, setting: measure.Setting) -> tuple[str, str, int, str]:
+    """The values of KEY in the row of this case."""
+    return layer.net, layer.name, layer.batch, setting.work
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.part", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("part", choices=PARTS)
@@ -64,12 +69,12 @@ def run(part: Part, path: Path, options: argparse.Namespace) -> store.Results:
 
     settings = {"blocks": machine.blocks(options.turns, options.min_run_time)}
     results = store.resume(path, len(plan), settings, facts, options.again)
-    keys = {(layer.net, layer.name, layer.batch, s.work) for layer, s in plan}
-    results.rows = [row for row in results.rows if tuple(row[name] for name in KEY) in keys]  # the lists may change
+    place = {key(*case): i for i, case in enumerate(plan)}
+    results.rows = [row for row in results.rows if tuple(row[name] for name in KEY) in place]  # the lists may change
     if options.retake:
         results.rows = [row for row in results.rows if row["elsewhere"] == 0]
     there = results.measured(KEY)
-    left = [(layer, s) for layer, s in plan if (layer.net, layer.name, layer.batch, s.work) not in there]
+    left = [case for case in plan if key(*case) not in there]
     deadline = store.Deadline(options.seconds)
     before = None
     for layer, setting in left:
@@ -85,7 +90,6 @@ def run(part: Part, path: Path, options: argparse.Namespace) -> store.Results:
         results.rows.append(dataclasses.asdict(row))
         store.save(path, results)
         print(f"[{len(results.rows)}/{results.planned}] {setting.work:16} {report.line(row)}", flush=True)
-    place = {(layer.net, layer.name, layer.batch, s.work): i for i, (layer, s) in enumerate(plan)}
     results.rows.sort(key=lambda row: place[tuple(row[name] for name in KEY)])
     store.save(path, results)
     return results

@@ -57,9 +57,7 @@ def speeds(parts: Mapping[str, Sequence[Row]]) -> list[str]:
 
 def met(parts: Mapping[str, Sequence[Row]]) -> str:
     """How many targets are met: of the settings in which they are first asked for, and of the others."""
-    verdicts = targets.verdicts({name: list(rows) for name, rows in parts.items()})
-    first = [v for v in verdicts if v.part == v.target.parts[0]]
-    others = [v for v in verdicts if v.part != v.target.parts[0]]
+    first, others = targets.apart(targets.verdicts({name: list(rows) for name, rows in parts.items()}))
 
     def count(group: Sequence[targets.Verdict]) -> str:
         return f"{sum(v.met for v in group)} of {len(group)}"

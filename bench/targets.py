@@ -75,6 +75,9 @@ TARGETS = (
     Target("all", (4.0, 4.0), 1.0, ("float16_avx2",), everything),
 )
 
+# Of whole networks: the mean of the converted layers' ratios, and what no network may fall under.
+LAYERS_AIM, NETWORK_AIM = 1.4, 1.0
+
 # The share of the FMA peak that large dense layers reach when they are computed by the definition.
 PEAK_SHARE = 0.9
 PEAK_PARTS = ("direct_2_threads", "direct_1_thread")
@@ -197,6 +200,13 @@ def verdicts(parts: dict[str, list[Row]]) -> list[Verdict]:
         for work in WORKS
     )
     return [v for v in found if v is not None]
+
+
+def apart(found: Iterable[Verdict]) -> tuple[list[Verdict], list[Verdict]]:
+    """Those of the parts in which their targets are first asked for, and the others."""
+    all_of_them = list(found)
+    first = [v for v in all_of_them if v.part == v.target.parts[0]]
+    return first, [v for v in all_of_them if v.part != v.target.parts[0]]
 
 
 def peak_shares(rows: Iterable[Row], peak: float) -> list[float]:
