@@ -56,6 +56,12 @@ def results(
         ((512, 14, 14), (512, 16, 3, 3), {"padding": 1, "groups": 32}, ["grouped"] * 3),
         ((1024, 14, 14), (1024, 32, 3, 3), {"stride": 2, "padding": 1, "groups": 32}, ["grouped"] * 3),
         ((768, 49), (768, 48, 128), {"padding": 64, "groups": 16}, ["grouped"] * 3),
+        (
+            (512, 28, 28),
+            (512, 16, 3, 3),
+            {"stride": 2, "padding": 1, "groups": 32, "channels_last": True},
+            ["grouped"] * 3,
+        ),
         # the result's channels: 4 of 16 lanes one way, all the other
         ((64, 14, 14), (256, 4, 3, 3), {"padding": 1, "groups": 16}, ["grouped", "banded", "grouped"]),
         ((64, 14, 14), (64, 16, 3, 3), {"padding": 1, "groups": 4}, ["banded", "banded", "correlation"]),
@@ -86,12 +92,40 @@ def test_the_algorithm(
         assert algorithms((batch, *image), weight, num_threads=threads, **settings) == expected
 
 
+@pytest.mark.parametrize(
+    ("image", "weight", "settings", "widened"),
+    [
+        ((512, 14, 14), (512, 16, 3, 3), {"padding": 1}, {"wgrad"}),
+        ((512, 28, 28), (512, 16, 3, 3), {"stride": 2, "padding": 1}, {"dgrad", "wgrad"}),
+        ((1024, 7, 7), (1024, 32, 3, 3), {"padding": 1}, {"dgrad", "wgrad"}),
+        ((1024, 14, 14), (1024, 32, 3, 3), {"padding": 1}, set()),
+        ((1536, 49), (1536, 48, 64), {"padding": 32}, set(OPERATORS)),
+        ((1536, 49), (1536, 48, 16), {"padding": 8}, {"dgrad", "wgrad"}),
+    ],
+)
+def test_groups_that_are_widened_instead_of_paired(
+    image: tuple[int, ...], weight: tuple[int, ...], settings: dict[str, Any], widened: set[str]
+) -> None:
+    if "avx512_bf16" not in convext.backends.cpu.isa_levels():
+        pytest.skip("needs bfloat16 dot products")
+    chosen = algorithms((1, *image), weight, dtype=torch.bfloat16, groups=32, **settings)
+    assert {o for o, name in zip(OPERATORS, chosen, strict=True) if name == "grouped"} == widened, chosen
+
+
 # (input, output) channels of a group: whole vectors at every level, parts of one, more than a tile has.
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
 @pytest.mark.parametrize("channels", ((16, 16), (2, 16), (3, 14), (15, 29), (32, 48), (5, 64)), ids=str)
 @pytest.mark.parametrize("stride", (1, 2, 3))
-def test_sums_of_groups_are_exact(channels: tuple[int, int], stride: int, dtype: torch.dtype, isa: str) -> None:
+@pytest.mark.parametrize("layouts", ("contiguous", "channels_last", "image", "weight"))
+def test_sums_of_groups_are_exact(
+    channels: tuple[int, int], stride: int, dtype: torch.dtype, layouts: str, isa: str
+) -> None:
     groups = 8
+
+    def laid_out(t: Tensor, name: str) -> Tensor:
+        last = layouts in ("channels_last", name)
+        return t.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
     for size, kernel, dilation in (
         ((7, 9), (3, 3), 1),
         ((1, 21), (1, 4), 2),
@@ -106,6 +140,7 @@ def test_sums_of_groups_are_exact(channels: tuple[int, int], stride: int, dtype:
         bias = integers(w.shape[0])
         grad = integers(*CF.conv2d(x, w, **settings).shape)
         expected = results(torch.nn.functional, *(t.double() for t in (x, w, bias, grad)), settings)
+        x, w, grad = laid_out(x, "image"), laid_out(w, "weight"), laid_out(grad, "image")
         if dtype in (torch.bfloat16, torch.float16):  # a result is rounded once
             expected = [t.to(dtype).double() for t in expected]
         ours = results(CF, *(t.to(dtype) for t in (x, w, bias, grad)), settings)

@@ -50,10 +50,11 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("case", CASES[:11], ids=lambda c: c.id)
-def test_bits_do_not_depend_on_threads_or_batch(case: ConvCase, threads: None, isa: str) -> None:
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_bits_do_not_depend_on_threads_or_batch(case: ConvCase, dtype: torch.dtype, threads: None, isa: str) -> None:
     for operator in OPERATORS:
         of = dataclasses.replace(case.transposed if operator == "dgrad" else case, batch=3)
-        tensors = operands(operator, of, torch.float32, "normal", 1)
+        tensors = operands(operator, of, dtype, "normal", 1)
         results = []
         for count in (1, 2, 5):
             torch.set_num_threads(count)
@@ -69,12 +70,13 @@ def test_bits_do_not_depend_on_threads_or_batch(case: ConvCase, threads: None, i
 
 
 @pytest.mark.cpu_only("other kernels multiply padding")
-def test_what_is_left_out_is_not_multiplied() -> None:
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_is_left_out_is_not_multiplied(dtype: torch.dtype) -> None:
     """The sign of zones: a weight that is not finite reaches no pixel at which its tap reads padding."""
     case = CASES[0]
     for operator in ("fprop", "dgrad"):
-        assert plan_of(operator, case).algorithm == "packed"
-        image, weight, bias = operands(operator, case, torch.float32, "integers", 0)
+        assert plan_of(operator, case, dtype=dtype).algorithm == "packed"
+        image, weight, bias = operands(operator, case, dtype, "integers", 0)
         assert weight is not None
         weight[:, :, 0, 0] = float("inf")
         result = call(operator, case, [image, weight, bias])

@@ -223,8 +223,9 @@ class DepthwiseShifted {
         for (int64_t pw = 0; pw < shape_.column_phases; ++pw) {
           const GatherAxis &h = region(ph, pw).axis[1], &w = region(ph, pw).axis[2];
           for (int64_t t = 0; t < w.taps; ++t)
-            fetches[t] = FetchPlan<A>(shape_.planes, reader_.distance(), start(v), 0, w.count - start(v), w.step,
-                                      tap_offset(w, t), w.extent, lanes_ + (fetches + t - fetches_) * 2 * W);
+            fetches[t] = FetchPlan<A>({shape_.planes, reader_.distance(), start(v), 0, w.count - start(v), w.step,
+                                       tap_offset(w, t), w.extent},
+                                      lanes_ + (fetches + t - fetches_) * 2 * W);
           pass_starts_[ph][pw] = v == 0 ? made : pass_starts_[ph][pw];
           for (int64_t c = 0; c < shape_.depth; ++c)
             for_each_row_run(h, kMostShiftedRows, [&](int64_t first, int64_t step, int rows, int64_t row) {
@@ -301,7 +302,7 @@ class DepthwiseShifted {
                           (passes_of_vector_ == 1 || (length == chunk_ && shape_.planes == 1));
     if constexpr (std::is_same_v<T, A>)
       if (in_place) {
-        sum(vector, 0, 0, row, lines, to, r.axis[1], shape_.planes > 1 ? r.channel : 0, spilling);
+        sum(vector, 0, 0, {row, lines}, {to, r.axis[1], shape_.planes > 1 ? r.channel : 0, spilling});
         for (int64_t p = 0; p < planes_; ++p)
           for (int64_t i = spilling; i < lines; ++i)
             copy_row(to + p * r.channel + i * r.axis[1], sums_ + (i - spilling) * W + p * chunk_, length);
@@ -311,7 +312,7 @@ class DepthwiseShifted {
     for (int64_t ph = 0; ph < std::min(row_phases, lines); ++ph) {
       const int64_t height = row_phases == 1 ? lines : (lines + 1 - ph) / kMostPhases;
       for (int64_t pw = 0; pw < column_phases; ++pw)
-        sum(vector, ph, pw, row, height, sums_ + ph * distance + pw * W, row_phases * distance, 0, height);
+        sum(vector, ph, pw, {row, height}, {sums_ + ph * distance + pw * W, row_phases * distance, 0, height});
     }
     if (column_phases > 1) {
       for (A* line = sums_; line < sums_ + lines * distance; line += distance) {
@@ -332,17 +333,25 @@ class DepthwiseShifted {
     }
   }
 
-  void sum(int64_t vector, int64_t row_phase, int64_t column_phase, int64_t row, int64_t rows, A* to, int64_t to_pitch,
-           int64_t to_distance, int64_t in_place) const {
+  struct TileRows {
+    int64_t first, count;
+  };
+  struct TileTarget {
+    A* to;
+    int64_t pitch, distance;  // between lines, and planes
+    int64_t in_place;         // lines; the others go to scratch
+  };
+
+  void sum(int64_t vector, int64_t row_phase, int64_t column_phase, const TileRows& rows, const TileTarget& at) const {
     const int64_t pitch = region(row_phase, column_phase).axis[1].step * reader_.pitch();
     const ShiftedPass<A>* pass = passes_ + vector * passes_of_vector_ + pass_starts_[row_phase][column_phase];
     const ShiftedPass<A>* const end = pass + pass_counts_[row_phase][column_phase];
     if (pass == end)  // a phase without a tap
-      for (int64_t i = 0; i < rows; ++i) store(to + i * to_pitch, load(bias_));
+      for (int64_t i = 0; i < rows.count; ++i) store(at.to + i * at.pitch, load(bias_));
     for (const A* bias = bias_; pass < end; ++pass, bias = nullptr)
-      filter_tile<A>(
-          {pass, filter_, reader_.planes(), row, rows, pitch, to, to_pitch, to_distance, bias, in_place, sums_},
-          shape_.planes > 1);
+      filter_tile<A>({pass, filter_, reader_.planes(), rows.first, rows.count, pitch, at.to, at.pitch, at.distance,
+                      bias, at.in_place, sums_},
+                     shape_.planes > 1);
   }
 
   void put_lines(A* to, int64_t pitch, const A* from, int64_t distance, int64_t lines) const {

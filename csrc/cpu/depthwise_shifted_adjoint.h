@@ -132,7 +132,7 @@ class AdjointStrips {
       for (int64_t j = 0; j < kAdjointTaps; ++j, lanes += 2 * W) {
         const int64_t phase = stride_ == 1 ? 0 : (j + left) & 1, offset = (phase + left - j) / stride_;
         FetchPlan<A>& fetch = fetches[v * kAdjointTaps + j];
-        fetch = FetchPlan<A>(1, 0, x, 0, W, 1, offset, shape.width, lanes);
+        fetch = FetchPlan<A>({1, 0, x, 0, W, 1, offset, shape.width}, lanes);
         for (int64_t l = 0; l < W; ++l)
           if (x + l < v * W || (x + l) * stride_ + phase >= shape.source_width) lanes[W + l] = 0;
       }

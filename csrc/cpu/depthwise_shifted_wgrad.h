@@ -166,12 +166,13 @@ class DepthwiseShiftedWgrad {
       const int64_t x = std::max<int64_t>(0, std::min(v * W, shape_.width - W)), begin = v * W - x;
       LaneInteger<A>* lanes = lanes_ + v * stride * 2 * W;
       FetchPlan<A>* fetch = fetches_ + v * stride;
-      fetch[0] = FetchPlan<A>(shape_.planes, grad_.distance(), x, begin, shape_.width - x, 1, 0, shape_.width, lanes);
+      fetch[0] = FetchPlan<A>({shape_.planes, grad_.distance(), x, begin, shape_.width - x, 1, 0, shape_.width}, lanes);
       Fetch& kind = fetch[0].kind;
       for (int64_t t = 0; t < columns; ++t) {
         FetchPlan<A>& of_tap = fetch[1 + t];
-        of_tap = FetchPlan<A>(shape_.planes, source_.distance(), x, begin, shape_.width - x, w.step, tap_offset(w, t),
-                              w.extent, lanes + (1 + t) * 2 * W);
+        of_tap = FetchPlan<A>(
+            {shape_.planes, source_.distance(), x, begin, shape_.width - x, w.step, tap_offset(w, t), w.extent},
+            lanes + (1 + t) * 2 * W);
         kind = std::max(kind, of_tap.kind);  // one serves all
       }
     }

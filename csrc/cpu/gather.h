@@ -122,34 +122,44 @@ int make_pieces(const ImageReader<T>& image, const Tap& tap, const PixelRun* run
 }
 
 // N elements of 16 or 32 bits from the low halves of what stands at `from` and, of the last ones, from the high halves
-// of what stands one element earlier.
-template <int N, class A>
-inline void copy_even_group(A* to, const A* from, bool last) {
+// of what stands one element earlier. bfloat16 may be widened: it is the high half of a float.
+template <int N, class A, class T>
+inline void copy_even_group(A* to, const T* from, bool last) {
+  using One = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
+  using Pair = std::conditional_t<sizeof(T) == 2, uint32_t, uint64_t>;
   if constexpr (N == 1) {
-    *to = *from;
+    if constexpr (std::is_same_v<T, A>) {
+      *to = *from;
+    } else {
+      *to = widen(*from);
+    }
   } else {
-    using One = std::conditional_t<sizeof(A) == 2, uint16_t, uint32_t>;
-    using Pair = std::conditional_t<sizeof(A) == 2, uint32_t, uint64_t>;
     typename Group<Pair, N>::type pairs;
     std::memcpy(&pairs, from - last, sizeof pairs);
-    const auto even = __builtin_convertvector(last ? pairs >> 8 * sizeof(A) : pairs, typename Group<One, N>::type);
-    std::memcpy(to, &even, sizeof even);
+    if constexpr (std::is_same_v<T, A>) {
+      const auto even = __builtin_convertvector(last ? pairs >> 8 * sizeof(T) : pairs, typename Group<One, N>::type);
+      std::memcpy(to, &even, sizeof even);
+    } else {
+      static_assert(std::is_same_v<T, BFloat16> && std::is_same_v<A, float>);
+      const auto wide = last ? pairs & 0xffff0000u : pairs << 16;
+      std::memcpy(to, &wide, sizeof wide);
+    }
   }
 }
 // to[i] = from[2 * i] for 0 < len <= 2 * N.
-template <int N, class A>
-inline void copy_even_fewer(A* to, const A* from, int64_t len) {
+template <int N, class A, class T>
+inline void copy_even_fewer(A* to, const T* from, int64_t len) {
   if (len > N) {
     copy_even_group<N>(to, from, false);
     copy_even_group<N>(to + len - N, from + 2 * (len - N), true);
   } else if constexpr (N > 1) {
     copy_even_fewer<N / 2>(to, from, len);
   } else if (len == 1) {
-    *to = *from;
+    copy_even_group<1>(to, from, false);
   }
 }
-template <class A>
-inline void copy_even_bits(A* to, const A* from, int64_t len) {
+template <class A, class T>
+inline void copy_even_bits(A* to, const T* from, int64_t len) {
   constexpr int N = kVectorBytes / 4;
   int64_t i = 0;
   for (; i + 2 * N < len; i += N) copy_even_group<N>(to + i, from + 2 * i, false);
@@ -192,6 +202,8 @@ inline void copy_strided(A* to, const T* from, int64_t step, int64_t len) {
     if constexpr (sizeof(A) >= 4)
       if (step == 4) return copy_fourth(to, from, len);
   }
+  if constexpr (std::is_same_v<T, BFloat16> && std::is_same_v<A, float>)
+    if (step == 2) return copy_even_bits(to, from, len);
   if (step == 1) {
     for (int64_t i = 0; i < len; ++i) to[i] = widen(from[i]);
   } else {

@@ -1,5 +1,4 @@
-// Grouped fprop and dgrad on NCHW images, with the result channels of a group along the vector. Include only from
-// engine.inl.h.
+// Grouped fprop and dgrad, with the result channels of a group along the vector. Include only from engine.inl.h.
 //
 //   result[p][k] = bias[k] + sum over (c, t) of stage[offset(c, t) + p] * weight[(c, t)][k]
 //
@@ -11,8 +10,9 @@
 //          +------+ +-----------------------+      does not; no panel of the image is made, and a stride costs nothing.
 //
 // A unit is one image of one group, staged whole (grouped_job.h). It packs the group's weight itself, a transposition
-// of whole squares, and turns its sums, [pixel][k], as it writes them. Sums run over at most kReductionBlock terms
-// before they are added up, in an order that the shape alone decides.
+// of whole squares, and writes its sums, [pixel][k], as they lie or, to NCHW, turned; channels_last images are turned
+// as they are staged. Sums run over at most kReductionBlock terms before they are added up, in an order that the shape
+// alone decides.
 #pragma once
 
 // Where a term of the sums finds its pixels, from the stage on, and its filters, from the packed weight on.
@@ -211,11 +211,8 @@ class GroupedConv {
     const T* from = static_cast<const T*>(job_.weight) + group_ * job_.weight_group + channel * job_.weight_depth;
     const bool dense = (axis[2].kernel == 1 || s[2] == 1) && (axis[1].kernel == 1 || s[1] == axis[2].kernel);
     if (!dense) {
-      for (int64_t c = 0; c < channels; ++c)
-        for (int64_t h = 0; h < axis[1].kernel; ++h)
-          for (int64_t w = 0; w < axis[2].kernel; ++w, to += rows)
-            for (int64_t m = 0; m < rows; ++m)
-              to[m] = widen(from[c * job_.weight_depth + m * job_.weight_row + h * s[1] + w * s[2]]);
+      for (int64_t h = 0; h < axis[1].kernel; ++h)
+        for (int64_t w = 0; w < axis[2].kernel; ++w, to += rows) pack_tap(from + h * s[1] + w * s[2], channels, to);
       return;
     }
     const bool one_run = job_.weight_depth == taps;
@@ -227,6 +224,24 @@ class GroupedConv {
       for (int64_t m = 0; m < rows; ++m) row[m] = from + run * job_.weight_depth + m * job_.weight_row;
       transpose_rows(row, static_cast<int>(rows), length, to, end - row[rows - 1] >= round_up(length, W));
     }
+  }
+
+  // The lines of one tap, which stand `taps` lines apart.
+  void pack_tap(const T* from, int64_t channels, A* to) const {
+    const int64_t rows = shape_.rows, apart = shape_.taps * rows;
+    if (job_.weight_depth == 1) {  // fprop's channels_last weight: a run a row
+      const T* row[kMostGroupedChannels];
+      A lines[kMostGroupedChannels * kMostGroupedChannels];
+      for (int64_t c = 0; c < channels; c += kMostGroupedChannels) {
+        const int64_t n = std::min(kMostGroupedChannels, channels - c);
+        for (int64_t m = 0; m < rows; ++m) row[m] = from + c + m * job_.weight_row;
+        transpose_rows(row, static_cast<int>(rows), n, lines);
+        for (int64_t i = 0; i < n; ++i) copy_row(to + (c + i) * apart, lines + i * rows, rows);
+      }
+      return;
+    }
+    for (int64_t c = 0; c < channels; ++c, from += job_.weight_depth, to += apart)
+      copy_strided(to, from, job_.weight_row, rows);  // dgrad's has lines already
   }
 
   // Asks for the `part`-th of `parts` of the block that begins with a channel and is packed next: its rows stand far
@@ -271,9 +286,19 @@ class GroupedConv {
     }
   }
 
+  // Writes a vector's sums as they lie, to channels that follow each other.
+  void write_in_order(int64_t n, int64_t vector) const {
+    const Strides& s = job_.result_strides;
+    T* to = static_cast<T*>(job_.result) + n * s.outer + group_ * shape_.rows + vector * W;
+    const A* sums = sums_ + vector * shape_.pixels * W;
+    for (int64_t i = 0; i < shape_.pixels; i += shape_.width, to += s.axis[1], sums += shape_.width * W)
+      epilogue_.write({to, s.axis[2], 1, sums, W, 1, shape_.width, std::min<int64_t>(W, shape_.rows - vector * W)});
+  }
+
   // Turns a vector's sums and writes them: the result's planes of an image, in one run where they are dense.
   void write(int64_t n, int64_t vector) const {
     const Strides& s = job_.result_strides;
+    if (s.channel == 1) return write_in_order(n, vector);
     const int64_t lanes = std::min<int64_t>(W, shape_.rows - vector * W);
     Planes<T, A> planes;
     for (int64_t l = 0; l < W; ++l)

@@ -1,4 +1,4 @@
-// Grouped wgrad on NCHW images, with the filters of a group along the vector. Include only from engine.inl.h.
+// Grouped wgrad, with the filters of a group along the vector. Include only from engine.inl.h.
 //
 //   result[k, (c, t)] = sum over p of stage[offset(c, t) + p] * grad[p][k]
 //
@@ -117,6 +117,7 @@ class GroupedWgrad {
   // grad_[pixel][lane]; lanes without a filter repeat the last.
   void turn_grad(const T* from, int64_t lanes) const {
     const Strides& s = job_.grad_strides;
+    if (s.channel == 1) return copy_grad(from, lanes);
     Planes<const T, A> planes;
     for (int64_t l = 0; l < W; ++l) planes.start[l] = from + std::min(l, lanes - 1) * s.channel;
     const int64_t height = shape_.pixels / shape_.width;
@@ -128,6 +129,14 @@ class GroupedWgrad {
       for (int64_t x = 0; x < pixels; x += W)
         read_pixels<T, A>(planes, y * s.axis[1] + x * s.axis[2], s.axis[2], std::min<int64_t>(W, pixels - x),
                           [&](int, Vector<A> v) { store(to, v), to += W; });
+  }
+
+  // The same of filters that follow each other: no lane stands for another.
+  void copy_grad(const T* from, int64_t lanes) const {
+    const Strides& s = job_.grad_strides;
+    A* to = grad_;
+    for (int64_t i = 0; i < shape_.pixels; i += shape_.width, from += s.axis[1])
+      for (int64_t x = 0; x < shape_.width; ++x, to += W) store(to, load_few<A>(from + x * s.axis[2], lanes));
   }
 
   void add_image() const {
@@ -153,8 +162,18 @@ class GroupedWgrad {
     Planes<T, A> filters;
     for (int64_t l = 0; l < W; ++l)
       filters.start[l] = static_cast<T*>(job_.result) + (first + std::min(l, lanes - 1)) * job_.result_strides.outer;
-    write_pixels<T, A>(sums_, filters, static_cast<int>(lanes), 0, 1, shape_.depth * shape_.taps,
-                       [](Vector<A> sum, const T*, int64_t) { return sum; });
+    const auto as_they_are = [](Vector<A> sum, const T*, int64_t) { return sum; };
+    const int64_t depth = shape_.depth, taps = shape_.taps;
+    if (job_.result_strides.channel != 1 || taps == 1)
+      return write_pixels<T, A>(sums_, filters, static_cast<int>(lanes), 0, 1, depth * taps, as_they_are);
+    A* by_tap = grad_;  // room for so many channels, now that all images are done
+    const int64_t room = shape_.pixels;
+    for (int64_t t = 0; t < taps; ++t)
+      for (int64_t c = 0; c < depth; c += room) {
+        const int64_t n = std::min(room, depth - c);
+        for (int64_t i = 0; i < n; ++i) store(by_tap + i * W, load(sums_ + ((c + i) * taps + t) * W));
+        write_pixels<T, A>(by_tap, filters, static_cast<int>(lanes), job_.result_offset(t) + c, 1, n, as_they_are);
+      }
   }
 
   const WgradJob& job_;

@@ -8,7 +8,7 @@ namespace {
 // Terms from which inner products repay adding their lanes up: of so few results that panels are mostly padding, and of
 // more, which panels multiply faster once there are many samples (64 samples of 256 terms by 256: 34 us against 29;
 // one: 8 against 10).
-constexpr int64_t kFewestInnerTerms = 64, kInnerTermsOfMany = 512, kFewInnerResults = 16;
+constexpr int64_t kFewestInnerTerms = 64, kInnerBytesOfMany = 2048, kFewInnerResults = 16;
 
 // Weights that L2 does not hold, which packing would read and write once more; smaller ones panels take as fast.
 constexpr int64_t kFewestCombinedBytes = 256 << 10;
@@ -26,7 +26,7 @@ std::string inner_product_refusal(const PlanRequest& r) {
   if (!r.packed_type) return "only float32, float64, bfloat16 and float16 have packed kernels";
   if (!is_one_pixel(p)) return "the image is not a single pixel";
   if (!r.source_channels_last || !r.weight_channels_last) return "the terms of a sum are not contiguous";
-  const int64_t fewest = p.out_channels <= kFewInnerResults ? kFewestInnerTerms : kInnerTermsOfMany;
+  const int64_t fewest = p.out_channels <= kFewInnerResults ? kFewestInnerTerms : kInnerBytesOfMany / r.sum_bytes;
   if (p.in_channels < fewest)
     return "a sum has " + std::to_string(p.in_channels) + " terms, fewer than " + std::to_string(fewest);
   return "";

@@ -137,6 +137,12 @@ struct RegionJob {
   int64_t first_pack = 0, first_unit = 0;
 };
 
+// A part of a zone's pixels times some panels of the weight; `before` pixels of other zones are of the same unit.
+struct ZonePart {
+  const RegionJob* zone;
+  int64_t group, first_pixel, pixels, first_panel, panels, before;
+};
+
 // fprop or dgrad as a gather: result[n, m, q] = sum over channel, tap of weight[m, channel, tap] * source, and what
 // follows it.
 struct ConvJob {

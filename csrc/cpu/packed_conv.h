@@ -33,21 +33,18 @@ class ConvUnit {
     panels_ = std::min(job.shape.panels, job.weight_panels() - first_panel_);
     enter(workspace);
   }
-  // A part of zone `region`: pixels [first_pixel, first_pixel + pixels) times some panels; `before` others are its
-  // unit's.
-  ConvUnit(const ConvJob& job, const RegionJob& region, int64_t group, int64_t first_pixel, int64_t pixels,
-           int64_t first_panel, int64_t panels, int64_t before, A* workspace)
+  ConvUnit(const ConvJob& job, const ZonePart& part, A* workspace)
       : job_(job),
         epilogue_(job),
         weight_{job},
-        region_(&region),
-        group_(group),
-        first_pixel_(first_pixel),
-        pixels_(pixels),
-        first_panel_(first_panel),
-        panels_(panels) {
+        region_(part.zone),
+        group_(part.group),
+        first_pixel_(part.first_pixel),
+        pixels_(part.pixels),
+        first_panel_(part.first_panel),
+        panels_(part.panels) {
     enter(workspace);
-    partial_ += before * panels * kColumns;
+    partial_ += part.before * part.panels * kColumns;
   }
 
   void run() {

@@ -42,8 +42,7 @@ int64_t largest_region(const PlanRequest& r) {
 // Whether most taps of many positions read padding: large dilations on small images.
 bool repays_zones(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
-  if (p.mode != PaddingMode::kZeros || panel_terms(r) > 1 || r.source_channels_last || r.result_channels_last)
-    return false;
+  if (p.mode != PaddingMode::kZeros || r.source_channels_last || r.result_channels_last) return false;
   if (gather_depth(r) < kLeastZoneDepth || 2 * gather_rows(r) < r.tile.columns || region_count(r) != 1) return false;
   const Region region = regions_of(r).front();
   if (region.taps() == 1 || region.taps() > kMostZoneTaps) return false;

@@ -13,7 +13,8 @@ class PlaneStager {
         stage_(stage),
         channel_size_(band.channel_size),
         step_(staged.axis[2].step * strides.axis[2]),
-        channel_stride_(strides.channel) {
+        channel_stride_(strides.channel),
+        copies_ascend_(mode == PaddingMode::kZeros) {
     std::fill_n(stage, elements, A{0});
     const GatherAxis &h = staged.axis[1], &w = staged.axis[2];
     for (int64_t gw = 0; gw < band.w.groups; ++gw) {
@@ -36,6 +37,7 @@ class PlaneStager {
   }
 
   void fill(const T* plane, int64_t channels) const {
+    if (channel_stride_ == 1 && channels > 1) return fill_turned(plane, channels);
     A* stage = stage_;
     const RowCopy* const end = copies_ + count_;
     for (int64_t c = 0; c < channels; ++c, plane += channel_stride_, stage += channel_size_)
@@ -44,6 +46,41 @@ class PlaneStager {
   }
 
  private:
+  static constexpr int W = kLanes<A>;
+
+  // The same of channels that follow each other: squares of pixels by channels are turned. What a vector has beyond
+  // the last pixel are zeros, which fall on zeros, or on places that a later copy fills.
+  void fill_turned(const T* plane, int64_t channels) const {
+    for (int64_t first = 0; first < channels; first += W) {
+      const int64_t c = channels >= W ? std::min(first, channels - W) : 0, count = std::min<int64_t>(W, channels);
+      for (const RowCopy* copy = copies_; copy < copies_ + count_; ++copy)
+        for (int64_t i = 0; i < copy->len; i += W) {
+          const int64_t pixels = std::min<int64_t>(W, copy->len - i);
+          const bool spills = copies_ascend_ && copy->to + i + W <= channel_size_;
+          Vector<A> v[W];
+#pragma GCC unroll 16
+          for (int j = 0; j < W; ++j) {
+            v[j] = Vector<A>{};
+            if (j >= pixels) continue;
+            const T* pixel = plane + copy->from + (i + j) * step_ + c;
+            v[j] = load_few<A>(pixel, count);
+            __builtin_prefetch(pixel + channels, 0, 2);  // the next group's
+          }
+          transpose_square<A>(v);
+          A* to = stage_ + c * channel_size_ + copy->to + i;
+          for (int64_t l = 0; l < count; ++l, to += channel_size_) {
+            if (pixels == W || spills) {
+              store(to, v[l]);
+            } else {
+              A row[W];
+              store(row, v[l]);
+              copy_fewer<W>(to, row, pixels);
+            }
+          }
+        }
+    }
+  }
+
   // The last places may lie beyond what any window reads, further out than the padding mode is defined.
   static int64_t in_reach(PaddingMode mode, int64_t x, int64_t extent) {
     const int64_t source = padded_source(mode, x, extent);
@@ -53,4 +90,5 @@ class PlaneStager {
   RowCopy* copies_;
   A* stage_;
   int64_t count_ = 0, channel_size_, step_, channel_stride_;
+  bool copies_ascend_;  // in the order of the stage
 };

@@ -64,12 +64,21 @@ Tensor place_gather(const Tensor& input, const Tensor& places) {
   return result;
 }
 
+// `count` values of a plane and their places among `size`.
+template <class T>
+struct ScatteredPlane {
+  const T* from;
+  const int64_t* at;
+  int64_t count, size;
+};
+
 // One plane in parts of bounded size, each collected in the sum type.
+constexpr int64_t kPart = int64_t{1} << 17;
 template <class T, class A, class Write>
-void scatter_plane(const T* from, const int64_t* at, int64_t count, int64_t size, bool accumulate, A* part,
-                   int64_t part_size, Outside& outside, const Write& write) {
-  for (int64_t begin = 0; begin < size; begin += part_size) {
-    const int64_t end = std::min(size, begin + part_size);
+void scatter_plane(const ScatteredPlane<T>& plane, bool accumulate, A* part, Outside& outside, const Write& write) {
+  const auto [from, at, count, size] = plane;
+  for (int64_t begin = 0; begin < size; begin += kPart) {
+    const int64_t end = std::min(size, begin + kPart);
     std::fill_n(part, end - begin, A{0});
     for (int64_t i = 0; i < count; ++i) {
       if (!outside.check(at[i], size) || at[i] < begin || at[i] >= end) continue;
@@ -81,7 +90,6 @@ void scatter_plane(const T* from, const int64_t* at, int64_t count, int64_t size
 }
 
 Tensor place_scatter(const Tensor& input, const Tensor& places, IntList output_size, bool accumulate) {
-  constexpr int64_t kPart = int64_t{1} << 17;
   check_scatter(input, places, output_size);
   const bool last = input.dim() == 4 && suggests_channels_last(input);
   using torch::headeronly::MemoryFormat;
@@ -102,8 +110,8 @@ Tensor place_scatter(const Tensor& input, const Tensor& places, IntList output_s
     for_each_part(input.size(0) * channels, result.numel(), bytes, [&](int64_t begin, int64_t end, void* part) {
       for (int64_t i = begin; i < end; ++i) {
         T* plane = to + (last ? i / channels * s.outer + i % channels * s.channel : i * size);
-        scatter_plane(from + i * count, at + i * count, count, size, accumulate, static_cast<A*>(part), kPart, outside,
-                      [&](int64_t place, T value) { plane[place * step] = value; });
+        scatter_plane<T>({from + i * count, at + i * count, count, size}, accumulate, static_cast<A*>(part), outside,
+                         [&](int64_t place, T value) { plane[place * step] = value; });
       }
     });
   });

@@ -59,11 +59,11 @@ bool append_region(ConvJob& job, const Region& region, bool channels_inner, int6
 // Zones of the only region share its weight, packed tap by tap.
 void append_zones(ConvJob& job, const std::vector<Region>& zones) {
   const int64_t groups = job.problem->groups;
-  job.pack_count = groups * Reduction::by_tap(1, job.depth).blocks() * job.weight_panels();
+  job.pack_count = groups * Reduction::by_tap(1, job.panel_depth).blocks() * job.weight_panels();
   for (const Region& zone : zones) {
     RegionJob r;
     r.region = &zone;
-    r.reduction = Reduction::by_tap(zone.taps(), job.depth);
+    r.reduction = Reduction::by_tap(zone.taps(), job.panel_depth);
     r.pixels = job.problem->batch * zone.positions();
     job.wave.push_back(r);
   }

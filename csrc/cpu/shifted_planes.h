@@ -25,18 +25,24 @@ inline Vector<A> permuted(Vector<A> a, Vector<A> b, LaneIndices<A> index) {
 // How a vector of positions is read under a column of taps: as it lies; lanes of one vector, or zeros; lanes of two.
 enum class Fetch { kWhole, kShifted, kJoined };
 
+// What a vector reads. Lanes are `planes` equal parts, a plane's positions [x, ..) each, of which [begin, end) count.
+// Position q reads column q * step + offset of rows of `extent`; planes are `distance` apart.
+struct LaneReads {
+  int64_t planes, distance;
+  int64_t x, begin, end;
+  int64_t step, offset, extent;
+};
+
 template <class A>
 struct FetchPlan {
   Fetch kind = Fetch::kWhole;
   int64_t first = 0, second = 0;          // columns; where the second vector begins, from the first
   const LaneInteger<A>* lanes = nullptr;  // a vector of indices and one of masks
 
-  // Lanes are `planes` equal parts, a plane's positions [x, ..) each, of which [begin, end) count. Position q reads
-  // column q * step + offset of rows of `extent`; planes are `distance` apart. `memory` keeps the lanes.
-  FetchPlan(int64_t planes, int64_t distance, int64_t x, int64_t begin, int64_t end, int64_t step, int64_t offset,
-            int64_t extent, LaneInteger<A>* memory)
-      : lanes(memory) {
+  // `memory` keeps the lanes.
+  FetchPlan(const LaneReads& reads, LaneInteger<A>* memory) : lanes(memory) {
     constexpr int64_t W = kLanes<A>;
+    const auto [planes, distance, x, begin, end, step, offset, extent] = reads;
     const int64_t start = x * step + offset, last = std::max<int64_t>(0, extent - W);
     first = std::clamp<int64_t>(start, 0, last);
     if (planes > 1) {

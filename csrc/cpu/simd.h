@@ -180,6 +180,15 @@ inline Vector<A> load_widened(const T* from) {
   }
 }
 
+// The first `count` elements, widened, and zeros.
+template <class A, class T>
+inline Vector<A> load_few(const T* from, int64_t count) {
+  if (count == kLanes<A>) return load_widened<A>(from);
+  T part[kLanes<A>] = {};
+  copy_fewer<kLanes<A>>(part, from, count);
+  return load_widened<A>(part);
+}
+
 // A vector of every kStep-th element; of every second one it reads nothing beyond the last.
 template <class A, int kStep, class T>
 inline Vector<A> load_apart(const T* from) {

@@ -6,14 +6,14 @@
 // others are. The taps of a channel are neighbours in the weight, so a panel is packed under all taps at a time.
 #pragma once
 
-template <class T, class A>
+template <class T, class A, class Product>
 class TapPacker {
  public:
   explicit TapPacker(const ConvJob& job)
       : job_(job),
         taps_(kernel_taps(*job.problem)),
         channels_(packed_channels(job.shape, job.tile, job.rows)),
-        reduction_(Reduction::by_tap(1, job.depth)) {}
+        reduction_(Reduction::by_tap(1, job.panel_depth)) {}
 
   // Panel `index`, counted over (group, chunk of channels, panel).
   void pack(int64_t index) const {
@@ -23,8 +23,14 @@ class TapPacker {
     const int64_t group = index / reduction_.blocks();
     const int64_t start = panel * kTileColumns<A>;
     const T* from = static_cast<const T*>(job_.weight) + group * job_.weight_group + start * job_.weight_row +
-                    block.channel * job_.weight_depth;
-    pack_taps(from, std::min<int64_t>(kTileColumns<A>, job_.rows - start), block, place(group, 0, block, start));
+                    block.channel * Product::kTerms * job_.weight_depth;
+    const int64_t rows = std::min<int64_t>(kTileColumns<A>, job_.rows - start);
+    A* to = place(group, 0, block, start);
+    if constexpr (Product::kTerms == 2) {
+      pack_tap_pairs(from, rows, block, to);
+    } else {
+      pack_taps(from, rows, block, to);
+    }
   }
 
   // Where a block of a zone finds the panel that starts at result channel `start`.
@@ -41,7 +47,7 @@ class TapPacker {
   static constexpr int W = kLanes<A>;
 
   A* place(int64_t group, int64_t tap, const Block& block, int64_t start) const {
-    const int64_t before = (group * taps_ + tap) * job_.depth + block.channel;
+    const int64_t before = (group * taps_ + tap) * job_.panel_depth + block.channel;
     return static_cast<A*>(job_.packed_weight) + channels_ * before + start * block.channels;
   }
 
@@ -62,7 +68,7 @@ class TapPacker {
 
   // `len` neighbours of W rows, from a channel's first tap on, become vectors of the panels; the next are `ahead`.
   void turn(const T* from, int64_t rows, int64_t len, bool spills, int64_t ahead, A* to) const {
-    const int64_t distance = channels_ * job_.depth;  // between taps
+    const int64_t distance = channels_ * job_.panel_depth;  // between taps
     int64_t tap = 0;
     for (int64_t i = 0; i < len; i += W) {
       const int64_t n = std::min<int64_t>(W, len - i);
@@ -89,12 +95,36 @@ class TapPacker {
     }
   }
 
+  // The same of pairs of channels, as many at a time as a block of all taps has: its panel is taken apart by taps.
+  void pack_tap_pairs(const T* from, int64_t rows, const Block& block, A* to) const {
+    constexpr int64_t kColumns = kTileColumns<A>;
+    int64_t offset[kReductionBlock];
+    for (int64_t t = 0; t < taps_; ++t) offset[t] = tap_offset(t);
+    A panel[kReductionBlock * kColumns];
+    const int64_t together = std::max<int64_t>(1, kReductionBlock / taps_);
+    for (int64_t p = 0; p < block.channels; p += together) {
+      const int64_t pairs = std::min(together, block.channels - p), before = 2 * p;
+      const int64_t channels = job_.depth - 2 * block.channel - before;  // to the end of the group
+      pack_weight_pairs<T, A, Product>(
+          {from + before * job_.weight_depth, job_.weight_row, job_.weight_depth, channels, rows, kColumns},
+          {0, taps_, 0, pairs}, offset, taps_, 1, panel);
+      const A* row = panel;
+      for (int64_t i = 0; i < pairs; ++i)
+        for (int64_t t = 0; t < taps_; ++t, row += kColumns)
+          copy_row(to + t * channels_ * job_.panel_depth + (p + i) * kColumns, row, kColumns);
+    }
+  }
+
+  int64_t tap_offset(int64_t t) const {
+    const ConvAxis* a = job_.problem->axis;
+    const int64_t w = t % a[2].kernel, h = t / a[2].kernel % a[1].kernel, d = t / a[2].kernel / a[1].kernel;
+    return d * job_.weight_tap[0] + h * job_.weight_tap[1] + w * job_.weight_tap[2];
+  }
+
   void copy_taps(const T* from, int64_t rows, int64_t channels, A* to) const {
     for (int64_t t = 0; t < taps_; ++t) {
-      const ConvAxis* a = job_.problem->axis;
-      const int64_t w = t % a[2].kernel, h = t / a[2].kernel % a[1].kernel, d = t / a[2].kernel / a[1].kernel;
-      const T* tap = from + d * job_.weight_tap[0] + h * job_.weight_tap[1] + w * job_.weight_tap[2];
-      A* panel = to + t * channels_ * job_.depth;
+      const T* tap = from + tap_offset(t);
+      A* panel = to + t * channels_ * job_.panel_depth;
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t i = 0; i < kTileColumns<A>; ++i)
           panel[c * kTileColumns<A> + i] = i < rows ? widen(tap[c * job_.weight_depth + i * job_.weight_row]) : A{0};

@@ -7,7 +7,7 @@ struct WeightPacker {
 
   // Packs panel `index` of the wave, counted over (region, group, reduction block, panel).
   void pack(int64_t index) const {
-    if (job.zones) return TapPacker<T, A>(job).pack(index);
+    if (job.zones) return TapPacker<T, A, Product>(job).pack(index);
     const RegionJob* r = job.wave.data();
     while (r + 1 < job.wave.data() + job.wave.size() && (r + 1)->first_pack <= index) ++r;
     const int64_t panels = job.weight_panels(), local = index - r->first_pack;
@@ -24,7 +24,7 @@ struct WeightPacker {
   // Where the panel that starts at result channel `start` stands.
   A* panel_at(const RegionJob& r, const Block& block, int64_t group, int64_t start) const {
     const int64_t channels = packed_channels(job.shape, job.tile, job.rows);
-    if (job.zones) return TapPacker<T, A>(job).panel_at(*r.region, block, group, start);
+    if (job.zones) return TapPacker<T, A, Product>(job).panel_at(*r.region, block, group, start);
     return static_cast<A*>(job.packed_weight) + r.packed_offset +
            channels * (group * r.reduction.length() + r.reduction.before(block)) + start * block.length();
   }

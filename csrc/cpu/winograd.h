@@ -108,9 +108,9 @@ class WinogradConv {
   // Channels [channel, channel + W) of a box, and of the slices after it that its depth taps read.
   void transform_source(int64_t group, TileBox box, int64_t channel) {
     box.slices += job_.depth_taps - 1;
-    transform_source_tiles<T, A, kKernel>(job_.image, job_.grid, box, group * conv_.depth + channel,
-                                          conv_.depth - channel, stage_, source_ + sizes_.source.at(channel),
-                                          sizes_.source);
+    transform_source_tiles<T, A, kKernel>(job_.image,
+                                          {job_.grid, box, group * conv_.depth + channel, conv_.depth - channel},
+                                          stage_, source_ + sizes_.source.at(channel), sizes_.source);
   }
 
   // Deep: the chunk of channels from c on under taps from z on, of each of the panels.

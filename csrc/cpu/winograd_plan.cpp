@@ -10,9 +10,10 @@ std::atomic<bool> enabled{true};
 // Where it wins (measured: docs/performance.md): from so many channels of a group on either side; up to this share of
 // the definition's multiplications, which the overhang of the last tiles raises from a quarter (5 x 5: 0.36); and from
 // so many pixels or, for wgrad, tiles of a sample, fewer of which do not pay for the transform of the weight or of its
-// sums. Where many result channels share the transform of a source that is not widened, in planes, up to a greater
-// share (5 x 5 on 7 x 7: 0.47); fewer do for a gradient of 5 x 5, whose bands are a quarter padding there
-// (googlenet/5b, 128 to 48, forward and backward, Zen 4: 0.8 of the time in bands on one thread, 0.9 on two).
+// sums. Where many result channels share the transform of a source that panels would not widen, in planes, up to a
+// greater share (5 x 5 on 7 x 7: 0.47; in bfloat16 pairs, 48 to 128, two threads: 0.19 ms in bands, 0.12 so); fewer do
+// for a gradient of 5 x 5, whose bands are a quarter padding there (googlenet/5b, 128 to 48, forward and backward, Zen
+// 4: 0.8 of the time in bands on one thread, 0.9 on two).
 constexpr int64_t kLeastChannels = 24;
 // One side may have fewer channels if the other has enough: with a depth, whose taps share the transforms, and in
 // planes of so many pixels, unless products are of pairs (Zen 4, two threads, 16 to 32 and 64 to 16 channels: 3 x 3 on
@@ -33,8 +34,8 @@ constexpr double kMostWork = 0.45, kMostWorkOfManyRows = 0.48;
 constexpr int64_t kManyRows = 64, kManyRowsOfGradient = 32;
 
 // A level that multiplies pairs of terms does so at twice the rate of these products, which keep float32. There they
-// lose with panels of 3 x 3 products emptier than this; where a 5 x 5 gradient has so many times as many channels to
-// transform as it has results; and, in channels_last, under 5 x 5 with fewer channels than these.
+// lose with panels of 3 x 3 products emptier than this and, in channels_last, under 5 x 5 with fewer channels than
+// these.
 constexpr double kFullPairPanels = 0.75;
 // Share of the multiplications above which a 3 x 3 gradient to the weight of pairs is better packed: tiles overhang
 // (13 x 13, 2 x 192 to 192 channels: 0.71 against 0.85 ms).
@@ -42,7 +43,7 @@ constexpr double kMostPairedWgradWork = 0.35;
 // Channels up to which so few pixels do not repay transforming a weight of pairs (32 groups of 32, 7 x 7: 0.17 against
 // 0.26 ms; 160 to 320, 0.22 against 0.21).
 constexpr int64_t kFewPairedChannels = 32, kFewPairedPixels = 49;
-constexpr int64_t kSourcesOfAResult = 2, kLeastPairedChannels = 48;
+constexpr int64_t kLeastPairedChannels = 48;
 
 // Columns of interleaved tiles are staged side by side.
 constexpr int64_t kMostDilation = kWinogradStageColumns / kWinogradEdge;
@@ -232,8 +233,6 @@ std::string pairs_refusal(const PlanRequest& r) {
   if (!wide && !wgrad && p.axis[0].kernel == 1 && pixels <= kFewPairedPixels &&
       std::max(p.in_channels, p.out_channels) <= kFewPairedChannels)
     return std::to_string(pixels) + " pixels of pairs of few channels do not repay a transform of the weight";
-  if (wide && r.op == ConvOperator::kDgrad && gather_depth(r) >= kSourcesOfAResult * columns)
-    return std::to_string(gather_depth(r)) + " channels are many to transform for pairs of " + std::to_string(columns);
   return "";
 }
 
@@ -314,8 +313,8 @@ std::string winograd_refusal(const PlanRequest& r) {
   const double work = static_cast<double>(grid.per_image() * kWinogradPoints);
   const bool channels_last = r.source_channels_last || r.result_channels_last;  // whose panels cost less
   const int64_t many = r.op == ConvOperator::kDgrad && x.kernel == 5 ? kManyRowsOfGradient : kManyRows;
-  const bool many_rows =
-      r.op != ConvOperator::kWgrad && !channels_last && gather_rows(r) >= many && r.element_bytes == r.sum_bytes;
+  const bool many_rows = r.op != ConvOperator::kWgrad && !channels_last && gather_rows(r) >= many &&
+                         (panel_terms(r) > 1 || !is_widened(r));
   const double most = many_rows ? kMostWorkOfManyRows : kMostWork;
   if (work > most * static_cast<double>(pixels * y.kernel * x.kernel))
     return by(grid.height, grid.width) + " pixels leave too much of their tiles empty";

@@ -126,14 +126,22 @@ inline void store_stage(T* to, const Strides& strides, int64_t channels, int64_t
   }
 }
 
-// The transform of one vector of channels from `channel` on, of which `channels` are left, of the tiles of a box: rows
-// of kIn inputs, kStep of which are a tile's own, to a block. Slices outside of the image are zeros.
+// One vector of channels from `first` on, of which `left` are left, of the tiles of a box.
+struct TileChannels {
+  const TileGrid& grid;
+  const TileBox& box;
+  int64_t first, left;
+};
+
+// Their transform: rows of kIn inputs, kStep of which are a tile's own, to a block. Slices outside of the image are
+// zeros.
 template <class T, class A, int kIn, int kStep, class Transform>
-inline void transform_box(const TiledImage& image, const TileGrid& grid, const TileBox& box, int64_t channel,
-                          int64_t channels, A* stage, A* to, const TileBlock& block, Transform transform) {
+inline void transform_box(const TiledImage& image, const TileChannels& channels, A* stage, A* to,
+                          const TileBlock& block, Transform transform) {
   constexpr int W = kLanes<A>, kEdge = kWinogradEdge;
   const int64_t beyond = kIn - kStep;
-  for_each_run(grid, box, [&](const TileRun& run) {
+  const TileGrid& grid = channels.grid;
+  for_each_run(grid, channels.box, [&](const TileRun& run) {
     const int64_t z = run.image % grid.image_slices + run.slice + image.origin[0];
     const int64_t slice = padded_source(image.mode, z, image.extent[0]);
     A* v = to + run.first * block.row;
@@ -149,8 +157,8 @@ inline void transform_box(const TiledImage& image, const TileGrid& grid, const T
     const StageAxis x{image.origin[2] + left, 1, grid.width - left + beyond * dx, image.extent[2], image.mode};
     const int64_t columns = run.count * kStep + beyond * dx;
     const T* from = static_cast<const T*>(image.data) + run.image / grid.image_slices * image.strides.outer +
-                    slice * image.strides.axis[0] + channel * image.strides.channel;
-    load_stage<T, A>(from, image.strides, std::clamp<int64_t>(channels, 0, W), y, x, kIn, columns, stage);
+                    slice * image.strides.axis[0] + channels.first * image.strides.channel;
+    load_stage<T, A>(from, image.strides, std::clamp<int64_t>(channels.left, 0, W), y, x, kIn, columns, stage);
     for (int64_t group = 0; group < run.count; group += dx)
       for (int64_t t = 0; t < dx; ++t, v += block.row) {
         const A* tile = stage + (group * kStep + t) * W;
@@ -163,19 +171,18 @@ inline void transform_box(const TiledImage& image, const TileGrid& grid, const T
 
 // Of the source: BT d B.
 template <class T, class A, int kKernel>
-inline void transform_source_tiles(const TiledImage& image, const TileGrid& grid, const TileBox& box, int64_t channel,
-                                   int64_t channels, A* stage, A* to, const TileBlock& block) {
+inline void transform_source_tiles(const TiledImage& image, const TileChannels& channels, A* stage, A* to,
+                                   const TileBlock& block) {
   using Transforms = Winograd<A, kKernel>;
-  transform_box<T, A, kWinogradEdge, Transforms::kTile>(image, grid, box, channel, channels, stage, to, block,
+  transform_box<T, A, kWinogradEdge, Transforms::kTile>(image, channels, stage, to, block,
                                                         [](const auto& d, auto& v) { Transforms::image(d, v); });
 }
 
 // Of a gradient of the result, whose tiles do not overlap: A dY AT.
 template <class T, class A, int kKernel>
-inline void transform_grad_tiles(const TiledImage& grad, const TileGrid& grid, const TileBox& box, int64_t channel,
-                                 int64_t channels, A* stage, A* to, const TileBlock& block) {
+inline void transform_grad_tiles(const TiledImage& grad, const TileChannels& channels, A* stage, A* to,
+                                 const TileBlock& block) {
   using Transforms = Winograd<A, kKernel>;
   transform_box<T, A, Transforms::kTile, Transforms::kTile>(
-      grad, grid, box, channel, channels, stage, to, block,
-      [](const auto& y, auto& m) { Transforms::result_adjoint(y, m); });
+      grad, channels, stage, to, block, [](const auto& y, auto& m) { Transforms::result_adjoint(y, m); });
 }

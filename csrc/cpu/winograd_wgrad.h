@@ -54,10 +54,10 @@ class WinogradWgrad {
       const int64_t tiles = std::min(job_.shape.tiles, end - first);
       const TileBox box{first, tiles};
       for (int64_t k = 0; k < rows; k += W)
-        transform_grad_tiles<T, A, kKernel>(job_.grad, job_.grid, box, group * rows_ + row + k, rows_ - row - k, stage_,
-                                            grad_ + k, sizes_.grad);
+        transform_grad_tiles<T, A, kKernel>(job_.grad, {job_.grid, box, group * rows_ + row + k, rows_ - row - k},
+                                            stage_, grad_ + k, sizes_.grad);
       for (int64_t c = 0; c < std::min(columns, depth_ - column); c += W)
-        transform_source_tiles<T, A, kKernel>(image, job_.grid, box, group * depth_ + column + c, depth_ - column - c,
+        transform_source_tiles<T, A, kKernel>(image, {job_.grid, box, group * depth_ + column + c, depth_ - column - c},
                                               stage_, source_ + sizes_.source.at(c), sizes_.source);
       for (int point = 0; point < kEdge * kEdge; ++point)
         for (int64_t c = 0; c < columns; c += kColumns)

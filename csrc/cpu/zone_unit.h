@@ -20,14 +20,14 @@ void run_zones(const ConvJob& job, int64_t index, A* workspace) {
     for (const RegionJob& zone : job.wave) {
       const int64_t first = part * zone.pixels / job.zone_parts, last = (part + 1) * zone.pixels / job.zone_parts;
       if (first < last) {
-        ConvUnit<T, A, Product> unit(job, zone, group, first, last - first, first_panel, panels, before, workspace);
+        ConvUnit<T, A, Product> unit(job, {&zone, group, first, last - first, first_panel, panels, before}, workspace);
         visit(zone, unit);
       }
       before += last - first;
     }
   };
   const ConvAxis* kernel = job.problem->axis;
-  const int64_t chunks = Reduction::by_tap(1, job.depth).blocks();
+  const int64_t chunks = Reduction::by_tap(1, job.panel_depth).blocks();
   for (int64_t chunk = 0; chunk < chunks; ++chunk)
     for (int64_t d = 0; d < kernel[0].kernel; ++d)
       for (int64_t h = 0; h < kernel[1].kernel; ++h)
