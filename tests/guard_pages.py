@@ -71,7 +71,8 @@ def ends_in_parts() -> Iterator[ConvCase]:
     for c, size, kernel, stride in itertools.product((3, 16), ((7, 7), (14, 14), (20, 29)), (3, 5), (1, 2)):
         yield ConvCase(size, kernel, (c, c), groups=c, padding=kernel // 2, stride=stride, batch=1)
     for size, per_group, stride in (((7, 7), 16, 1), ((8, 8), 32, 2), ((5, 9), 15, 1)):
-        yield ConvCase(size, 3, (8 * per_group,) * 2, groups=8, padding=1, stride=stride, batch=1)
+        for layout in ("contiguous", "channels_last"):
+            yield ConvCase(size, 3, (8 * per_group,) * 2, groups=8, padding=1, stride=stride, batch=1, layout=layout)
     for channels, kernel in (((29, 15), 3), ((65, 130), 1), ((3, 28), (3, 5)), ((33, 200), 2)):
         yield ConvCase((12, 19), kernel, channels, padding=1)
     yield from list(summed_taps())[1::2]
