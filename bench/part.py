@@ -11,6 +11,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,7 +37,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--into", type=Path, metavar="DIR", help="default: bench/results (build/bench-quick)")
     parser.add_argument("--seconds", type=float, metavar="S", help="stop after so long; the next run goes on")
     parser.add_argument("--again", action="store_true", help="discard what is measured already")
-    parser.add_argument("--retake", action="store_true", help="measure cases anew whose turns were taken elsewhere")
+    parser.add_argument(
+        "--retake",
+        nargs="?",
+        const="",
+        metavar="NET/LAYER",
+        help="measure anew: this layer, or all cases whose turns were taken elsewhere",
+    )
     parser.add_argument("--quick", action="store_true", help="a few layers, short times: to see that it runs")
     parser.add_argument("--min-run-time", type=float, default=0.1, metavar="S", help="seconds a side (default: 0.1)")
     parser.add_argument(
@@ -59,6 +66,11 @@ def planned(part: Part, quick: bool) -> list[tuple[Layer, measure.Setting]]:
     return [(layer, setting) for layer in layers for setting in part.settings()]
 
 
+def retaken(row: dict[str, Any], layer: str) -> bool:
+    """Whether a row is to be measured anew."""
+    return f"{row['net']}/{row['layer']}" == layer if layer else row["elsewhere"] > 0
+
+
 def run(part: Part, path: Path, options: argparse.Namespace) -> store.Results:
     """Measures what is not there yet, saving after each layer."""
     convext.backends.winograd.enabled = part.winograd
@@ -71,8 +83,8 @@ def run(part: Part, path: Path, options: argparse.Namespace) -> store.Results:
     results = store.resume(path, len(plan), settings, facts, options.again)
     place = {key(*case): i for i, case in enumerate(plan)}
     results.rows = [row for row in results.rows if tuple(row[name] for name in KEY) in place]  # the lists may change
-    if options.retake:
-        results.rows = [row for row in results.rows if row["elsewhere"] == 0]
+    if options.retake is not None:
+        results.rows = [row for row in results.rows if not retaken(row, options.retake)]
     there = results.measured(KEY)
     left = [case for case in plan if key(*case) not in there]
     deadline = store.Deadline(options.seconds)

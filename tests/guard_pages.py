@@ -70,7 +70,7 @@ def ends_in_parts() -> Iterator[ConvCase]:
     """Images and weights that end in parts of vectors, for kernels that read whole ones where memory allows."""
     for c, size, kernel, stride in itertools.product((3, 16), ((7, 7), (14, 14), (20, 29)), (3, 5), (1, 2)):
         yield ConvCase(size, kernel, (c, c), groups=c, padding=kernel // 2, stride=stride, batch=1)
-    for size, per_group, stride in (((7, 7), 16, 1), ((8, 8), 32, 2), ((5, 9), 15, 1)):
+    for size, per_group, stride in (((7, 7), 16, 1), ((8, 8), 32, 2), ((5, 9), 15, 1), ((5, 9), 29, 1)):
         for layout in ("contiguous", "channels_last"):
             yield ConvCase(size, 3, (8 * per_group,) * 2, groups=8, padding=1, stride=stride, batch=1, layout=layout)
     for channels, kernel in (((29, 15), 3), ((65, 130), 1), ((3, 28), (3, 5)), ((33, 200), 2)):

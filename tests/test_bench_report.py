@@ -236,8 +236,9 @@ def test_the_combined_report(tmp_path: Path) -> None:
         combined.write(tmp_path / "nowhere")
 
 
-def test_cases_that_were_timed_elsewhere_are_taken_again_in_their_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("retake", "again"), [("", 0), (DENSE[1], 1)])
+def test_cases_that_were_timed_elsewhere_or_are_named_are_taken_again_in_their_place(
+    retake: str, again: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(part, "planned", lambda of, quick: plan)
     setting = measure.Setting()
@@ -254,13 +255,11 @@ def test_cases_that_were_timed_elsewhere_are_taken_again_in_their_place(
     monkeypatch.setattr(part.measure, "operands", lambda *_: None)
     monkeypatch.setattr(part.measure, "reference", lambda *_: [])
     monkeypatch.setattr(part.store, "resume", lambda *_: store.Results({}, 3, [dataclasses.asdict(r) for r in rows]))
-    options = argparse.Namespace(quick=False, again=False, retake=True, seconds=None, turns=3, min_run_time=0.01)
+    options = argparse.Namespace(quick=False, again=False, retake=retake, seconds=None, turns=3, min_run_time=0.01)
     results = part.run(PARTS["float32_2_threads"], tmp_path / "p.json", options)
-    assert taken == [DENSE[0]]
+    assert taken == [DENSE[again]]
     assert [(r["net"] + "/" + r["layer"], r["torch_seconds"] / r["our_seconds"]) for r in results.rows] == [
-        (DENSE[0], pytest.approx(3.0)),
-        (DENSE[1], pytest.approx(2.0)),
-        (DENSE[2], pytest.approx(2.0)),
+        (name, pytest.approx(3.0 if i == again else 2.0)) for i, name in enumerate(DENSE)
     ]
 
 

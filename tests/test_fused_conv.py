@@ -56,6 +56,8 @@ MORE = (
     ConvCase((30, 29), 3, (12, 12), batch=2, padding=1, groups=12, stride=2),  # phases of rows
     ConvCase((30, 29), 3, (40, 40), batch=2, padding=1, groups=40, layout="channels_last", stride=2),
     ConvCase((9, 10), 3, (128, 136), batch=2, padding=1, groups=8),
+    ConvCase((9, 10), 3, (128, 136), batch=2, padding=1, groups=8, layout="channels_last"),
+    ConvCase((9, 10), 3, (128, 192), batch=2, padding=1, groups=8, stride=2, layout="channels_last"),
     ConvCase((6, 6), 6, (8, 24), batch=3),
     ConvCase((5, 5), 5, (40, 12), batch=13),  # inner products
     ConvCase((1, 1), 1, (333, 200), batch=17),  # combinations of rows

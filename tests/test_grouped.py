@@ -60,7 +60,7 @@ def results(
             (512, 28, 28),
             (512, 16, 3, 3),
             {"stride": 2, "padding": 1, "groups": 32, "channels_last": True},
-            ["grouped"] * 3,
+            ["packed", "grouped", "grouped"],
         ),
         # the result's channels: 4 of 16 lanes one way, all the other
         ((64, 14, 14), (256, 4, 3, 3), {"padding": 1, "groups": 16}, ["grouped", "banded", "grouped"]),
@@ -97,10 +97,12 @@ def test_the_algorithm(
     [
         ((512, 14, 14), (512, 16, 3, 3), {"padding": 1}, {"wgrad"}),
         ((512, 28, 28), (512, 16, 3, 3), {"stride": 2, "padding": 1}, {"dgrad", "wgrad"}),
-        ((1024, 7, 7), (1024, 32, 3, 3), {"padding": 1}, {"dgrad", "wgrad"}),
+        ((1024, 7, 7), (1024, 32, 3, 3), {"padding": 1}, {"dgrad"}),
         ((1024, 14, 14), (1024, 32, 3, 3), {"padding": 1}, set()),
+        ((1024, 14, 14), (1024, 32, 3, 3), {"stride": 2, "padding": 1}, {"dgrad"}),
+        ((256, 56, 56), (256, 8, 3, 3), {"stride": 2, "padding": 1}, {"dgrad"}),
         ((1536, 49), (1536, 48, 64), {"padding": 32}, set(OPERATORS)),
-        ((1536, 49), (1536, 48, 16), {"padding": 8}, {"dgrad", "wgrad"}),
+        ((1536, 49), (1536, 48, 16), {"padding": 8}, {"dgrad"}),
     ],
 )
 def test_groups_that_are_widened_instead_of_paired(
@@ -112,9 +114,32 @@ def test_groups_that_are_widened_instead_of_paired(
     assert {o for o, name in zip(OPERATORS, chosen, strict=True) if name == "grouped"} == widened, chosen
 
 
-# (input, output) channels of a group: whole vectors at every level, parts of one, more than a tile has.
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (((512, 14, 14), (512, 16, 3, 3), {"padding": 1}), ["grouped"] * 3),
+        (((1024, 7, 7), (1024, 32, 3, 3), {"padding": 1}), ["winograd", "winograd", "packed"]),
+        (((512, 14, 14), (512, 16, 3, 3), {"padding": 1, "dtype": torch.float64}), ["packed"] * 3),
+        (((256, 28, 28), (256, 8, 3, 3), {"padding": 1}), ["depthwise_channels_last"] * 3),
+        (((512, 14, 14), (512, 16, 3, 3), {"padding": 1, "padding_mode": "reflect"}), ["packed"] * 3),
+        (((512, 14, 14), (512, 16, 3, 3), {"padding": 1, "dtype": torch.bfloat16}), ["packed"] * 3),
+        (((256, 14, 14), (512, 8, 3, 3), {"stride": 2, "padding": 1}), ["packed", "packed", "grouped"]),
+    ],
+)
+def test_the_algorithm_of_channels_last_images(
+    case: tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]], expected: list[str]
+) -> None:
+    image, weight, settings = case
+    if "avx512_bf16" not in convext.backends.cpu.isa_levels():
+        pytest.skip("the lanes are those of AVX-512, the pairs its bfloat16")
+    with convext.backends.winograd.flags(enabled=True):
+        assert algorithms((1, *image), weight, groups=32, channels_last=True, **settings) == expected
+
+
+# (input, output) channels of a group: whole vectors at every level, parts of one, more than a tile has; a source of
+# more than a group's result may have.
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
-@pytest.mark.parametrize("channels", ((16, 16), (2, 16), (3, 14), (15, 29), (32, 48), (5, 64)), ids=str)
+@pytest.mark.parametrize("channels", ((16, 16), (2, 16), (3, 14), (15, 29), (32, 48), (5, 64), (80, 16)), ids=str)
 @pytest.mark.parametrize("stride", (1, 2, 3))
 @pytest.mark.parametrize("layouts", ("contiguous", "channels_last", "image", "weight"))
 def test_sums_of_groups_are_exact(
@@ -175,8 +200,10 @@ def test_sums_of_rows_are_exact(kernel: int, multiplier: int, dtype: torch.dtype
 
 @pytest.mark.parametrize("mode", ("reflect", "replicate", "circular"))
 @pytest.mark.parametrize("channels", (1, 16))
-def test_padding_modes_are_staged(channels: int, mode: str, isa: str) -> None:
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+def test_padding_modes_are_staged(channels: int, mode: str, layout: torch.memory_format, isa: str) -> None:
     x, w = integers(2, 8 * channels, 9, 20), integers(8 * channels, channels, 3, 5)
+    x = x.contiguous(memory_format=layout)
     for stride in (1, 2):
         y = CF.conv2d(x, w, None, stride, (2, 3), groups=8, padding_mode=mode)
         padded = torch.nn.functional.pad(x.double(), (3, 3, 2, 2), mode)
@@ -189,7 +216,16 @@ def test_any_strides_of_memory(channels: int, isa: str) -> None:
     settings: dict[str, Any] = {"padding": 1, "groups": 8}
     w, bias = integers(8 * channels, channels, 3, 3), integers(8 * channels)
     wide = integers(2, 8 * channels, 18, 40)
-    for x in (wide[..., ::2], wide[:, :, ::3, 3:24], wide.transpose(2, 3), wide.flip(3)[:1].expand(3, -1, -1, -1)):
+    last = integers(2, 16 * channels, 9, 11).contiguous(memory_format=torch.channels_last)
+    for x in (
+        wide[..., ::2],
+        wide[:, :, ::3, 3:24],
+        wide.transpose(2, 3),
+        wide.flip(3)[:1].expand(3, -1, -1, -1),
+        last[:, 5 : 5 + 8 * channels],
+        last[:, : 8 * channels, ::2, 1:],
+        last[:, ::2],
+    ):
         for grad in (integers(*x.shape), torch.ones(()).expand(x.shape), integers(*x.shape[:-1], 1).expand(x.shape)):
             expected = results(torch.nn.functional, *(t.double() for t in (x, w, bias, grad)), settings)
             for a, b in zip(results(CF, x, w, bias, grad, settings), expected, strict=True):
@@ -198,12 +234,15 @@ def test_any_strides_of_memory(channels: int, isa: str) -> None:
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("channels", "size"), list(itertools.product((1, 16, 32), ((14, 14), (19, 37)))), ids=str)
-def test_threads_and_batch_change_no_bit(channels: int, size: tuple[int, int], isa: str) -> None:
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+def test_threads_and_batch_change_no_bit(
+    channels: int, size: tuple[int, int], layout: torch.memory_format, isa: str
+) -> None:
     for stride in (1, 2):
         settings: dict[str, Any] = {"stride": stride, "padding": 1, "groups": 16}
         x, w, bias = (
-            torch.randn(3, 16 * channels, *size),
-            torch.randn(16 * channels, channels, 3, 3),
+            torch.randn(3, 16 * channels, *size).contiguous(memory_format=layout),
+            torch.randn(16 * channels, channels, 3, 3).contiguous(memory_format=layout),
             torch.randn(16 * channels),
         )
         grad = torch.randn(CF.conv2d(x, w, **settings).shape)
@@ -220,14 +259,15 @@ def test_threads_and_batch_change_no_bit(channels: int, size: tuple[int, int], i
                 assert torch.equal(a, b)
 
 
-def test_an_infinity_stays_within_its_windows(isa: str) -> None:
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+def test_an_infinity_stays_within_its_windows(layout: torch.memory_format, isa: str) -> None:
     """Vectors overlap at the end of a row and leave out lanes in wgrad: none may multiply what it leaves out."""
     for channels in (1, 16):
         settings: dict[str, Any] = {"groups": 8}
         x, w = torch.randn(1, 8 * channels, 9, 37), torch.randn(8 * channels, channels, 3, 3)
         bias, grad = torch.zeros(8 * channels), torch.randn(1, 8 * channels, 7, 35)
         for y, column in ((0, 0), (4, 20), (8, 36)):
-            one = x.clone()
+            one = x.clone(memory_format=layout)
             one[0, 0, y, column] = torch.inf
             ours, exact = (
                 results(CF, one, w, bias, grad, settings),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import convext
+import convext.functional as CF
 from tests.cases import LAYOUTS, ConvCase
 from tests.reference import OPERATORS, call, check, operands
 from tests.test_plan import plan_of
@@ -29,12 +30,15 @@ def cases() -> Iterator[ConvCase]:
     yield ConvCase((31, 35), (3, 2), (64, 80), padding=((13, 12), (15, 9)), dilation=13, stride=(3, 1))
     yield ConvCase((26, 27), 3, (192, 144), groups=2, padding=13, dilation=13)
     yield ConvCase((600,), 2, (128, 72), padding=((512, 0),), dilation=512)
+    yield ConvCase((30,), 35, (66, 130), padding=340, dilation=20)
+    yield ConvCase((26, 27), 3, (142, 194), groups=2, padding=13, dilation=13)  # odd channels of a group
     yield ConvCase((3, 20, 21), 3, (64, 64), batch=1, padding=(1, 12, 12), dilation=(1, 12, 12))
     for layout in LAYOUTS[1:]:
         yield ConvCase((22, 23), 3, (64, 66), padding=12, dilation=12, layout=layout)
 
 
 CASES = list(cases())
+CONTIGUOUS = next(i for i, case in enumerate(CASES) if case.layout != "contiguous")
 
 
 @pytest.mark.parametrize("draw", ("integers", "normal", "adversarial"))
@@ -49,7 +53,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
 
 
-@pytest.mark.parametrize("case", CASES[:11], ids=lambda c: c.id)
+@pytest.mark.parametrize("case", CASES[:CONTIGUOUS], ids=lambda c: c.id)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 def test_bits_do_not_depend_on_threads_or_batch(case: ConvCase, dtype: torch.dtype, threads: None, isa: str) -> None:
     for operator in OPERATORS:
@@ -67,6 +71,16 @@ def test_bits_do_not_depend_on_threads_or_batch(case: ConvCase, dtype: torch.dty
         assert image is not None
         for n in range(3):
             assert same_bits(call(operator, one, [image[n : n + 1], *rest])[0], results[0][n]), operator
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_more_taps_than_zones_have(dtype: torch.dtype) -> None:
+    """A strided gradient to a single row has some of 301 taps, and the panels of zones all of them."""
+    image, weight = torch.randn(1, 64, 1, 40, dtype=torch.float64), torch.randn(64, 160, 301, 1, dtype=torch.float64)
+    image, weight = image.to(dtype), weight.to(dtype)
+    ours = CF.conv_transpose2d(image, weight, stride=(2, 1), padding=(150, 0)).double()
+    theirs = torch.nn.functional.conv_transpose2d(image.double(), weight.double(), stride=(2, 1), padding=(150, 0))
+    assert (ours - theirs).norm() <= 8 * torch.finfo(dtype).eps * theirs.norm()
 
 
 @pytest.mark.cpu_only("other kernels multiply padding")

@@ -241,7 +241,7 @@ class GroupedConv {
       return;
     }
     for (int64_t c = 0; c < channels; ++c, from += job_.weight_depth, to += apart)
-      copy_strided(to, from, job_.weight_row, rows);  // dgrad's has lines already
+      copy_strided(to, from, job_.weight_row, rows);  // dgrad's channels_last one has lines already
   }
 
   // Asks for the `part`-th of `parts` of the block that begins with a channel and is packed next: its rows stand far

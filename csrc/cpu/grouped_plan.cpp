@@ -15,9 +15,7 @@ constexpr double kLeastFill = 0.75;
 constexpr double kLeastFillFolded = 0.5;
 // Taps up to which wgrad by rows keeps all sums in registers (5 x 5 on 28 x 28: 0.128 against 0.104 ms by planes).
 constexpr int64_t kMostTapsByRows = 9;
-// Result pixels up to which transforming the weight costs more than Winograd's algorithm saves, unless images have to
-// be turned for this one (channels_last, 32 groups of 32, 7 x 7, two threads: 0.28 ms against 0.24, dgrad 0.24 against
-// 0.23).
+// Result pixels up to which transforming the weight costs more than Winograd's algorithm saves.
 constexpr int64_t kFewPixels = 64;
 // Taps from which an image of so few pixels is better widened than multiplied in pairs (48 channels of a group, 49
 // pixels: 128 taps 5.3 against 3.2 ms, 64 taps 2.4 against 1.7, 16 taps 0.39 against 0.41).
@@ -52,7 +50,7 @@ std::string common_refusal(const PlanRequest& r) {
   return "";
 }
 
-// Whether the result has phases, which some algorithms interleave or fold.
+// Whether the result has phases, which other algorithms interleave or, of NCHW, fold.
 bool is_folded(const PlanRequest& r) {
   return r.op == ConvOperator::kDgrad && (r.problem.axis[1].stride > 1 || r.problem.axis[2].stride > 1);
 }
@@ -69,15 +67,32 @@ std::string plane_refusal(const PlanRequest& r) {
   return common_refusal(r);
 }
 
-// Whether groups of a level that multiplies pairs are better widened, and multiplied at half the rate: where the others
-// fold their result, or leave most of their panels empty.
+// Why channels_last images are better packed than turned: panels have no use for that. Two threads of a Zen 4, packed
+// and turned: 32 groups of 16 on 14 x 14 198 and 194 us, wgrad 234 and 172; under a stride of 2 225 and 246, dgrad 257
+// and 219, wgrad 275 and 220; two vectors, 32 groups of 32 under a stride of 2, 244 and 263, wgrad 205 and 261.
+std::string turned_refusal(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  if (!r.source_channels_last) return "";
+  if (p.mode != PaddingMode::kZeros) return "borders would be turned pixel by pixel";
+  if (gather_rows(r) > r.lanes)
+    return std::to_string(gather_rows(r)) + " channels_last channels of a group are more than a vector of " +
+           std::to_string(r.lanes);
+  if (r.op == ConvOperator::kFprop && (p.axis[1].stride > 1 || p.axis[2].stride > 1))
+    return "more channels_last pixels would be turned than there are results";
+  return "";
+}
+
+// Whether groups of a level that multiplies pairs are better widened, and multiplied at half the rate: NCHW images of
+// few pixels, gradients that the others fold, and those to the weights of so few channels that pairs are correlated
+// (docs/performance_bfloat16.md).
 bool repays_widening(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
-  const bool few = output_pixels(p) <= kFewPixels;
+  if (r.source_channels_last) return false;
+  const bool few = output_pixels(p) <= kFewPixels, many_taps = kernel_taps(p) >= kManyTaps;
   switch (r.op) {
-    case ConvOperator::kFprop: return few && kernel_taps(p) >= kManyTaps;
+    case ConvOperator::kFprop: return few && many_taps;
     case ConvOperator::kDgrad: return few || is_folded(r);
-    case ConvOperator::kWgrad: return few || p.in_channels <= r.lanes;
+    case ConvOperator::kWgrad: return (few && many_taps) || p.in_channels <= r.lanes;
   }
   return false;
 }
@@ -88,16 +103,17 @@ std::string grouped_refusal(const PlanRequest& r) {
   const ConvProblem& p = r.problem;
   if (p.groups < kFewestGroups) return "fewer than " + std::to_string(kFewestGroups) + " groups make too few units";
   const int64_t rows = gather_rows(r);
-  if (rows > kMostGroupedChannels || fill(rows, r.lanes) < (is_folded(r) ? kLeastFillFolded : kLeastFill))
+  if (rows > kMostGroupedChannels ||
+      fill(rows, r.lanes) < (is_folded(r) && !r.result_channels_last ? kLeastFillFolded : kLeastFill))
     return std::to_string(rows) + " result channels of a group do not fill vectors of " + std::to_string(r.lanes) +
            ", or are more than " + std::to_string(kMostGroupedChannels);
   if (std::string reason = common_refusal(r); !reason.empty()) return reason;
   if (panel_terms(r) > 1 && !repays_widening(r)) return "products of pairs run at twice its rate";
   if (kernel_taps(p) == 1) return "a single tap has nothing to stage";
+  if (std::string reason = turned_refusal(r); !reason.empty()) return reason;
   if (kernel_taps(p) > kReductionBlock)
     return "the kernel has " + std::to_string(kernel_taps(p)) + " taps, more than " + std::to_string(kReductionBlock);
-  if ((output_pixels(p) > kFewPixels || r.source_channels_last) && winograd_refusal(r).empty())
-    return "Winograd's algorithm multiplies less";
+  if (output_pixels(p) > kFewPixels && winograd_refusal(r).empty()) return "Winograd's algorithm multiplies less";
   const GroupedShape shape = grouped_shape(r);
   if (std::max(shape.stage_elements(), shape.sum_elements(r.lanes)) * r.sum_bytes > kMostImageBytes)
     return "an image of one group needs more than " + std::to_string(kMostImageBytes >> 10) + " KiB";

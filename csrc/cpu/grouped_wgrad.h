@@ -9,7 +9,7 @@
 //          +------+ +------------------+
 //
 // A unit is a vector of filters of one group: all images, in order. The image is staged as for fprop (grouped_job.h),
-// grad turned into [pixel][k]. Sums run over at most kReductionBlock pixels before they are added up.
+// grad turned into [pixel][k], or copied. Sums run over at most kReductionBlock pixels before they are added up.
 #pragma once
 
 // Of a tile: more than the eight sums that hide an FMA's latency, so that loads which come late hide as well, while its
@@ -136,7 +136,7 @@ class GroupedWgrad {
     const Strides& s = job_.grad_strides;
     A* to = grad_;
     for (int64_t i = 0; i < shape_.pixels; i += shape_.width, from += s.axis[1])
-      for (int64_t x = 0; x < shape_.width; ++x, to += W) store(to, load_few<A>(from + x * s.axis[2], lanes));
+      for (int64_t x = 0; x < shape_.width; ++x, to += W) store(to, load_first<A>(from + x * s.axis[2], lanes));
   }
 
   void add_image() const {
@@ -164,10 +164,10 @@ class GroupedWgrad {
       filters.start[l] = static_cast<T*>(job_.result) + (first + std::min(l, lanes - 1)) * job_.result_strides.outer;
     const auto as_they_are = [](Vector<A> sum, const T*, int64_t) { return sum; };
     const int64_t depth = shape_.depth, taps = shape_.taps;
-    if (job_.result_strides.channel != 1 || taps == 1)
+    if (job_.result_strides.channel != 1 || depth == 1)
       return write_pixels<T, A>(sums_, filters, static_cast<int>(lanes), 0, 1, depth * taps, as_they_are);
-    A* by_tap = grad_;  // room for so many channels, now that all images are done
-    const int64_t room = shape_.pixels;
+    A* by_tap = grad_;
+    const int64_t room = shape_.pixels;  // channels that fit there, now that all images are done
     for (int64_t t = 0; t < taps; ++t)
       for (int64_t c = 0; c < depth; c += room) {
         const int64_t n = std::min(room, depth - c);

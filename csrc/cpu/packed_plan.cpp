@@ -20,7 +20,7 @@ constexpr int64_t kHugeWeightBytes = int64_t{4} << 20;
 // Zones are cut where they leave this share of the products, a zone's last tile counted as so many pixels more; and
 // from so many channels, whose products under one tap are a block.
 constexpr double kMostZoneWork = 0.8;
-constexpr int64_t kZoneEdge = 8, kLeastZoneDepth = 64, kMostZoneTaps = 256;
+constexpr int64_t kZoneEdge = 8, kLeastZoneDepth = 64, kMostZoneTaps = kReductionBlock;
 // Most pixels and panels of a unit of zones: their sums, a block of the weight and the pixels of a zone fill half of
 // L2.
 constexpr int64_t kMostZonePixels = 400, kMostZonePanels = 8;
@@ -45,7 +45,7 @@ bool repays_zones(const PlanRequest& r) {
   if (p.mode != PaddingMode::kZeros || r.source_channels_last || r.result_channels_last) return false;
   if (gather_depth(r) < kLeastZoneDepth || 2 * gather_rows(r) < r.tile.columns || region_count(r) != 1) return false;
   const Region region = regions_of(r).front();
-  if (region.taps() == 1 || region.taps() > kMostZoneTaps) return false;
+  if (region.taps() == 1 || kernel_taps(p) > kMostZoneTaps) return false;  // those that no zone has are packed, too
   int64_t work = 0;
   for (const Region& zone : zones_of(region)) work += (zone.positions() + kZoneEdge) * zone.taps();
   return static_cast<double>(work) < kMostZoneWork * static_cast<double>(region.positions() * region.taps());

@@ -48,36 +48,49 @@ class PlaneStager {
  private:
   static constexpr int W = kLanes<A>;
 
-  // The same of channels that follow each other: squares of pixels by channels are turned. What a vector has beyond
-  // the last pixel are zeros, which fall on zeros, or on places that a later copy fills.
+  // The same of channels that follow each other, in blocks that may overlap.
   void fill_turned(const T* plane, int64_t channels) const {
+    const int64_t count = std::min<int64_t>(W, channels);
     for (int64_t first = 0; first < channels; first += W) {
-      const int64_t c = channels >= W ? std::min(first, channels - W) : 0, count = std::min<int64_t>(W, channels);
+      const int64_t c = std::min(first, channels - count);
       for (const RowCopy* copy = copies_; copy < copies_ + count_; ++copy)
         for (int64_t i = 0; i < copy->len; i += W) {
-          const int64_t pixels = std::min<int64_t>(W, copy->len - i);
-          const bool spills = copies_ascend_ && copy->to + i + W <= channel_size_;
-          Vector<A> v[W];
-#pragma GCC unroll 16
-          for (int j = 0; j < W; ++j) {
-            v[j] = Vector<A>{};
-            if (j >= pixels) continue;
-            const T* pixel = plane + copy->from + (i + j) * step_ + c;
-            v[j] = load_few<A>(pixel, count);
-            __builtin_prefetch(pixel + channels, 0, 2);  // the next group's
-          }
-          transpose_square<A>(v);
-          A* to = stage_ + c * channel_size_ + copy->to + i;
-          for (int64_t l = 0; l < count; ++l, to += channel_size_) {
-            if (pixels == W || spills) {
-              store(to, v[l]);
-            } else {
-              A row[W];
-              store(row, v[l]);
-              copy_fewer<W>(to, row, pixels);
-            }
-          }
+          const T* from = plane + copy->from + i * step_ + c;
+          turn_square({from, channels, count, std::min<int64_t>(W, copy->len - i)}, c, copy->to + i);
         }
+    }
+  }
+
+  // Some channels of some pixels, at most as many as a vector has lanes.
+  struct Square {
+    const T* from;
+    int64_t next;  // from a group's channels to the next group's
+    int64_t channels, pixels;
+  };
+  // Turns a square to its channels' places. Behind the last pixel a whole vector has zeros: there is one copy a row, in
+  // the order of the stage, so that they fall on zeros that no copy reaches, or on a row that is copied later. They
+  // stay within the channel.
+  [[gnu::always_inline]] void turn_square(const Square& square, int64_t channel, int64_t place) const {
+    Vector<A> v[W];
+#pragma GCC unroll 16
+    for (int j = 0; j < W; ++j) {
+      v[j] = Vector<A>{};
+      if (j >= square.pixels) continue;
+      const T* pixel = square.from + j * step_;
+      v[j] = load_first<A>(pixel, square.channels);
+      __builtin_prefetch(pixel + square.next, 0, 2);
+    }
+    transpose_square<A>(v);
+    const bool whole = square.pixels == W || (copies_ascend_ && place + W <= channel_size_);
+    A* to = stage_ + channel * channel_size_ + place;
+    for (int64_t l = 0; l < square.channels; ++l, to += channel_size_) {
+      if (whole) {
+        store(to, v[l]);
+      } else {
+        A row[W];
+        store(row, v[l]);
+        copy_fewer<W>(to, row, square.pixels);
+      }
     }
   }
 
@@ -90,5 +103,5 @@ class PlaneStager {
   RowCopy* copies_;
   A* stage_;
   int64_t count_ = 0, channel_size_, step_, channel_stride_;
-  bool copies_ascend_;  // in the order of the stage
+  bool copies_ascend_;  // in the order of the stage: other modes list a row's borders after its interior
 };

@@ -64,6 +64,9 @@ Tensor place_gather(const Tensor& input, const Tensor& places) {
   return result;
 }
 
+// Places that are collected at a time.
+constexpr int64_t kPart = int64_t{1} << 17;
+
 // `count` values of a plane and their places among `size`.
 template <class T>
 struct ScatteredPlane {
@@ -72,8 +75,7 @@ struct ScatteredPlane {
   int64_t count, size;
 };
 
-// One plane in parts of bounded size, each collected in the sum type.
-constexpr int64_t kPart = int64_t{1} << 17;
+// One plane in parts, each collected in the sum type.
 template <class T, class A, class Write>
 void scatter_plane(const ScatteredPlane<T>& plane, bool accumulate, A* part, Outside& outside, const Write& write) {
   const auto [from, at, count, size] = plane;

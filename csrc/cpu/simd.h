@@ -180,12 +180,12 @@ inline Vector<A> load_widened(const T* from) {
   }
 }
 
-// The first `count` elements, widened, and zeros.
+// The first `count` lanes from p on, reading nothing beyond them.
 template <class A, class T>
-inline Vector<A> load_few(const T* from, int64_t count) {
-  if (count == kLanes<A>) return load_widened<A>(from);
+inline Vector<A> load_first(const T* p, int64_t count) {
+  if (count == kLanes<A>) return load_widened<A>(p);
   T part[kLanes<A>] = {};
-  copy_fewer<kLanes<A>>(part, from, count);
+  copy_fewer<kLanes<A>>(part, p, count);
   return load_widened<A>(part);
 }
 
@@ -269,6 +269,15 @@ inline void store_narrowed(T* to, Vector<A> v) {
     store(wide, v);
     for (int i = 0; i < kLanes<A>; ++i) to[i] = Narrow<T>::from(wide[i]);
   }
+}
+
+// Writes the first `count` lanes of a vector.
+template <class A, class T>
+inline void store_first(T* p, Vector<A> v, int64_t count) {
+  if (count == kLanes<A>) return store_narrowed<T, A>(p, v);
+  T part[kLanes<A>];
+  store_narrowed<T, A>(part, v);
+  copy_fewer<kLanes<A>>(p, part, count);
 }
 
 // N sums narrowed to bfloat16, as store_narrowed.

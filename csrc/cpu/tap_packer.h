@@ -95,7 +95,8 @@ class TapPacker {
     }
   }
 
-  // The same of pairs of channels, as many at a time as a block of all taps has: its panel is taken apart by taps.
+  // The same of pairs of channels, as many at a time as make a panel of kReductionBlock rows with all taps, of which
+  // there are no more (packed_plan.cpp): that is then taken apart by taps.
   void pack_tap_pairs(const T* from, int64_t rows, const Block& block, A* to) const {
     constexpr int64_t kColumns = kTileColumns<A>;
     int64_t offset[kReductionBlock];

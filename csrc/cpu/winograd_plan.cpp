@@ -11,9 +11,9 @@ std::atomic<bool> enabled{true};
 // the definition's multiplications, which the overhang of the last tiles raises from a quarter (5 x 5: 0.36); and from
 // so many pixels or, for wgrad, tiles of a sample, fewer of which do not pay for the transform of the weight or of its
 // sums. Where many result channels share the transform of a source that panels would not widen, in planes, up to a
-// greater share (5 x 5 on 7 x 7: 0.47; in bfloat16 pairs, 48 to 128, two threads: 0.19 ms in bands, 0.12 so); fewer do
-// for a gradient of 5 x 5, whose bands are a quarter padding there (googlenet/5b, 128 to 48, forward and backward, Zen
-// 4: 0.8 of the time in bands on one thread, 0.9 on two).
+// greater share (5 x 5 on 7 x 7: 0.47; in bfloat16 pairs, 48 to 128, two threads: 0.19 ms in bands, 0.12 in tiles);
+// fewer do for a gradient of 5 x 5, whose bands are a quarter padding there (googlenet/5b, 128 to 48, forward and
+// backward, Zen 4: 0.8 of the time in bands on one thread, 0.9 on two).
 constexpr int64_t kLeastChannels = 24;
 // One side may have fewer channels if the other has enough: with a depth, whose taps share the transforms, and in
 // planes of so many pixels, unless products are of pairs (Zen 4, two threads, 16 to 32 and 64 to 16 channels: 3 x 3 on
@@ -314,7 +314,7 @@ std::string winograd_refusal(const PlanRequest& r) {
   const bool channels_last = r.source_channels_last || r.result_channels_last;  // whose panels cost less
   const int64_t many = r.op == ConvOperator::kDgrad && x.kernel == 5 ? kManyRowsOfGradient : kManyRows;
   const bool many_rows = r.op != ConvOperator::kWgrad && !channels_last && gather_rows(r) >= many &&
-                         (panel_terms(r) > 1 || !is_widened(r));
+                         (panel_terms(r) > 1 ? x.kernel == 5 : !is_widened(r));
   const double most = many_rows ? kMostWorkOfManyRows : kMostWork;
   if (work > most * static_cast<double>(pixels * y.kernel * x.kernel))
     return by(grid.height, grid.width) + " pixels leave too much of their tiles empty";

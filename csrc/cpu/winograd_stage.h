@@ -25,24 +25,6 @@ struct StageAxis {
   int64_t at(int64_t x, int64_t count) const { return std::clamp<int64_t>(x - begin, 0, count); }
 };
 
-// The first `count` lanes from p on, reading nothing beyond them.
-template <class A, class T>
-inline Vector<A> load_first(const T* p, int64_t count) {
-  if (count == kLanes<A>) return load_widened<A>(p);
-  T part[kLanes<A>] = {};
-  copy_fewer<kLanes<A>>(part, p, count);
-  return load_widened<A>(part);
-}
-
-// Writes the first `count` lanes of a vector.
-template <class A, class T>
-inline void store_first(T* p, Vector<A> v, int64_t count) {
-  if (count == kLanes<A>) return store_narrowed<T, A>(p, v);
-  T part[kLanes<A>];
-  store_narrowed<T, A>(part, v);
-  copy_fewer<kLanes<A>>(p, part, count);
-}
-
 // Fills rows x columns pixels of a stage with `channels` channels (at most a vector) that start at `from`.
 template <class T, class A>
 inline void load_stage(const T* from, const Strides& strides, int64_t channels, const StageAxis& y, const StageAxis& x,
