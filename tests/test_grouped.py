@@ -14,6 +14,8 @@ import convext
 import convext.functional as CF
 
 OPERATORS = ("fprop", "dgrad", "wgrad")
+CPU = pytest.mark.cpu_only("of how the CPU's kernels stage images and weights")
+LAYOUTS = (torch.contiguous_format, pytest.param(torch.channels_last, marks=CPU))
 
 
 @pytest.fixture(autouse=True)
@@ -139,9 +141,13 @@ def test_the_algorithm_of_channels_last_images(
 # (input, output) channels of a group: whole vectors at every level, parts of one, more than a tile has; a source of
 # more than a group's result may have.
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16), ids=str)
-@pytest.mark.parametrize("channels", ((16, 16), (2, 16), (3, 14), (15, 29), (32, 48), (5, 64), (80, 16)), ids=str)
+@pytest.mark.parametrize(
+    "channels", ((16, 16), (2, 16), (3, 14), (15, 29), (32, 48), (5, 64), pytest.param((80, 16), marks=CPU)), ids=str
+)
 @pytest.mark.parametrize("stride", (1, 2, 3))
-@pytest.mark.parametrize("layouts", ("contiguous", "channels_last", "image", "weight"))
+@pytest.mark.parametrize(
+    "layouts", ("contiguous", *(pytest.param(x, marks=CPU) for x in ("channels_last", "image", "weight")))
+)
 def test_sums_of_groups_are_exact(
     channels: tuple[int, int], stride: int, dtype: torch.dtype, layouts: str, isa: str
 ) -> None:
@@ -200,7 +206,7 @@ def test_sums_of_rows_are_exact(kernel: int, multiplier: int, dtype: torch.dtype
 
 @pytest.mark.parametrize("mode", ("reflect", "replicate", "circular"))
 @pytest.mark.parametrize("channels", (1, 16))
-@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_padding_modes_are_staged(channels: int, mode: str, layout: torch.memory_format, isa: str) -> None:
     x, w = integers(2, 8 * channels, 9, 20), integers(8 * channels, channels, 3, 5)
     x = x.contiguous(memory_format=layout)
@@ -234,7 +240,7 @@ def test_any_strides_of_memory(channels: int, isa: str) -> None:
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("channels", "size"), list(itertools.product((1, 16, 32), ((14, 14), (19, 37)))), ids=str)
-@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_threads_and_batch_change_no_bit(
     channels: int, size: tuple[int, int], layout: torch.memory_format, isa: str
 ) -> None:
@@ -259,7 +265,7 @@ def test_threads_and_batch_change_no_bit(
                 assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_an_infinity_stays_within_its_windows(layout: torch.memory_format, isa: str) -> None:
     """Vectors overlap at the end of a row and leave out lanes in wgrad: none may multiply what it leaves out."""
     for channels in (1, 16):
