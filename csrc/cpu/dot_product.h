@@ -5,7 +5,11 @@
 // It takes subnormal numbers for zero and rounds in its own way (to nearest even, whatever the thread's mode).
 struct DotProduct {
   static constexpr int kTerms = 2;
-  static Vector<float> add(Vector<float> sum, Vector<float> b, float a) { return add(sum, b, Vector<float>{} + a); }
+  // The broadcast must not add to zero: the sum flushes a pair whose second term is zero, a subnormal float, where the
+  // thread flushes those.
+  static Vector<float> add(Vector<float> sum, Vector<float> b, float a) {
+    return add(sum, b, (Vector<float>)_mm512_set1_epi32(__builtin_bit_cast(int, a)));
+  }
   static Vector<float> add(Vector<float> sum, Vector<float> a, Vector<float> b) {
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
   }

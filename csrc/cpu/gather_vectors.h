@@ -13,10 +13,13 @@
 #pragma once
 
 // Up to kLanes columns of a panel: `to` from the channel's first row, `from` from the channel's first source element,
-// or negative for zeros.
+// or from kZeros. Which of them is looked up: nothing foresees a branch on it.
 struct VectorPiece {
-  int32_t to;
+  int32_t to, zeros;
   int64_t from;
+  static VectorPiece of(int64_t to, int64_t offset, int64_t beside) {
+    return {static_cast<int32_t>(to), offset < 0, offset < 0 ? 0 : offset + beside};
+  }
 };
 inline constexpr int kMostVectorPieces = 1024;
 
@@ -35,8 +38,7 @@ int make_vector_pieces(const ImageReader<A>& image, const Block& block, const Pi
     for (int i = 0; i < count; ++i)
       for (int32_t j = 0; j < pieces[i].len; j += W) {
         if (made == kMostVectorPieces) return -1;
-        to[made++] = {static_cast<int32_t>(t * columns) + pieces[i].column + j,
-                      pieces[i].offset < 0 ? -1 : pieces[i].offset + j * step};
+        to[made++] = VectorPiece::of(t * columns + pieces[i].column + j, pieces[i].offset, j * step);
       }
   }
   return made;
@@ -62,14 +64,36 @@ inline Vector<A> load_every(const A* from) {
   }
 }
 
-template <class A, int kStep>
+// N elements kStep apart: a vector, or less of elements of 16 bits, of which short rows fill less.
+template <int N, int kStep, class A>
+inline void copy_piece(A* to, const A* from) {
+  if constexpr (N == kLanes<A>) {
+    store(to, load_every<A, kStep>(from));
+  } else if constexpr (kStep == 1) {
+    std::memcpy(to, from, N * sizeof(A));
+  } else {
+    copy_even_group<N>(to, from, false);
+  }
+}
+
+template <int N, int kStep, class A>
 void copy_vector_pieces(const A* from, int64_t from_step, A* to, int64_t to_step, int64_t channels,
                         const VectorPiece* pieces, int count) {
-  const Vector<A> zero = {};
-  for (int64_t c = 0; c < channels; ++c, from += from_step, to += to_step)
-    for (const VectorPiece *p = pieces, *end = pieces + count; p < end; ++p) {
-      store(to + p->to, p->from < 0 ? zero : load_every<A, kStep>(from + p->from));
-    }
+  const A* source[] = {from, kZeros<A>};
+  for (int64_t c = 0; c < channels; ++c, source[0] += from_step, to += to_step)
+    for (const VectorPiece *p = pieces, *end = pieces + count; p < end; ++p)
+      copy_piece<N, kStep>(to + p->to, source[p->zeros] + p->from);
+}
+template <class A, int kStep>
+void copy_vector_pieces(int64_t longest, const A* from, int64_t from_step, A* to, int64_t to_step, int64_t channels,
+                        const VectorPiece* pieces, int count) {
+  if constexpr (sizeof(A) == 2 && kStep <= 2) {
+    if (longest <= kLanes<A> / 4)
+      return copy_vector_pieces<kLanes<A> / 4, kStep>(from, from_step, to, to_step, channels, pieces, count);
+    if (longest <= kLanes<A> / 2)
+      return copy_vector_pieces<kLanes<A> / 2, kStep>(from, from_step, to, to_step, channels, pieces, count);
+  }
+  copy_vector_pieces<kLanes<A>, kStep>(from, from_step, to, to_step, channels, pieces, count);
 }
 
 // Fills a panel [channel][tap][column] as gather_pixelwise does; what follows the panel may be overwritten.
@@ -89,12 +113,15 @@ void gather_vectors(const ImageReader<A>& image, const Block& block, const Pixel
     const int64_t channels = count < 0 || room < 0 ? 0 : std::min(block.channels, room / distance + 1 - block.channel);
     if (2 * channels >= block.channels) {
       const A* from = image.data + block.channel * distance;
+      int64_t longest = 0;
+      for (int i = 0; i < run_count; ++i) longest = std::max<int64_t>(longest, runs[i].len);
+      longest = std::max(longest, columns - runs[run_count - 1].column - runs[run_count - 1].len);
       if (step == 1) {
-        copy_vector_pieces<A, 1>(from, distance, to, row, channels, pieces, count);
+        copy_vector_pieces<A, 1>(longest, from, distance, to, row, channels, pieces, count);
       } else if (step == 2) {
-        copy_vector_pieces<A, 2>(from, distance, to, row, channels, pieces, count);
+        copy_vector_pieces<A, 2>(longest, from, distance, to, row, channels, pieces, count);
       } else {
-        copy_vector_pieces<A, 4>(from, distance, to, row, channels, pieces, count);
+        copy_vector_pieces<A, 4>(longest, from, distance, to, row, channels, pieces, count);
       }
       done = channels;
     }
@@ -123,9 +150,9 @@ class TapPieces {
       for (int i = 0; i < count; ++i)
         for (int32_t j = 0; j < pieces[i].len; j += kLanes<T>) {
           if (made == kMost) return;
-          const int64_t from = pieces[i].offset < 0 ? -1 : pieces[i].offset + j * step_;
-          pieces_[made++] = {pieces[i].column + j, from};
-          farthest = std::max(farthest, from);
+          const VectorPiece piece = VectorPiece::of(pieces[i].column + j, pieces[i].offset, j * step_);
+          pieces_[made++] = piece;
+          farthest = std::max(farthest, piece.from);
         }
     }
     first_[taps] = static_cast<int32_t>(made);
@@ -157,8 +184,9 @@ class TapPieces {
   template <int kStep>
   void copy_tap(int64_t tap, const T* from, T* to) const {
     const VectorPiece* end = pieces_ + first_[tap + 1];
+    const T* source[] = {from, kZeros<T>};
     for (const VectorPiece* p = pieces_ + first_[tap]; p < end; ++p)
-      store(to + p->to, load_every<T, kStep>(p->from < 0 ? kZeros<T> : from + p->from));
+      store(to + p->to, load_every<T, kStep>(source[p->zeros] + p->from));
   }
 
   int64_t step_ = 1;

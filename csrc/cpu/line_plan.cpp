@@ -10,10 +10,26 @@ namespace {
 constexpr int64_t kMostLineSums = int64_t{1} << 20, kLeastLinePixels = 128;
 // Channels from which on a unit has as many pixels as its sums allow; few repay a block's pixels that leave L2 room.
 constexpr int64_t kManyLineRows = 256;
+// Taps from which on lines of them are filled well enough to stay in a panel's room.
+constexpr int64_t kLeastTapsOfALine = 8;
 
 }  // namespace
 
+bool pairs_neighbours(const PlanRequest& r) {
+  return r.op == ConvOperator::kFprop && panel_terms(r) == 2 && r.weight_in_order && !r.source_channels_last &&
+         gather_depth(r) % 2 == 0 && kernel_taps(r.problem) <= kReductionBlock;
+}
+
+bool reads_tap_lines(const PlanRequest& r) {
+  const int64_t taps = kernel_taps(r.problem);
+  for (const ConvAxis& a : r.problem.axis)
+    if (a.stride != 1) return false;
+  return r.op == ConvOperator::kDgrad && panel_terms(r) == 2 && r.weight_in_order && !r.source_channels_last &&
+         gather_depth(r) % 2 == 0 && taps >= kLeastTapsOfALine && taps <= kReductionBlock;
+}
+
 bool may_read_lines(const PlanRequest& r) {
+  if (pairs_neighbours(r) || reads_tap_lines(r)) return !r.result_channels_last;
   const bool across = r.op == ConvOperator::kDgrad && kernel_taps(r.problem) == 1 && region_count(r) == 1;
   return (r.op == ConvOperator::kFprop || across) && r.weight_in_order && !r.source_channels_last &&
          !r.result_channels_last && r.element_bytes == r.sum_bytes && panel_terms(r) == 1;
@@ -34,7 +50,9 @@ UnitShape line_shape(const PlanRequest& r, int64_t threads) {
   };
   UnitShape best;
   best.weight_lines = true;
-  best.lines_across = r.op == ConvOperator::kDgrad;
+  best.neighbour_pairs = pairs_neighbours(r);
+  best.tap_lines = reads_tap_lines(r);
+  best.lines_across = r.op == ConvOperator::kDgrad && !best.tap_lines;
   double least = 0;
   const auto consider = [&](int64_t size, int64_t unit_panels) {
     const int64_t units = divide_up(pixels, size) * divide_up(panels, unit_panels) * groups;

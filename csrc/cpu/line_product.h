@@ -48,47 +48,49 @@ struct LineCopy {
   }
 };
 
-template <class A, int MR, int kCount, bool kAcross>
-void multiply_copying(const TileCall<A>& call, LineCopy<A>& next) {
+template <class A, class Product, int MR, int kCount, bool kAcross>
+void multiply_copying(const TileCall<A>& call, int64_t segment, LineCopy<A>& next) {
   using V = Vector<A>;
   constexpr int W = kLanes<A>;
   V sum[MR][kCount] = {};
   constexpr int kStep = kAcross ? W : 1;  // from a term to the next
-  const A *a = call.a, *b = call.b;
+  const A *line = call.a, *b = call.b;
   const int64_t far = call.kc * W;  // from a term's line to its next one
-  for (int64_t left = call.kc; left > 0; left -= W, a += kAcross ? 0 : (MR - 1) * W) {
-    next.template copy<kAcross>(next.pace);
-    for (const A* end = a + std::min<int64_t>(left, W) * kStep; a != end; a += kStep, b += kCount * W) {
-      V row[kCount];
+  for (int64_t done = 0; done < call.kc; done += segment)
+    for (int64_t left = segment; left > 0; left -= W, line += (kAcross ? W : MR) * W) {
+      next.template copy<kAcross>(next.pace);
+      const A* a = line;
+      for (const A* end = a + std::min<int64_t>(left, W) * kStep; a != end; a += kStep, b += kCount * W) {
+        V row[kCount];
 #pragma GCC unroll 4
-      for (int j = 0; j < kCount; ++j) row[j] = load(b + j * W);
+        for (int j = 0; j < kCount; ++j) row[j] = load(b + j * W);
 #pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i)
+        for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < kCount; ++j) sum[i][j] += row[j] * (kAcross ? a[i / W * far + i % W] : a[i * W]);
+          for (int j = 0; j < kCount; ++j)
+            sum[i][j] = Product::add(sum[i][j], row[j], kAcross ? a[i / W * far + i % W] : a[i * W]);
+      }
     }
-  }
   finish_tile<A, MR, kCount>(call, sum);
 }
 
 template <class A>
-using LinesFunction = void (*)(const TileCall<A>&, LineCopy<A>&);
+using LinesFunction = void (*)(const TileCall<A>&, int64_t, LineCopy<A>&);
 
-template <class A, int kCount, bool kAcross, std::size_t... I>
+template <class A, class Product, int kCount, bool kAcross, std::size_t... I>
 constexpr std::array<LinesFunction<A>, sizeof...(I)> lines_functions(std::index_sequence<I...>) {
-  return {&multiply_copying<A, static_cast<int>(I) + 1, kCount, kAcross>...};
+  return {&multiply_copying<A, Product, static_cast<int>(I) + 1, kCount, kAcross>...};
 }
-template <class A, int kCount, bool kAcross>
-inline constexpr auto kLinesFunctions = lines_functions<A, kCount, kAcross>(std::make_index_sequence<kTileRows>{});
+template <class A, class Product, int kCount, bool kAcross>
+inline constexpr auto kLinesFunctions =
+    lines_functions<A, Product, kCount, kAcross>(std::make_index_sequence<kTileRows>{});
 
-// A tile of `rows` rows and `columns` columns, which are a whole tile's or one vector's.
-template <class A>
-inline void multiply_in_lines(int64_t rows, int64_t columns, bool across, const TileCall<A>& call, LineCopy<A>& next) {
-  const std::array<LinesFunction<A>, kTileRows>* functions;
-  if (columns <= kLanes<A>) {
-    functions = across ? &kLinesFunctions<A, 1, true> : &kLinesFunctions<A, 1, false>;
-  } else {
-    functions = across ? &kLinesFunctions<A, kVectors, true> : &kLinesFunctions<A, kVectors, false>;
-  }
-  (*functions)[rows - 1](call, next);
+// A tile of `rows` rows and `columns` columns, which are a whole tile's or one vector's. Lines are of `segment` terms,
+// those of a block or a part of them: a segment's last line is shorter.
+template <class A, class Product, bool kAcross>
+inline void multiply_in_lines(int64_t rows, int64_t columns, const TileCall<A>& call, int64_t segment,
+                              LineCopy<A>& next) {
+  constexpr const auto& kHalf = kLinesFunctions<A, Product, 1, kAcross>;
+  constexpr const auto& kWhole = kLinesFunctions<A, Product, kVectors, kAcross>;
+  (columns <= kLanes<A> ? kHalf : kWhole)[rows - 1](call, segment, next);
 }

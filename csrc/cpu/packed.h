@@ -114,8 +114,12 @@ struct UnitShape {
   bool packs_own_weight = false;
   // The weight's rows lie in the order of the reduction, and units read them as they lie (line_product.h).
   bool weight_lines = false;
+  // bfloat16: the pairs of a panel are neighbours of such a row, not channels under one tap (pairs.h).
+  bool neighbour_pairs = false;
   // Its rows are terms instead, of neighbouring result channels: dgrad's of one tap.
   bool lines_across = false;
+  // bfloat16: dgrad's lines are of the taps of a result channel (pack_tap_lines).
+  bool tap_lines = false;
   // Whether units read the weight itself, and no packed copy of it.
   bool reads_weight() const { return packs_own_weight || weight_lines; }
 };
@@ -186,7 +190,7 @@ struct ConvWorkspace {
       : image(kReductionBlock * round_up(shape.pixels, tile.columns) + kPanelSpill),
         partial(round_up(shape.pixels, tile.columns) * shape.panels *
                 (shape.pixels_are_rows ? tile.columns : tile.rows)),
-        widened(kReductionBlock * tile.columns),
+        widened(kReductionBlock * tile.columns + kPanelSpill),
         weight(shape.packs_own_weight ? kReductionBlock * tile.columns
                : shape.weight_lines
                    ? kReductionBlock * line_rows(shape, tile) * 2  // one is multiplied, the next copied

@@ -76,7 +76,8 @@ class ConvUnit {
 
   static constexpr int64_t kColumns = kTileColumns<A>;
   static constexpr int64_t kMostHeldWeight = 256 << 10;
-  static constexpr bool kMayReadLines = std::is_same_v<T, A> && Product::kTerms == 1;
+  static constexpr bool kMayReadLinesAcross = std::is_same_v<T, A>;
+  static constexpr bool kMayReadLines = kMayReadLinesAcross || Product::kTerms == 2;
 
   // C[channel, pixel]: the weight gives the rows, the image the columns. A block of the weight that L2 does not hold
   // beside the sums is read once, panel by panel, for all of the unit's pixels; so are the lines of one that is not
@@ -117,10 +118,12 @@ class ConvUnit {
       return;
     }
     for (int64_t i = 0; i < tiles; ++i) gather_tile(i);
-    if constexpr (kMayReadLines) {
+    if constexpr (kMayReadLinesAcross)
       if (lines && job_.shape.lines_across) return run_lines<true>(rows, tiles, run_tile);
+    if constexpr (Product::kTerms == 2)
+      if (lines && job_.shape.tap_lines) return run_tap_lines(rows, tiles, run_tile);
+    if constexpr (kMayReadLines)
       if (lines) return run_lines<false>(rows, tiles, run_tile);
-    }
     for (int64_t p = first_panel_; p < last_panel; ++p)
       for (int64_t i = 0; i < tiles; ++i) {
         if (p + 1 < last_panel) prefetch_part(weight_panel(rows.start(p + 1)), rows.rows(p + 1), i, tiles);
@@ -142,6 +145,21 @@ class ConvUnit {
     }
   }
 
+  // The same of lines of taps, which are interleaved before they are multiplied.
+  template <class RunTile>
+  void run_tap_lines(const Panels& rows, int64_t tiles, RunTile run_tile) {
+    const T* weight = static_cast<const T*>(job_.weight);
+    const T* end = weight + job_.problem->groups * job_.weight_group;
+    LineCopy<A> none;
+    for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p) {
+      const T* from = weight + group_ * job_.weight_group + 2 * block_.channel * job_.weight_depth +
+                      rows.start(p) * job_.weight_row;
+      pack_tap_lines<T, A>({from, job_.weight_row, job_.weight_depth, 2 * block_.channels, rows.rows(p), 0},
+                           block_.taps, end, own_weight_);
+      for (int64_t i = 0; i < tiles; ++i) run_tile(i, p, own_weight_, &none);
+    }
+  }
+
   // What is to be copied while panel p of the current block is multiplied by so many tiles.
   LineCopy<A> copy_of_next(const Panels& rows, int64_t p, int64_t tiles) {
     const int64_t lines = tiles * divide_up(block_.length(), kLanes<A>);
@@ -157,8 +175,8 @@ class ConvUnit {
   // one behind it. Lines across ask for each other.
   void prefetch_lines(const Block& block, const Panels& rows, int64_t p) const {
     if (job_.shape.lines_across) return;
-    const int64_t distance = job_.weight_row;
-    const A* from = static_cast<const A*>(job_.weight) + group_ * job_.weight_group + rows.start(p) * distance +
+    const int64_t distance = job_.weight_row / Product::kTerms;
+    const A* from = static_cast<const A*>(job_.weight) + group_ * job_.rows * distance + rows.start(p) * distance +
                     block.channel * job_.weight_depth + block.tap;
     for (int64_t i = 0; i < rows.rows(p); ++i) __builtin_prefetch(from + i * distance);
   }
@@ -168,9 +186,10 @@ class ConvUnit {
   LineCopy<A> copy_of(const Block& block, const Panels& rows, int64_t p, A* to, int64_t lines) {
     constexpr int64_t W = kLanes<A>;
     if (job_.shape.lines_across) return copy_across(block, rows, p, to, lines);
-    const int64_t depth = job_.weight_depth, distance = job_.weight_row, length = block.length();
-    const int64_t width = divide_up(length, W);
-    const int64_t first = group_ * job_.weight_group + rows.start(p) * distance + block.channel * depth + block.tap;
+    // Of pairs, elements of a panel are two of the weight.
+    const int64_t depth = job_.weight_depth, distance = job_.weight_row / Product::kTerms, length = block.length();
+    const int64_t width = divide_up(length, W), row = group_ * job_.rows + rows.start(p);
+    const int64_t first = row * distance + block.channel * depth + block.tap;
     const int64_t end = (job_.problem->groups * job_.rows - 1) * distance + region_->reduction.length();
     const A* from = static_cast<const A*>(job_.weight) + first;
     if (first + (rows.rows(p) - 1) * distance + width * W <= end) {
@@ -294,8 +313,13 @@ class ConvUnit {
   }
 
   void multiply_tile(const TileJob& tile, const TileCall<A>& call) {
-    if constexpr (kMayReadLines)
-      if (tile.next) return multiply_in_lines(tile.rows, tile.columns, job_.shape.lines_across, call, *tile.next);
+    if constexpr (kMayReadLinesAcross)
+      if (tile.next && job_.shape.lines_across)
+        return multiply_in_lines<A, Product, true>(tile.rows, tile.columns, call, call.kc, *tile.next);
+    if constexpr (kMayReadLines) {
+      const int64_t segment = job_.shape.tap_lines ? block_.taps : call.kc;
+      if (tile.next) return multiply_in_lines<A, Product, false>(tile.rows, tile.columns, call, segment, *tile.next);
+    }
     multiply<A, false, Product>(tile.rows, call);
   }
 

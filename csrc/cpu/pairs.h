@@ -254,6 +254,33 @@ void pack_weight_pairs(const WeightPairs<T>& weight, const Block& block, const i
   }
 }
 
+// dgrad's contiguous weight as lines (line_product.h): the taps of a result channel follow each other, and of two
+// source channels they are interleaved as they lie. Nothing is turned, and nothing read from `end` on.
+//
+//   a0 a1 a2 .. and b0 b1 b2 ..    ->    (a0 b0) (a1 b1) (a2 b2) ..     a line for each (pair, vector of taps, row)
+template <class T, class A>
+void pack_tap_lines(const WeightPairs<T>& weight, int64_t taps, const T* end, A* to) {
+  constexpr int W = kLanes<A>;
+  const int64_t distance = weight.channel_distance, length = weight.rows * weight.row_distance;
+  for (int64_t c = 0; c < weight.channels; c += 2) {
+    const T* pair = weight.from + c * distance;
+    if (c + 4 <= weight.channels)  // the next pair's
+      for (int64_t i = 0; i < length; i += 64 / static_cast<int64_t>(sizeof(T))) {
+        __builtin_prefetch(pair + 2 * distance + i);
+        __builtin_prefetch(pair + 3 * distance + i);
+      }
+    for (int64_t t = 0; t < taps; t += W)
+      for (int64_t i = 0; i < weight.rows; ++i, to += W) {
+        const T *even = pair + i * weight.row_distance + t, *odd = even + distance;
+        if (odd + W <= end) {
+          interleave_group<W>(to, even, odd);
+        } else {
+          interleave_fewer<W>(to, even, odd, std::min<int64_t>(W, taps - t));
+        }
+      }
+  }
+}
+
 // Pixels 2i and 2i + 1 of `rows`, each `count` channels: panel rows of `distance`.
 template <class T, class A>
 void interleave_pixels(const T* const* rows, int64_t length, int64_t count, int64_t distance, A* to) {

@@ -40,15 +40,35 @@ class PixelPacker {
  private:
   static constexpr int64_t kColumns = kTileColumns<A>;
 
-  // The same of pairs of channels.
+  // The same of pairs of terms.
   void pack_pairs(const Block& block, const PixelRun* runs, int run_count, int64_t width, const RowTarget<A>& target) {
-    if (!has_channel_rows(kLanes<A>) || job_->depth % 2 != 0)
-      return gather_pairs_pixelwise<T, A>(image_, job_->depth, block, runs, run_count, width, target);
-    const A* rows[kColumns];
-    for (int64_t t = 0; t < block.taps; ++t) {
-      channel_pair_rows<T, A>(image_, block, t, runs, run_count, kZeros<A>, rows);
-      turn(rows, runs, run_count, width, block.channels, target.to + t * target.tap_step);
+    const bool even = job_->depth % 2 == 0;
+    if (has_channel_rows(kLanes<A>) && even) {
+      const A* rows[kColumns];
+      for (int64_t t = 0; t < block.taps; ++t) {
+        channel_pair_rows<T, A>(image_, block, t, runs, run_count, kZeros<A>, rows);
+        turn(rows, runs, run_count, width, block.channels, target.to + t * target.tap_step);
+      }
+      return;
     }
+    // The pairs of a single tap are those of channels.
+    const bool neighbours = job_->shape.neighbour_pairs && block.taps > 1;
+    if (neighbours || (even && run_count > 1 && !region_->reduction.channels_inner && !job_->zones))
+      return interleave_terms(block, runs, run_count, width, neighbours ? 1 : block.taps, target.to);
+    gather_pairs_pixelwise<T, A>(image_, job_->depth, block, runs, run_count, width, target);
+  }
+
+  // Gathers rows of single terms in whole vectors, and pairs those `distance` apart.
+  void interleave_terms(const Block& block, const PixelRun* runs, int run_count, int64_t width, int64_t distance,
+                        A* to) {
+    uint16_t* rows = reinterpret_cast<uint16_t*>(widened_);
+    const ImageReader<uint16_t> image{reinterpret_cast<const uint16_t*>(image_.data), image_.strides, image_.region,
+                                      image_.mode, image_.problem};
+    const Block channels{block.tap, block.taps, 2 * block.channel, 2 * block.channels};
+    gather_vectors(image, channels, runs, run_count, width, rows);
+    for (int64_t k = 0; k < block.length(); k += distance, rows += distance * width)
+      for (int64_t i = 0; i < distance; ++i, rows += width, to += width)
+        interleave_row(to, rows, rows + distance * width, width);
   }
 
   // Whether a pixel's channels follow each other, at least so many, and a block's terms are in their order.

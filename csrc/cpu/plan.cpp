@@ -7,6 +7,7 @@
 #include "col2im_plan.h"
 #include "grouped_plan.h"
 #include "inner_product_plan.h"
+#include "line_plan.h"
 #include "packed_plan.h"
 #include "wgrad_plan.h"
 #include "winograd_plan.h"
@@ -97,9 +98,9 @@ std::string depthwise_refusal(const PlanRequest& r) {
 
 // Pixels that many taps read repay being staged for more channels.
 int64_t most_banded_rows(const PlanRequest& r) {
-  if (panel_terms(r) > 1) return kMostBandedPairRows;
   int64_t strides = 1;
   for (const ConvAxis& a : r.problem.axis) strides *= a.stride;
+  if (panel_terms(r) > 1) return strides == 1 && may_read_lines(r) ? kMostBandedRows : kMostBandedPairRows;
   const int64_t many = r.problem.axis[0].kernel > 1 && strides > 1 ? kManyReadsOfDepth : kManyReads;
   const bool few_reads = r.op == ConvOperator::kDgrad || kernel_taps(r.problem) < many * strides;
   const ConvAxis& w = r.problem.axis[2];

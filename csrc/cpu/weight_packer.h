@@ -35,11 +35,11 @@ struct WeightPacker {
                      int64_t end) const {
     if (r.reduction.channels_inner && block.taps > 1) return;
     const T* from = static_cast<const T*>(job.weight) + group * job.weight_group + start * job.weight_row +
-                    block.channel * job.weight_depth;
+                    block.channel * Product::kTerms * job.weight_depth;
     if (block.taps > 1 && job.weight_depth != block.taps) return;  // not one run a row
     if (block.taps == 1 && job.weight_depth != 1) return;
     for (int64_t i = begin; i < std::min(end, job.rows - start); ++i)
-      for (int64_t k = 0; k < block.length(); k += 64 / static_cast<int64_t>(sizeof(T)))
+      for (int64_t k = 0; k < Product::kTerms * block.length(); k += 64 / static_cast<int64_t>(sizeof(T)))
         __builtin_prefetch(from + i * job.weight_row + k);
   }
 
@@ -63,6 +63,12 @@ struct WeightPacker {
         neighbours && job.weight_depth == block.taps && (!r.reduction.channels_inner || block.taps == 1);
     const int64_t channel_step = r.reduction.channel_step(block), tap_step = r.reduction.tap_step(block);
     if constexpr (Product::kTerms == 2) {
+      if (job.shape.neighbour_pairs) {
+        const A* row[kTileColumns<A>];
+        for (int64_t i = 0; i < width; ++i)
+          row[i] = i < rows ? reinterpret_cast<const A*>(from + i * job.weight_row) : kZeros<A>;
+        return transpose_rows(row, static_cast<int>(width), block.length(), to);
+      }
       const int64_t channels = job.depth - 2 * block.channel;
       return pack_weight_pairs<T, A, Product>({from, job.weight_row, job.weight_depth, channels, rows, width}, block,
                                               offset, channel_step, tap_step, to);

@@ -2,6 +2,8 @@
 
 #include <atomic>
 
+#include "line_plan.h"
+
 namespace convext {
 namespace {
 
@@ -37,12 +39,12 @@ constexpr int64_t kManyRows = 64, kManyRowsOfGradient = 32;
 // lose with panels of 3 x 3 products emptier than this and, in channels_last, under 5 x 5 with fewer channels than
 // these.
 constexpr double kFullPairPanels = 0.75;
-// Share of the multiplications above which a 3 x 3 gradient to the weight of pairs is better packed: tiles overhang
-// (13 x 13, 2 x 192 to 192 channels: 0.71 against 0.85 ms).
-constexpr double kMostPairedWgradWork = 0.35;
-// Channels up to which so few pixels do not repay transforming a weight of pairs (32 groups of 32, 7 x 7: 0.17 against
-// 0.26 ms; 160 to 320, 0.22 against 0.21).
-constexpr int64_t kFewPairedChannels = 32, kFewPairedPixels = 49;
+// Share of the multiplications above which 3 x 3 pairs are better packed: tiles overhang (13 x 13, 2 x 192 to 192
+// channels, us, in tiles and packed: fprop 841, 741, dgrad 935, 767, wgrad 850, 710).
+constexpr double kMostPairedWork = 0.35;
+// Pixels up to which a single image of pairs does not repay transforming a weight that could be read as it lies (512 to
+// 512 on 7 x 7, fprop, dgrad, us: 1284, 1601 in tiles, 1087, 1135 without; four images 2778, 3195 and 3135, 3799).
+constexpr int64_t kFewPairedPixels = 64;
 constexpr int64_t kLeastPairedChannels = 48;
 
 // Columns of interleaved tiles are staged side by side.
@@ -222,17 +224,16 @@ std::string pairs_refusal(const PlanRequest& r) {
   if (!wide && static_cast<double>(columns) < kFullPairPanels * static_cast<double>(panels))
     return std::to_string(columns) + " columns leave panels of " + std::to_string(panels) +
            " emptier than pairs multiplied directly";
-  if (wgrad && !wide && p.axis[0].kernel == 1) {
-    const TileGrid grid = winograd_grid(r);
+  const TileGrid grid = winograd_grid(r);
+  if ((wgrad || may_read_lines(r)) && !wide && p.axis[0].kernel == 1) {
     if (static_cast<double>(grid.per_image() * kWinogradPoints) >
-        kMostPairedWgradWork * static_cast<double>(grid.height * grid.width * kernel_taps(p)))
+        kMostPairedWork * static_cast<double>(grid.height * grid.width * kernel_taps(p)))
       return std::to_string(grid.height) + " x " + std::to_string(grid.width) +
              " pixels leave tiles emptier than pairs multiplied directly";
   }
-  const int64_t pixels = p.axis[1].output * p.axis[2].output;
-  if (!wide && !wgrad && p.axis[0].kernel == 1 && pixels <= kFewPairedPixels &&
-      std::max(p.in_channels, p.out_channels) <= kFewPairedChannels)
-    return std::to_string(pixels) + " pixels of pairs of few channels do not repay a transform of the weight";
+  const int64_t pixels = grid.height * grid.width * grid.slices * grid.image_slices;
+  if (!wgrad && may_read_lines(r) && pixels <= kFewPairedPixels)
+    return std::to_string(pixels) + " pixels of pairs do not repay a transform of the weight";
   return "";
 }
 
