@@ -20,4 +20,9 @@ struct DotProduct {
     const __m512i low = _mm512_loadu_si512(from), high = _mm512_loadu_si512(from + kReach / 2);
     return (__m512)_mm512_permutex2var_epi16(low, (__m512i)index, high);
   }
+  // Element i: from[index[i]] where bit i of `reads` is set, else zero.
+  static __m512i pick_or_zero(const uint16_t* from, Vector<uint16_t> index, uint32_t reads) {
+    const __m512i low = _mm512_loadu_si512(from), high = _mm512_loadu_si512(from + kReach / 2);
+    return _mm512_maskz_permutex2var_epi16(reads, low, (__m512i)index, high);
+  }
 };

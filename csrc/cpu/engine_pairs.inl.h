@@ -13,6 +13,7 @@ namespace {
 #include "gather.h"
 #include "gather_vectors.h"
 #include "pairs.h"
+#include "small_images.h"
 #include "tap_packer.h"
 #include "weight_packer.h"
 #include "pixel_packer.h"

@@ -65,7 +65,11 @@ class PixelPacker {
     const ImageReader<uint16_t> image{reinterpret_cast<const uint16_t*>(image_.data), image_.strides, image_.region,
                                       image_.mode, image_.problem};
     const Block channels{block.tap, block.taps, 2 * block.channel, 2 * block.channels};
-    gather_vectors(image, channels, runs, run_count, width, rows);
+    if (SmallImages<Product> small; small.list(image, channels, runs, run_count)) {
+      small.gather(image, channels, width, rows);
+    } else {
+      gather_vectors(image, channels, runs, run_count, width, rows);
+    }
     for (int64_t k = 0; k < block.length(); k += distance, rows += distance * width)
       for (int64_t i = 0; i < distance; ++i, rows += width, to += width)
         interleave_row(to, rows, rows + distance * width, width);
