@@ -19,10 +19,8 @@ constexpr int64_t kMostTapsByRows = 9;
 // Result pixels up to which transforming the weight costs more than Winograd's algorithm saves.
 constexpr int64_t kFewPixels = 64;
 // Taps from which an image of so few pixels is better widened than multiplied in pairs (48 channels of a group, 49
-// pixels, fprop: 128 taps 3.4 against 3.0 ms, 96 taps 2.6 against 2.3, 64 taps 1.46 against 1.47), but for a gradient
-// that reads its weight as it lies: up to which it is (16 taps: 0.36 against 0.39 ms; 3 x 3 in two dimensions, 0.30 and
-// 0.30).
-constexpr int64_t kManyTaps = 96, kManyTapsAsTheyLie = 16;
+// pixels, fprop: 128 taps 3.4 against 3.0 ms, 96 taps 2.6 against 2.3, 64 taps 1.46 against 1.47).
+constexpr int64_t kManyTaps = 96;
 // Strides of rows that are shifted in registers: two vectors hold what one vector of positions reads.
 constexpr int64_t kMostShiftedStride = 2;
 // Rows between the first and the last of a kernel: neighbouring taps are looked for in all of them, once a thread.
@@ -94,8 +92,7 @@ bool repays_widening(const PlanRequest& r) {
   const bool few = output_pixels(p) <= kFewPixels, many_taps = kernel_taps(p) >= kManyTaps;
   switch (r.op) {
     case ConvOperator::kFprop: return few && many_taps;
-    case ConvOperator::kDgrad:
-      return is_folded(r) || (few && !(reads_tap_lines(r) && kernel_taps(p) >= kManyTapsAsTheyLie));
+    case ConvOperator::kDgrad: return is_folded(r) || (few && !reads_tap_lines(r));
     case ConvOperator::kWgrad: return (few && many_taps) || p.in_channels <= r.lanes;
   }
   return false;
