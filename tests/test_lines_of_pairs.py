@@ -35,6 +35,12 @@ PROBLEMS: tuple[tuple[int, int, int, tuple[int, ...], int | tuple[int, ...], dic
     (12, 80, 1, (64,), 17, {"padding": 8}),
     (96, 80, 16, (49,), 33, {"padding": 16}),
     (66, 130, 1, (45,), 3, {}),
+    (70, 130, 1, (40,), 8, {"padding": 4}),
+    (70, 130, 1, (40,), 7, {"padding": 3}),
+    (10, 24, 1, (90,), 70, {"padding": 35}),
+    (6, 20, 1, (300,), 256, {}),
+    (6, 20, 1, (300,), 257, {}),
+    (992, 992, 32, (7, 7), 3, {"padding": 1}),
     (64, 96, 1, (6, 6), 1, {}),
     (640, 136, 1, (14, 14), 1, {"stride": 2}),
 )
@@ -105,8 +111,10 @@ def test_the_same_bits_for_every_number_of_threads_and_batch(
         runs.append(results(convext.functional, problem, x, w))
     for first, second in itertools.pairwise(runs):
         assert all(map(torch.equal, first, second))
-    alone = results(convext.functional, problem, x[2:3], w)
-    assert torch.equal(alone[0][0], runs[0][0][2]) and torch.equal(alone[1][0], runs[0][1][2])
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        alone = results(convext.functional, problem, x[2:3], w)
+        assert torch.equal(alone[0][0], runs[0][0][2]) and torch.equal(alone[1][0], runs[0][1][2])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected as Linux does it")
@@ -120,6 +128,36 @@ def test_nothing_is_read_beyond_the_operands(problem: tuple[Any, ...], side: str
             got = results(convext.functional, problem, guarded(x, side), guarded(w, side), guarded(grad, side))
         want = results(F, problem, x.double(), w.double(), grad.double())
         assert all(torch.equal(a, b.to(DTYPE)) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected as Linux does it")
+@pytest.mark.parametrize(("before", "after"), ((0, 1), (1, 0), (0, 2), (3, 2), (5, 0)))
+@pytest.mark.parametrize("kernel", (1, 3))
+def test_weights_with_something_between_their_rows(kernel: int, before: int, after: int, isa: str) -> None:
+    """Rows of an odd length begin in the middle of a pair; the last one ends before its length does."""
+    problem = (34, 48, 1, (7, 7), kernel, {"padding": kernel // 2})
+    for batch in (1, 9):
+        x, w = operands(problem, batch)
+        wide = numbers(48, before + 34 + after, kernel, kernel)
+        wide[:, before : before + 34] = w
+        view = guarded(wide[:, before : before + 34])
+        grad = numbers(batch, 48, 7, 7)
+        with convext.backends.winograd.flags(enabled=False):
+            got = results(convext.functional, problem, x, view, grad)
+        want = results(F, problem, x.double(), w.double(), grad.double())
+        assert all(torch.equal(a, b.to(DTYPE)) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("transposed", (False, True))
+@pytest.mark.parametrize("size", ((7, 7), (13, 13), (4, 4, 4)))
+def test_a_bias_is_added(size: tuple[int, ...], transposed: bool, isa: str) -> None:
+    """With lines, and to what they are the gradient of."""
+    rank = len(size)
+    x, w, b = numbers(2, 34, *size), numbers(34, 34, *(3,) * rank), numbers(34)
+    name = f"conv_transpose{rank}d" if transposed else f"conv{rank}d"
+    with convext.backends.winograd.flags(enabled=False):
+        y = getattr(convext.functional, name)(x, w, b, padding=1)
+    assert torch.equal(y, getattr(F, name)(x.double(), w.double(), b.double(), padding=1).to(DTYPE))
 
 
 @pytest.mark.parametrize("mode", ("reflect", "replicate", "circular"))

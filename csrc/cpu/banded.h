@@ -14,7 +14,7 @@
 //                                        (0,0) (0,1)     (1,1)              three constant offsets, whatever f is
 //
 // Blocks and their order are those of the packed algorithm on NCHW images, so both give the same bits, but for kernels
-// with a depth and a single tap over large planes (BandedRegion).
+// with a depth and a single tap over large planes (BandedRegion), and for pairs of neighbouring terms (line_plan.h).
 #pragma once
 
 template <class T, class A, class Product>

@@ -119,7 +119,11 @@ PlanRequest request_of(ConvOperator op, ConvProblem& p, ConvOperands& operands, 
                                                                 : op == ConvOperator::kFprop ? outputs
                                                                                              : kernel_taps(p));
   request.grad_channels_last = op == ConvOperator::kWgrad && channels_last(operands.weight, outputs);
-  if (op != ConvOperator::kWgrad) request.weight_in_order = is_dense(operands.weight.strides, p.axis, p.in_channels);
+  if (op != ConvOperator::kWgrad) {
+    const Strides& weight = operands.weight.strides;
+    request.weight_in_order = is_dense(weight, p.axis, p.in_channels);
+    request.weight_dense = request.weight_in_order && weight.outer == p.in_channels * kernel_taps(p);
+  }
   request.weight_channels_last = operands.weight.strides.channel == 1;
   return request;
 }

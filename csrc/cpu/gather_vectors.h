@@ -9,7 +9,7 @@
 // The rows of a panel follow each other in memory, channels outside and taps inside, so the last store of a row spills
 // into the next, and that of a panel into the next panel or what the workspace keeps free. Where everything goes is the
 // same for all channels and is found once. Reading spills as well: into what follows in the image. Channels that come
-// too near to its end go the exact way.
+// too near to its end go the exact way. Short rows of 16 bits take a half or a quarter of a vector.
 #pragma once
 
 // Up to kLanes columns of a panel: `to` from the channel's first row, `from` from the channel's first source element,

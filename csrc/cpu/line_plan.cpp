@@ -10,22 +10,23 @@ namespace {
 constexpr int64_t kMostLineSums = int64_t{1} << 20, kLeastLinePixels = 128;
 // Channels from which on a unit has as many pixels as its sums allow; few repay a block's pixels that leave L2 room.
 constexpr int64_t kManyLineRows = 256;
-// Taps from which on lines of them are filled well enough to stay in a panel's room.
-constexpr int64_t kLeastTapsOfALine = 8;
+
+// Whether the weight of pairs may be paired as it lies: rows that begin with a pair, blocks of all taps.
+bool keeps_pairs(const PlanRequest& r) {
+  return panel_terms(r) == 2 && r.weight_dense && !r.source_channels_last && gather_depth(r) % 2 == 0 &&
+         kernel_taps(r.problem) <= kReductionBlock;
+}
 
 }  // namespace
 
-bool pairs_neighbours(const PlanRequest& r) {
-  return r.op == ConvOperator::kFprop && panel_terms(r) == 2 && r.weight_in_order && !r.source_channels_last &&
-         gather_depth(r) % 2 == 0 && kernel_taps(r.problem) <= kReductionBlock;
-}
+bool pairs_neighbours(const PlanRequest& r) { return r.op == ConvOperator::kFprop && keeps_pairs(r); }
 
 bool reads_tap_lines(const PlanRequest& r) {
-  const int64_t taps = kernel_taps(r.problem);
   for (const ConvAxis& a : r.problem.axis)
     if (a.stride != 1) return false;
-  return r.op == ConvOperator::kDgrad && panel_terms(r) == 2 && r.weight_in_order && !r.source_channels_last &&
-         gather_depth(r) % 2 == 0 && taps >= kLeastTapsOfALine && taps <= kReductionBlock;
+  // Lines that are half empty and more would not fit into a panel's room (ConvWorkspace).
+  return r.op == ConvOperator::kDgrad && keeps_pairs(r) && !r.result_channels_last &&
+         2 * kernel_taps(r.problem) >= r.lanes;
 }
 
 bool may_read_lines(const PlanRequest& r) {

@@ -1,18 +1,19 @@
-// Units of packed fprop, and of dgrad of one tap, that read the weight as it lies (line_product.h).
+// Units of packed fprop and dgrad that read the weight as it lies (line_product.h).
 #pragma once
 
 #include "plan.h"
 
 namespace convext {
 
-// Whether pairs are neighbouring terms of the weight as it lies. It depends on what fixes the order of a sum only.
+// Whether packed fprop pairs neighbouring terms of the weight as it lies, not channels under a tap as bands and zones
+// do. It depends on what fixes the order of a sum only.
 bool pairs_neighbours(const PlanRequest& request);
 
-// Whether lines are of the taps of a result channel: dgrad's of pairs.
+// Whether a panel of packed dgrad of pairs is made of lines of taps, which need not be turned.
 bool reads_tap_lines(const PlanRequest& request);
 
-// Whether units with pixels as columns may read the weight as it lies: fprop's, and dgrad's of one tap, of the type
-// that sums are kept in.
+// Whether units with pixels as columns may read the weight as it lies: of pairs, where one of the above holds; of the
+// type that sums are kept in fprop's, and dgrad's of one tap.
 bool may_read_lines(const PlanRequest& request);
 
 // How results are cut then: so that the busiest thread is done soonest.

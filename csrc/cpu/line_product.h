@@ -17,8 +17,13 @@
 //   the panel:                      term 0's line, term 1's line, ...   and then, where a tile has more rows than a
 //                                                                       vector lanes, the same of the next vector
 //
-// The tile and the arithmetic are microkernel.h's: one FMA a term from zero, then the addend. kCount = 1 is the last
-// tile of a row of tiles, if half of a tile holds its columns.
+// dgrad's weight of more taps has, of pairs (pack_tap_lines), the taps of a result channel as segments of the
+// reduction, each begun with a new line:
+//
+//   the panel:                      row 0's taps of pair 0, row 1's, ... row MR - 1's, row 0's taps of pair 1, ...
+//
+// The tile and the arithmetic are microkernel.h's: one FMA (or dot product) a term from zero, then the addend. kCount =
+// 1 is the last tile of a row of tiles, if half of a tile holds its columns.
 #pragma once
 
 // What is left to copy of a panel: lines of W terms, of one row after the other. It stays in memory: beside the product

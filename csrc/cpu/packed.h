@@ -112,14 +112,14 @@ struct UnitShape {
   // Deep layers on small images: every unit covers all pixels, so each weight panel has one reader, which packs it into
   // L1 as it needs it. The weight then crosses memory once instead of three times.
   bool packs_own_weight = false;
-  // The weight's rows lie in the order of the reduction, and units read them as they lie (line_product.h).
+  // Units read the weight as it lies (line_product.h): fprop's rows lie in the order of the reduction.
   bool weight_lines = false;
-  // bfloat16: the pairs of a panel are neighbours of such a row, not channels under one tap (pairs.h).
-  bool neighbour_pairs = false;
-  // Its rows are terms instead, of neighbouring result channels: dgrad's of one tap.
+  // The weight's rows are terms instead, of neighbouring result channels: dgrad's of one tap.
   bool lines_across = false;
   // bfloat16: dgrad's lines are of the taps of a result channel (pack_tap_lines).
   bool tap_lines = false;
+  // bfloat16, with lines or without: the pairs of a panel are neighbours of fprop's rows, not channels under one tap.
+  bool neighbour_pairs = false;
   // Whether units read the weight itself, and no packed copy of it.
   bool reads_weight() const { return packs_own_weight || weight_lines; }
 };
@@ -193,7 +193,8 @@ struct ConvWorkspace {
         widened(kReductionBlock * tile.columns + kPanelSpill),
         weight(shape.packs_own_weight ? kReductionBlock * tile.columns
                : shape.weight_lines
-                   ? kReductionBlock * line_rows(shape, tile) * 2  // one is multiplied, the next copied
+                   // One is multiplied, the next copied; or one of lines of taps, half of which may be empty.
+                   ? kReductionBlock * line_rows(shape, tile) * 2
                    : 0) {}
   // Rows of a panel of lines: lines across are whole vectors, half as wide as a tile.
   static int64_t line_rows(const UnitShape& shape, const Tile& tile) {

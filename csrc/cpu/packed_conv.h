@@ -76,8 +76,7 @@ class ConvUnit {
 
   static constexpr int64_t kColumns = kTileColumns<A>;
   static constexpr int64_t kMostHeldWeight = 256 << 10;
-  static constexpr bool kMayReadLinesAcross = std::is_same_v<T, A>;
-  static constexpr bool kMayReadLines = kMayReadLinesAcross || Product::kTerms == 2;
+  static constexpr bool kOfSumType = std::is_same_v<T, A>, kMayReadLines = kOfSumType || Product::kTerms == 2;
 
   // C[channel, pixel]: the weight gives the rows, the image the columns. A block of the weight that L2 does not hold
   // beside the sums is read once, panel by panel, for all of the unit's pixels; so are the lines of one that is not
@@ -118,7 +117,7 @@ class ConvUnit {
       return;
     }
     for (int64_t i = 0; i < tiles; ++i) gather_tile(i);
-    if constexpr (kMayReadLinesAcross)
+    if constexpr (kOfSumType)
       if (lines && job_.shape.lines_across) return run_lines<true>(rows, tiles, run_tile);
     if constexpr (Product::kTerms == 2)
       if (lines && job_.shape.tap_lines) return run_tap_lines(rows, tiles, run_tile);
@@ -313,13 +312,13 @@ class ConvUnit {
   }
 
   void multiply_tile(const TileJob& tile, const TileCall<A>& call) {
-    if constexpr (kMayReadLinesAcross)
+    if constexpr (kOfSumType)
       if (tile.next && job_.shape.lines_across)
         return multiply_in_lines<A, Product, true>(tile.rows, tile.columns, call, call.kc, *tile.next);
-    if constexpr (kMayReadLines) {
-      const int64_t segment = job_.shape.tap_lines ? block_.taps : call.kc;
-      if (tile.next) return multiply_in_lines<A, Product, false>(tile.rows, tile.columns, call, segment, *tile.next);
-    }
+    if constexpr (kMayReadLines)
+      if (tile.next)
+        return multiply_in_lines<A, Product, false>(tile.rows, tile.columns, call,
+                                                    job_.shape.tap_lines ? block_.taps : call.kc, *tile.next);
     multiply<A, false, Product>(tile.rows, call);
   }
 

@@ -2,7 +2,8 @@
 //
 // Channels 2p and 2p + 1 of the source stand side by side in the element of a panel that elsewhere holds one widened
 // term, so a reduction over pairs is a reduction over half as many channels: blocks, panels, bands and workspace are
-// those of the widened panels. An odd channel is paired with zeros, on both sides. wgrad pairs pixels.
+// those of the widened panels. An odd channel is paired with zeros, on both sides. wgrad pairs pixels. Packed fprop
+// pairs neighbouring terms (channel, tap) of as many channels where its weight can be read as it lies (line_plan.h).
 //
 //   NCHW            pairs of rows are interleaved as they are copied           half the stores of widening
 //   channels_last   neighbours in memory are a pair already: transposed whole  half the shuffles
@@ -261,7 +262,7 @@ void pack_weight_pairs(const WeightPairs<T>& weight, const Block& block, const i
 template <class T, class A>
 void pack_tap_lines(const WeightPairs<T>& weight, int64_t taps, const T* end, A* to) {
   constexpr int W = kLanes<A>;
-  const int64_t distance = weight.channel_distance, length = weight.rows * weight.row_distance;
+  const int64_t distance = weight.channel_distance, length = (weight.rows - 1) * weight.row_distance + taps;
   for (int64_t c = 0; c < weight.channels; c += 2) {
     const T* pair = weight.from + c * distance;
     if (c + 4 <= weight.channels)  // the next pair's

@@ -1,7 +1,7 @@
 // The image side of packed products: pixels of a reduction block as panels. Include only from engine.inl.h.
 //
 //   image[n][c][y][x], any strides     ->     panel [term (channel, tap)][pixel]
-//                                              of pairs [(pair of channels, tap)][pixel][2]
+//                                              of pairs [(pair of channels, tap) or pair of terms][pixel][2]
 //
 // Where the pixels of a channel follow each other a term's row is read by vectors; where the channels of a pixel do,
 // its rows are read by vectors and turned; otherwise it is pixel by pixel.
@@ -11,7 +11,7 @@ template <class T, class A, class Product>
 class PixelPacker {
  public:
   PixelPacker() = default;
-  // `widened`: room for the rows of a tile in the type of the sums.
+  // `widened`: room for the rows of a tile in the type of the sums, or for twice as many of pairs, and a vector.
   PixelPacker(const ConvJob& job, const RegionJob& region, int64_t group, A* widened)
       : job_(&job),
         region_(&region),
@@ -53,7 +53,7 @@ class PixelPacker {
     }
     // The pairs of a single tap are those of channels.
     const bool neighbours = job_->shape.neighbour_pairs && block.taps > 1;
-    if (neighbours || (even && run_count > 1 && !region_->reduction.channels_inner && !job_->zones))
+    if (neighbours || (even && run_count > 1 && !region_->reduction.channels_inner))
       return interleave_terms(block, runs, run_count, width, neighbours ? 1 : block.taps, target.to);
     gather_pairs_pixelwise<T, A>(image_, job_->depth, block, runs, run_count, width, target);
   }

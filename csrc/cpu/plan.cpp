@@ -27,12 +27,12 @@ constexpr int64_t kManyReadsOfDepth = 3;
 // two threads: 128 to 128 channels alike, 256 to 256 1.03 ms in bands, 0.81 packed), where the weight is not read as it
 // lies under a stride of one (9 taps in one dimension, 128 to 128 channels, 400 pixels: 0.46 ms in bands, 0.38 packed).
 constexpr int64_t kMostBandedPairRows = 128;
-// Pixels for each lane of a sum of an image that two vectors of 16 bits hold, whose panels cost next to nothing (64 to
-// 64 channels, 3 x 3 on 8 x 8 under stride 2, one thread: 40 us in bands, 23 packed; 32 groups of 32 on 7 x 7, dgrad,
-// 0.46 and 0.35 ms).
-constexpr int64_t kSmallImage = 4;
 // The same for a single tap, which is staged to read whole rows of many channels rather than a panel's width of each.
 constexpr int64_t kMostRowsOfOneTap = 8;
+// The same of pairs on images that two vectors hold, of so many pixels for each lane of a sum, whose panels cost next
+// to nothing (64 to 64 channels, 3 x 3 on 8 x 8 under stride 2, one thread: 40 us in bands, 23 packed; 32 groups of 32
+// on 7 x 7, dgrad, 0.46 and 0.35 ms).
+constexpr int64_t kMostRowsOfSmallImages = 8, kSmallImage = 4;
 // Below this many multiply-adds a second thread costs more to wake than it saves.
 constexpr int64_t kWorkPerThread = 1 << 16;
 // The same of packed products, which do as much in half a microsecond.
@@ -107,7 +107,8 @@ int64_t most_banded_rows(const PlanRequest& r) {
   for (const ConvAxis& a : r.problem.axis) strides *= a.stride;
   if (panel_terms(r) > 1 && may_read_lines(r)) {
     const bool dgrad = r.op == ConvOperator::kDgrad;
-    if ((dgrad ? output_pixels(r.problem) : input_pixels(r.problem)) <= kSmallImage * r.lanes) return kMostRowsOfOneTap;
+    if ((dgrad ? output_pixels(r.problem) : input_pixels(r.problem)) <= kSmallImage * r.lanes)
+      return kMostRowsOfSmallImages;
     if (strides == 1) return kMostBandedRows;
   }
   if (panel_terms(r) > 1) return kMostBandedPairRows;

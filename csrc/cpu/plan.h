@@ -49,6 +49,7 @@ struct PlanRequest {
   int kernel_terms = 1;               // most terms of the reduction in an element of a panel
   int64_t threads = 1;
   bool weight_in_order = true;  // the weight's rows are contiguous, taps inside of channels
+  bool weight_dense = true;     // and nothing lies between them
   bool winograd = true;         // may be used
   bool operator==(const PlanRequest&) const = default;
 };

@@ -13,13 +13,9 @@ class SmallImages {
   // Lists where the columns of up to kTaps taps come from; false if the pixels are not of one image that fits.
   bool list(const ImageReader<uint16_t>& image, const Block& block, const PixelRun* runs, int run_count) {
     const PixelRun& last = runs[run_count - 1];
-    if (block.taps > kTaps || last.column + last.len > kColumns || runs[0].n != last.n || image.region->folded())
-      return false;
+    if (block.taps > kTaps || last.column + last.len > kColumns || runs[0].n != last.n) return false;
     int64_t farthest = 0;
-    for (int i = 0; i < kSpatialAxes; ++i) {
-      if (image.strides.axis[i] < 0) return false;
-      farthest += (image.region->axis[i].extent - 1) * image.strides.axis[i];
-    }
+    for (int i = 0; i < kSpatialAxes; ++i) farthest += (image.region->axis[i].extent - 1) * image.strides.axis[i];
     if (farthest >= Product::kReach || image.strides.channel <= 0) return false;
     pixels_ = farthest + 1, first_ = last.n * image.strides.outer;
     const int64_t step = image.region->axis[2].step * image.strides.axis[2];
