@@ -99,12 +99,14 @@ def test_the_algorithm(
     [
         ((512, 14, 14), (512, 16, 3, 3), {"padding": 1}, {"wgrad"}),
         ((512, 28, 28), (512, 16, 3, 3), {"stride": 2, "padding": 1}, {"dgrad", "wgrad"}),
-        ((1024, 7, 7), (1024, 32, 3, 3), {"padding": 1}, {"dgrad"}),
+        ((1024, 7, 7), (1024, 32, 3, 3), {"padding": 1}, set()),
+        ((992, 7, 7), (992, 31, 3, 3), {"padding": 1}, {"dgrad"}),
         ((1024, 14, 14), (1024, 32, 3, 3), {"padding": 1}, set()),
         ((1024, 14, 14), (1024, 32, 3, 3), {"stride": 2, "padding": 1}, {"dgrad"}),
         ((256, 56, 56), (256, 8, 3, 3), {"stride": 2, "padding": 1}, {"dgrad"}),
-        ((1536, 49), (1536, 48, 64), {"padding": 32}, set(OPERATORS)),
-        ((1536, 49), (1536, 48, 16), {"padding": 8}, {"dgrad"}),
+        ((1536, 49), (1536, 48, 96), {"padding": 48}, {"fprop", "wgrad"}),
+        ((1536, 49), (1536, 48, 64), {"padding": 32}, set()),
+        ((1536, 49), (1536, 48, 7), {"padding": 3}, {"dgrad"}),
     ],
 )
 def test_groups_that_are_widened_instead_of_paired(

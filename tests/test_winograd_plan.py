@@ -28,9 +28,14 @@ from tests.winograd_cases import LARGE
         ("dgrad", ConvCase((14, 14), 3, (48, 65), padding=1), None),
         ("wgrad", ConvCase((13, 13), 3, (64, 96), padding=1), "13 x 13 pixels leave tiles emptier"),
         ("wgrad", ConvCase((14, 14), 3, (64, 96), padding=1), None),
-        ("fprop", ConvCase((7, 7), 3, (64, 64), padding=1, groups=2), "49 pixels of pairs of few channels"),
-        ("dgrad", ConvCase((7, 7), 3, (64, 64), padding=1, groups=2), "49 pixels of pairs of few channels"),
-        ("fprop", ConvCase((7, 7), 3, (64, 64), padding=1), None),
+        ("fprop", ConvCase((13, 13), 3, (64, 96), padding=1), "13 x 13 pixels leave tiles emptier"),
+        ("fprop", ConvCase((13, 13), 3, (63, 96), padding=1), None),
+        ("fprop", ConvCase((7, 7), 3, (62, 62), padding=1, groups=2), "49 pixels of pairs do not repay"),
+        ("dgrad", ConvCase((7, 7), 3, (64, 64), padding=1, groups=2), "49 pixels of pairs do not repay"),
+        ("dgrad", ConvCase((8, 8), 3, (64, 64), padding=1), "64 pixels of pairs do not repay"),
+        ("fprop", ConvCase((7, 7), 3, (64, 64), padding=1), "49 pixels of pairs do not repay"),
+        ("fprop", ConvCase((7, 7), 3, (63, 63), padding=1), None),
+        ("fprop", ConvCase((8, 9), 3, (64, 64), padding=1), None),
         ("fprop", ConvCase((16, 16, 16), 3, (12, 16), padding=1), "a group has 12 x 16 channels"),
         ("fprop", ConvCase((64, 64), 3, (16, 32), padding=1), "a group has 16 x 32 channels"),
     ],
@@ -50,8 +55,8 @@ def test_pairs_that_are_better_multiplied_directly(operator: str, case: ConvCase
 
 @pytest.mark.skipif(PAIRS not in convext.backends.cpu.isa_levels(), reason="needs bfloat16 dot products")
 def test_small_maps_where_panels_would_widen() -> None:
-    """5 x 5 on 7 x 7: tiles overhang too far, unless panels of pairs cost as much to make."""
-    case = ConvCase((7, 7), 5, (48, 128), padding=2)
+    """5 x 5 on 7 x 7: tiles overhang too far, unless panels of pairs cost as much to make, those of an odd channel."""
+    case = ConvCase((7, 7), 5, (49, 129), padding=2)
     for operator in ("fprop", "dgrad"):
         for level, taken in (("avx512", False), (PAIRS, True)):
             with convext.backends.cpu.max_isa(level):
