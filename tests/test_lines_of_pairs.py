@@ -92,7 +92,7 @@ def test_small_integers_are_exact(
             x[:, 1::2] *= torch.rand(x[:, 1::2].shape) < 0.5
             grad = numbers(*conv(F, problem, x.float(), w.float()).shape)
             want = results(F, problem, x.double(), w.double(), grad.double())
-            for name, a, b in zip("y x w".split(), results(convext.functional, problem, x, w, grad), want, strict=True):
+            for name, a, b in zip(["y", "x", "w"], results(convext.functional, problem, x, w, grad), want, strict=True):
                 if winograd:
                     assert (a.double() - b).norm() <= 2**-7 * b.norm(), name
                 else:
@@ -100,9 +100,7 @@ def test_small_integers_are_exact(
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_the_same_bits_for_every_number_of_threads_and_batch(
-    problem: tuple[Any, ...], isa: str, threads: None
-) -> None:
+def test_the_same_bits_for_every_number_of_threads_and_batch(problem: tuple[Any, ...], isa: str, threads: None) -> None:
     x, w = operands(problem, 5)
     x, w = torch.randn(x.shape).to(DTYPE), torch.randn(w.shape).to(DTYPE)
     runs = []

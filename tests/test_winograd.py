@@ -153,7 +153,7 @@ def test_bits_do_not_depend_on_threads(case: ConvCase, dtype: torch.dtype, threa
 
 @pytest.mark.parametrize(
     ("size", "kernel"),
-    [((7, 9), 3), ((14, 14), 3), ((29, 12), 3), ((14, 12), 5), ((4, 4, 8), 3), ((9, 8, 8), 3), ((5, 8, 8), (1, 3, 3))],
+    [((7, 11), 3), ((14, 14), 3), ((29, 12), 3), ((14, 12), 5), ((4, 4, 8), 3), ((9, 8, 8), 3), ((5, 8, 8), (1, 3, 3))],
     ids=str,
 )
 @pytest.mark.parametrize("channels", ((32, 48), (48, 80), (272, 192)))
