@@ -24,7 +24,7 @@ bool pairs_neighbours(const PlanRequest& r) { return r.op == ConvOperator::kFpro
 bool reads_tap_lines(const PlanRequest& r) {
   for (const ConvAxis& a : r.problem.axis)
     if (a.stride != 1) return false;
-  // Lines that are half empty and more would not fit into a panel's room (ConvWorkspace).
+  // Lines that are more than half empty would not fit into a panel's room (ConvWorkspace).
   return r.op == ConvOperator::kDgrad && keeps_pairs(r) && !r.result_channels_last &&
          2 * kernel_taps(r.problem) >= r.lanes;
 }

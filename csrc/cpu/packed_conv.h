@@ -1,8 +1,8 @@
 // fprop and dgrad on packed panels (implicit GEMM). Include only from engine.inl.h.
 //
 //   for each wave of regions:
-//     pack the wave's weight into panels                              shared, read by all units; fprop reads the weight
-//                                                                     as it lies where it can (line_product.h)
+//     pack the wave's weight into panels                              shared, read by all units; not where these read
+//                                                                     it as it lies (line_product.h, pairs.h)
 //     for each unit (region, group, block of channels, block of pixels):     in parallel, disjoint results
 //       for each reduction block (kReductionBlock terms):
 //         gather the image side of the block                          L2: pixels x 256

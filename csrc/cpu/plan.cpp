@@ -30,8 +30,8 @@ constexpr int64_t kMostBandedPairRows = 128;
 // The same for a single tap, which is staged to read whole rows of many channels rather than a panel's width of each.
 constexpr int64_t kMostRowsOfOneTap = 8;
 // The same of pairs on images that two vectors hold, of so many pixels for each lane of a sum, whose panels cost next
-// to nothing (64 to 64 channels, 3 x 3 on 8 x 8 under stride 2, one thread: 40 us in bands, 23 packed; 32 groups of 32
-// on 7 x 7, dgrad, 0.46 and 0.35 ms).
+// to nothing (64 to 64 channels, 3 x 3 on 8 x 8 under stride 2, one thread: 40 us in bands, 23 packed;
+// docs/performance_bfloat16.md).
 constexpr int64_t kMostRowsOfSmallImages = 8, kSmallImage = 4;
 // Below this many multiply-adds a second thread costs more to wake than it saves.
 constexpr int64_t kWorkPerThread = 1 << 16;

@@ -13,9 +13,9 @@ std::atomic<bool> enabled{true};
 // the definition's multiplications, which the overhang of the last tiles raises from a quarter (5 x 5: 0.36); and from
 // so many pixels or, for wgrad, tiles of a sample, fewer of which do not pay for the transform of the weight or of its
 // sums. Where many result channels share the transform of a source that panels would not widen, in planes, up to a
-// greater share (5 x 5 on 7 x 7: 0.47; in bfloat16 pairs, 48 to 128, two threads: 0.19 ms in bands, 0.12 in tiles);
-// fewer do for a gradient of 5 x 5, whose bands are a quarter padding there (googlenet/5b, 128 to 48, forward and
-// backward, Zen 4: 0.8 of the time in bands on one thread, 0.9 on two).
+// greater share (5 x 5 on 7 x 7: 0.47; pairs only where kFewPairedPixels does not hold); fewer do for a gradient of
+// 5 x 5, whose bands are a quarter padding there (googlenet/5b, 128 to 48, forward and backward, Zen 4: 0.8 of the time
+// in bands on one thread, 0.9 on two).
 constexpr int64_t kLeastChannels = 24;
 // One side may have fewer channels if the other has enough: with a depth, whose taps share the transforms, and in
 // planes of so many pixels, unless products are of pairs (Zen 4, two threads, 16 to 32 and 64 to 16 channels: 3 x 3 on
@@ -40,10 +40,10 @@ constexpr int64_t kManyRows = 64, kManyRowsOfGradient = 32;
 // these.
 constexpr double kFullPairPanels = 0.75;
 // Share of the multiplications above which 3 x 3 pairs are better packed: tiles overhang (13 x 13, 2 x 192 to 192
-// channels, us, in tiles and packed: fprop 841, 741, dgrad 935, 767, wgrad 850, 710).
+// channels, us, in tiles and packed: fprop 874, 741, dgrad 950, 767, wgrad 850, 710).
 constexpr double kMostPairedWork = 0.35;
 // Pixels up to which a single image of pairs does not repay transforming a weight that could be read as it lies (512 to
-// 512 on 7 x 7, fprop, dgrad, us: 1284, 1601 in tiles, 1087, 1135 without; four images 2778, 3195 and 3135, 3799).
+// 512 on 7 x 7, fprop, dgrad, us: 1254, 1567 in tiles, 974, 1211 packed; four images 2891, 3302 and 3123, 3381).
 constexpr int64_t kFewPairedPixels = 64;
 // Channels up to which that holds of others, too (32 groups of 32, 7 x 7: 0.17 against 0.26 ms in tiles; 160 to 320
 // 0.22 against 0.21).
