@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
 from pathlib import Path
@@ -44,6 +45,13 @@ def arguments() -> argparse.Namespace:
         metavar="NET/LAYER",
         help="measure anew: this layer, or all cases whose turns were taken elsewhere",
     )
+    parser.add_argument(
+        "--spread",
+        type=float,
+        default=math.inf,
+        metavar="S",
+        help="with --retake: all cases, too, in which the blocks of one side or the other spread by more than this",
+    )
     parser.add_argument("--quick", action="store_true", help="a few layers, short times: to see that it runs")
     parser.add_argument("--min-run-time", type=float, default=0.1, metavar="S", help="seconds a side (default: 0.1)")
     parser.add_argument(
@@ -66,9 +74,11 @@ def planned(part: Part, quick: bool) -> list[tuple[Layer, measure.Setting]]:
     return [(layer, setting) for layer in layers for setting in part.settings()]
 
 
-def retaken(row: dict[str, Any], layer: str) -> bool:
-    """Whether a row is to be measured anew."""
-    return f"{row['net']}/{row['layer']}" == layer if layer else row["elsewhere"] > 0
+def retaken(row: dict[str, Any], layer: str, spread: float) -> bool:
+    """Whether a row is to be measured anew: whichever side a disturbance has hit, and whoever has won."""
+    if layer:
+        return f"{row['net']}/{row['layer']}" == layer
+    return row["elsewhere"] > 0 or max(row["our_spread"], row["torch_spread"]) > spread
 
 
 def run(part: Part, path: Path, options: argparse.Namespace) -> store.Results:
@@ -84,7 +94,7 @@ def run(part: Part, path: Path, options: argparse.Namespace) -> store.Results:
     place = {key(*case): i for i, case in enumerate(plan)}
     results.rows = [row for row in results.rows if tuple(row[name] for name in KEY) in place]  # the lists may change
     if options.retake is not None:
-        results.rows = [row for row in results.rows if not retaken(row, options.retake)]
+        results.rows = [row for row in results.rows if not retaken(row, options.retake, options.spread)]
     there = results.measured(KEY)
     left = [case for case in plan if key(*case) not in there]
     deadline = store.Deadline(options.seconds)
