@@ -32,6 +32,7 @@ OF_THE_CPU = {
     "test_package.py": "of files and processes",
     "test_packaging.py": "of files",
     "test_pairs.py": "of the CPU's instructions for pairs",
+    "test_pixels_in_place.py": "of the CPU's algorithms",
     "test_plain_calls.py": "of the CPU's shortest way to its kernels",
     "test_plan.py": "of the CPU's plans",
     "test_plan_strided.py": "of the CPU's plans",

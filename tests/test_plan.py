@@ -60,7 +60,7 @@ def test_a_plan_is_pure() -> None:
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_a_plan_does_not_depend_on_batch_or_threads(operator: str) -> None:
     """What fixes a sample's bits: algorithm, tile and instruction set."""
-    for case in CASES[::3]:
+    for case in CASES:
         if case.batch == 0:
             continue
         plans = {

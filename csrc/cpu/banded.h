@@ -119,8 +119,8 @@ class BandedConv {
       const Band& band = plan_.band;
       const Strides& s = image.strides;
       if (image.region->taps() != 1 || s.axis[2] != 1 || (rows > 1 && s.axis[1] != band.pitch)) return nullptr;
-      // Several panels read a tile again: not from channels that share a set of L1.
-      const bool collide = s.channel * static_cast<int64_t>(sizeof(A)) % 4096 == 0;
+      // Several panels read a tile again.
+      const bool collide = share_a_set(s.channel * static_cast<int64_t>(sizeof(A)));
       if (collide && block.channels > kStreams && job_.rows > job_.tile.rows) return nullptr;
       const GatherAxis& depth = image.region->axis[0];
       const int64_t plane = padded_source(job_.source_mode, q[0] * depth.step + depth.off0, depth.extent);

@@ -17,6 +17,7 @@ namespace {
 #include "tap_packer.h"
 #include "weight_packer.h"
 #include "pixel_packer.h"
+#include "weight_lines.h"
 #include "packed_conv.h"
 #include "zone_unit.h"
 #include "row_product.h"

@@ -12,13 +12,20 @@
 // too near to its end go the exact way. Short rows of 16 bits take a half or a quarter of a vector.
 #pragma once
 
-// Up to kLanes columns of a panel: `to` from the channel's first row, `from` from the channel's first source element,
-// or from kZeros. Which of them is looked up: nothing foresees a branch on it.
+// Up to kLanes columns of a panel: `to` from the channel's first row, `from` from the channel's first source element
+// (image: all ones) or from kZeros (none).
 struct VectorPiece {
-  int32_t to, zeros;
+  int32_t to, image;
   int64_t from;
   static VectorPiece of(int64_t to, int64_t offset, int64_t beside) {
-    return {static_cast<int32_t>(to), offset < 0, offset < 0 ? 0 : offset + beside};
+    return {static_cast<int32_t>(to), offset < 0 ? 0 : -1, offset < 0 ? 0 : offset + beside};
+  }
+  // Where the piece stands in a channel or in kZeros. Nothing foresees a branch on which of them it is, and a table of
+  // the two, stored and loaded for each channel, takes a fifth longer (64 channels of 56 x 56 pixels).
+  template <class A>
+  const A* at(const A* channel) const {
+    const auto zeros = reinterpret_cast<uintptr_t>(kZeros<A>), away = reinterpret_cast<uintptr_t>(channel) - zeros;
+    return reinterpret_cast<const A*>(zeros + (away & static_cast<uintptr_t>(intptr_t{image}))) + from;
   }
 };
 inline constexpr int kMostVectorPieces = 1024;
@@ -79,10 +86,9 @@ inline void copy_piece(A* to, const A* from) {
 template <int N, int kStep, class A>
 void copy_vector_pieces(const A* from, int64_t from_step, A* to, int64_t to_step, int64_t channels,
                         const VectorPiece* pieces, int count) {
-  const A* source[] = {from, kZeros<A>};
-  for (int64_t c = 0; c < channels; ++c, source[0] += from_step, to += to_step)
+  for (int64_t c = 0; c < channels; ++c, from += from_step, to += to_step)
     for (const VectorPiece *p = pieces, *end = pieces + count; p < end; ++p)
-      copy_piece<N, kStep>(to + p->to, source[p->zeros] + p->from);
+      copy_piece<N, kStep>(to + p->to, p->at(from));
 }
 template <class A, int kStep>
 void copy_vector_pieces(int64_t longest, const A* from, int64_t from_step, A* to, int64_t to_step, int64_t channels,
@@ -184,9 +190,8 @@ class TapPieces {
   template <int kStep>
   void copy_tap(int64_t tap, const T* from, T* to) const {
     const VectorPiece* end = pieces_ + first_[tap + 1];
-    const T* source[] = {from, kZeros<T>};
     for (const VectorPiece* p = pieces_ + first_[tap]; p < end; ++p)
-      store(to + p->to, load_every<T, kStep>(source[p->zeros] + p->from));
+      store(to + p->to, load_every<T, kStep>(p->at(from)));
   }
 
   int64_t step_ = 1;

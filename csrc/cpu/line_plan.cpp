@@ -11,13 +11,39 @@ constexpr int64_t kMostLineSums = int64_t{1} << 20, kLeastLinePixels = 128;
 // Channels from which on a unit has as many pixels as its sums allow; few repay a block's pixels that leave L2 room.
 constexpr int64_t kManyLineRows = 256;
 
+// Result channels up to which a unit keeps its weight and reads pixels where they lie, tile by tile (one thread: 192 to
+// 16 channels on 28 x 28 pixels 55 us, gathered for all panels 70; 112 on 14 x 14 265 and 275, 256 alike).
+constexpr int64_t kMostHeldRows = 128;
+// A sample's results from which on streams_result holds: whole rows repay several, which L2 does not hold, and cost a
+// single one next to nothing (plan.cpp; the batch may not choose an algorithm).
+constexpr int64_t kStreamedBytes = int64_t{768} << 10;
+
 // Whether the weight of pairs may be paired as it lies: rows that begin with a pair, blocks of all taps.
 bool keeps_pairs(const PlanRequest& r) {
   return panel_terms(r) == 2 && r.weight_dense && !r.source_channels_last && gather_depth(r) % 2 == 0 &&
          kernel_taps(r.problem) <= kReductionBlock;
 }
 
+// Tile by tile a result is written in pieces of a tile's width, a page or more apart, which a larger one than its image
+// waits for (16 to 96 channels on 8 images of 112 x 112, two threads: 7.4 ms, panel by panel 4.3).
+bool holds_weight(const PlanRequest& r) {
+  return reads_in_order(r) && gather_rows(r) <= kMostHeldRows &&
+         !(streams_result(r) && gather_rows(r) >= gather_depth(r));
+}
+
 }  // namespace
+
+bool reads_in_order(const PlanRequest& r) {
+  for (const ConvAxis& a : r.problem.axis)
+    if (!is_pointwise(a)) return false;
+  return panel_terms(r) == 1 && !is_widened(r);
+}
+
+bool streams_result(const PlanRequest& r) {
+  const ConvProblem& p = r.problem;
+  const int64_t pixels = r.op == ConvOperator::kDgrad ? input_pixels(p) : output_pixels(p);
+  return pixels * p.groups * gather_rows(r) >= kStreamedBytes / r.element_bytes;
+}
 
 bool pairs_neighbours(const PlanRequest& r) { return r.op == ConvOperator::kFprop && keeps_pairs(r); }
 
@@ -42,18 +68,20 @@ UnitShape line_shape(const PlanRequest& r, int64_t threads) {
   const int64_t pixels =
       std::max<int64_t>(1, p.batch * (r.op == ConvOperator::kDgrad ? input_pixels(p) : output_pixels(p)));
   const int64_t panels = std::max<int64_t>(1, divide_up(rows, r.tile.rows)), lanes = r.lanes;
+  const bool held = holds_weight(r);
   // For each term of the reduction: the products of a vector of pixels and a channel take half a cycle, gathering such
-  // a vector some, and a line of the weight a sixteenth.
+  // a vector some (reading it where it lies less), and a line of the weight a sixteenth.
   const auto cycles = [&](int64_t size, int64_t unit_rows) {
-    constexpr double kProduct = 0.52, kGathered = 3, kWeight = 0.1;
+    constexpr double kProduct = 0.52, kGathered = 3, kInPlace = 0.5, kWeight = 0.1;
     const auto n = static_cast<double>(unit_rows), vectors = static_cast<double>(divide_up(size, lanes));
-    return vectors * (n * kProduct + kGathered) + kWeight * n;
+    return vectors * (n * kProduct + (held ? kInPlace : kGathered)) + kWeight * n;
   };
   UnitShape best;
   best.weight_lines = true;
   best.neighbour_pairs = pairs_neighbours(r);
   best.tap_lines = reads_tap_lines(r);
   best.lines_across = r.op == ConvOperator::kDgrad && !best.tap_lines;
+  best.holds_weight = held;
   double least = 0;
   const auto consider = [&](int64_t size, int64_t unit_panels) {
     const int64_t units = divide_up(pixels, size) * divide_up(panels, unit_panels) * groups;

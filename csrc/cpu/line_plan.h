@@ -16,6 +16,13 @@ bool reads_tap_lines(const PlanRequest& request);
 // type that sums are kept in fprop's, and dgrad's of one tap.
 bool may_read_lines(const PlanRequest& request);
 
+// Whether a single tap reads the pixels in their order, of the type that sums are kept in: where the image's strides
+// allow it, which a call looks at, nothing is gathered.
+bool reads_in_order(const PlanRequest& request);
+
+// Whether a sample's result is so large that those of a few stream to memory.
+bool streams_result(const PlanRequest& request);
+
 // How results are cut then: so that the busiest thread is done soonest.
 UnitShape line_shape(const PlanRequest& request, int64_t threads);
 

@@ -61,11 +61,12 @@ void multiply_copying(const TileCall<A>& call, int64_t segment, LineCopy<A>& nex
   constexpr int kStep = kAcross ? W : 1;  // from a term to the next
   const A *line = call.a, *b = call.b;
   const int64_t far = call.kc * W;  // from a term's line to its next one
+  const int64_t b_row = call.b_row;
   for (int64_t done = 0; done < call.kc; done += segment)
     for (int64_t left = segment; left > 0; left -= W, line += (kAcross ? W : MR) * W) {
       next.template copy<kAcross>(next.pace);
       const A* a = line;
-      for (const A* end = a + std::min<int64_t>(left, W) * kStep; a != end; a += kStep, b += kCount * W) {
+      for (const A* end = a + std::min<int64_t>(left, W) * kStep; a != end; a += kStep, b += b_row) {
         V row[kCount];
 #pragma GCC unroll 4
         for (int j = 0; j < kCount; ++j) row[j] = load(b + j * W);

@@ -37,6 +37,7 @@ struct TileCall {
   const A* residual = nullptr;      // which has C's distances between rows
   int64_t apart = kLanes<A>;        // elements from a vector of B, and of C, to the next: of a staged image
   const A* sums = nullptr;          // partial sums that are not in C: a tile of their own, kTileColumns wide
+  int64_t b_row = 0;                // elements from a row of B to the next, for panels of lines (line_product.h)
 };
 
 // How the micro-kernel multiplies: what an element of a panel is, and what is added to a sum.

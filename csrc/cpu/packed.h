@@ -38,6 +38,9 @@ struct Block {
   int64_t length() const { return taps * channels; }
 };
 
+// Whether lines so many bytes apart share a set of L1, which then drops most of many before they are read again.
+inline bool share_a_set(int64_t bytes) { return bytes % 4096 == 0; }
+
 // A reduction over depth channels and a number of taps, in blocks of at most kReductionBlock terms; the innermost index
 // is the tap for NCHW sources (neighbouring taps share cache lines) and the channel for channels_last (they are
 // contiguous). The order depends on one sample's shape and layout only: it fixes every bit of the result.
@@ -116,6 +119,8 @@ struct UnitShape {
   bool weight_lines = false;
   // The weight's rows are terms instead, of neighbouring result channels: dgrad's of one tap.
   bool lines_across = false;
+  // Units keep a block of the weight's lines for one tile of pixels after the other: of a single tap, in their order.
+  bool holds_weight = false;
   // bfloat16: dgrad's lines are of the taps of a result channel (pack_tap_lines).
   bool tap_lines = false;
   // bfloat16, with lines or without: the pairs of a panel are neighbours of fprop's rows, not channels under one tap.
@@ -187,11 +192,13 @@ inline constexpr int64_t kPanelSpill = 16;
 struct ConvWorkspace {
   int64_t image, partial, widened, weight;
   ConvWorkspace(const UnitShape& shape, const Tile& tile)
-      : image(kReductionBlock * round_up(shape.pixels, tile.columns) + kPanelSpill),
+      : image(kReductionBlock * (shape.holds_weight ? tile.columns : round_up(shape.pixels, tile.columns)) +
+              kPanelSpill),
         partial(round_up(shape.pixels, tile.columns) * shape.panels *
                 (shape.pixels_are_rows ? tile.columns : tile.rows)),
         widened(kReductionBlock * tile.columns + kPanelSpill),
         weight(shape.packs_own_weight ? kReductionBlock * tile.columns
+               : shape.holds_weight   ? kReductionBlock * line_rows(shape, tile) * shape.panels
                : shape.weight_lines
                    // One is multiplied, the next copied; or one of lines of taps, half of which may be empty.
                    ? kReductionBlock * line_rows(shape, tile) * 2

@@ -7,6 +7,8 @@
 //       for each reduction block (kReductionBlock terms):
 //         gather the image side of the block                          L2: pixels x 256
 //         for each B tile (L1), for each A panel (streamed): multiply_tile (drawn in microkernel.h)
+//       or, of a single tap to few channels: copy the weight's lines  L2: channels x 256
+//         for each tile of pixels, read where it lies if it can be, for each A panel: multiply_tile
 //       the last block writes the result: at once, or through a tile in L1 where the result is strided, narrower
 //       than the sum, or ends inside the tile
 //
@@ -75,40 +77,56 @@ class ConvUnit {
   }
 
   static constexpr int64_t kColumns = kTileColumns<A>;
-  static constexpr int64_t kMostHeldWeight = 256 << 10;
+  static constexpr int64_t kMostCachedWeight = 256 << 10;
   static constexpr bool kOfSumType = std::is_same_v<T, A>, kMayReadLines = kOfSumType || Product::kTerms == 2;
 
   // C[channel, pixel]: the weight gives the rows, the image the columns. A block of the weight that L2 does not hold
   // beside the sums is read once, panel by panel, for all of the unit's pixels; so are the lines of one that is not
-  // packed.
+  // packed, unless the unit holds them for one tile of pixels after the other.
   void pixels_as_columns() {
     const Panels rows(job_.rows, job_.tile.rows);
     const int64_t first_row = rows.start(first_panel_);
     const int64_t unit_rows = rows.start(first_panel_ + panels_) - first_row;
     const int64_t tiles = divide_up(pixels_, kColumns), last_panel = first_panel_ + panels_;
-    const bool lines = kMayReadLines && job_.shape.weight_lines;
-    const bool at_once = lines || unit_rows * block_.length() * static_cast<int64_t>(sizeof(A)) > kMostHeldWeight;
+    const bool lines = kMayReadLines && job_.shape.weight_lines, held = lines && job_.shape.holds_weight;
+    const bool at_once =
+        !held && (lines || unit_rows * block_.length() * static_cast<int64_t>(sizeof(A)) > kMostCachedWeight);
     PixelRun runs[kMostUnitPixels];
     int first_run[kMostUnitPixels + 1] = {0};
     const auto panel_of = [&](int64_t i) { return panel_ + (at_once ? i * kColumns * block_.length() : 0); };
     const auto count_of = [&](int64_t i) { return std::min(kColumns, pixels_ - i * kColumns); };
     const auto width_of = [&](int64_t i) { return lines && count_of(i) <= kLanes<A> ? kLanes<A> : kColumns; };
-    const auto gather_tile = [&](int64_t i) {
+    const auto make_tile_runs = [&](int64_t i) {
       PixelRun* own = runs + first_run[i];
-      const int64_t count = count_of(i);
-      const int run_count = make_runs(*region_->region, first_pixel_ + i * kColumns, count, own);
+      const int run_count = make_runs(*region_->region, first_pixel_ + i * kColumns, count_of(i), own);
       first_run[i + 1] = first_run[i] + run_count;
+      return std::pair(own, run_count);
+    };
+    const auto gather_tile = [&](int64_t i) {
+      const auto [own, run_count] = make_tile_runs(i);
       image_.pack(block_, own, run_count, width_of(i), panel_of(i));
     };
-    const auto run_tile = [&](int64_t i, int64_t p, const A* panel, LineCopy<A>* next) {
+    const auto run_tile = [&](int64_t i, int64_t p, const A* panel, LineCopy<A>* next, const A* in_place = nullptr) {
       const PixelRun* own = runs + first_run[i];
       const int run_count = first_run[i + 1] - first_run[i];
       const int64_t row = rows.start(p);
       T* direct = count_of(i) == width_of(i) ? evenly_spaced(own, run_count, 1) : nullptr;
       A* partial = partial_of(i * kColumns * unit_rows + (row - first_row) * kColumns);
-      multiply_and_store({rows.rows(p), row, width_of(i), panel, panel_of(i), direct, job_.result_strides.channel,
-                          partial, own, run_count, next});
+      multiply_and_store({rows.rows(p), row, width_of(i), panel, in_place ? in_place : panel_of(i), direct,
+                          job_.result_strides.channel, partial, own, run_count, next,
+                          in_place ? job_.source_strides.channel : width_of(i)});
     };
+    if constexpr (kOfSumType && Product::kTerms == 1)
+      if (held) {
+        const auto side_of = [&](int64_t i) {
+          const auto [own, run_count] = make_tile_runs(i);
+          const A* in_place = image_.where_it_lies(block_, own, run_count, width_of(i));
+          if (!in_place) image_.pack(block_, own, run_count, width_of(i), panel_);
+          return in_place;
+        };
+        if (job_.shape.lines_across) return run_held_lines<true>(tiles, side_of, run_tile);
+        return run_held_lines<false>(tiles, side_of, run_tile);
+      }
     if (!at_once) {
       for (int64_t i = 0; i < tiles; ++i) {
         gather_tile(i);
@@ -118,11 +136,11 @@ class ConvUnit {
     }
     for (int64_t i = 0; i < tiles; ++i) gather_tile(i);
     if constexpr (kOfSumType)
-      if (lines && job_.shape.lines_across) return run_lines<true>(rows, tiles, run_tile);
+      if (lines && job_.shape.lines_across) return run_lines<true>(tiles, run_tile);
     if constexpr (Product::kTerms == 2)
       if (lines && job_.shape.tap_lines) return run_tap_lines(rows, tiles, run_tile);
     if constexpr (kMayReadLines)
-      if (lines) return run_lines<false>(rows, tiles, run_tile);
+      if (lines) return run_lines<false>(tiles, run_tile);
     for (int64_t p = first_panel_; p < last_panel; ++p)
       for (int64_t i = 0; i < tiles; ++i) {
         if (p + 1 < last_panel) prefetch_part(weight_panel(rows.start(p + 1)), rows.rows(p + 1), i, tiles);
@@ -130,14 +148,15 @@ class ConvUnit {
       }
   }
 
+  // A panel of the weight with all tiles of pixels, panel by panel.
   template <bool kAcross, class RunTile>
-  void run_lines(const Panels& rows, int64_t tiles, RunTile run_tile) {
+  void run_lines(int64_t tiles, RunTile run_tile) {
     if (first_block_) {
-      LineCopy<A> first = copy_of(block_, rows, first_panel_, own_weight_, 0);
+      LineCopy<A> first = weight_lines().copy_of(block_, first_panel_, own_weight_, 0);
       first.template copy<kAcross>(first.left);
     }
     for (int64_t p = first_panel_; p < first_panel_ + panels_; ++p) {
-      LineCopy<A> next = copy_of_next(rows, p, tiles);
+      LineCopy<A> next = copy_of_next(p, tiles);
       for (int64_t i = 0; i < tiles; ++i) run_tile(i, p, own_weight_, &next);
       next.template copy<kAcross>(next.left);
       std::swap(own_weight_, next_weight_);
@@ -159,64 +178,39 @@ class ConvUnit {
     }
   }
 
+  // A tile of pixels, which is read where it lies or gathered by side_of, with all panels of the weight, tile by tile;
+  // the first tile's products copy the panels.
+  template <bool kAcross, class SideOf, class RunTile>
+  void run_held_lines(int64_t tiles, SideOf side_of, RunTile run_tile) {
+    const WeightLines<T, A, Product> weight = weight_lines();
+    const int64_t last_panel = first_panel_ + panels_, products = divide_up(block_.length(), kLanes<A>);
+    LineCopy<A> next = weight.copy_of(block_, first_panel_, own_weight_, 0);
+    next.template copy<kAcross>(next.left);
+    for (int64_t i = 0; i < tiles; ++i) {
+      const A* in_place = side_of(i);
+      A* panel = own_weight_;
+      for (int64_t p = first_panel_; p < last_panel; ++p) {
+        A* following = panel + weight.elements(block_, p);
+        if (i == 0 && p + 1 < last_panel) next = weight.copy_of(block_, p + 1, following, products);
+        run_tile(i, p, panel, &next, in_place);
+        next.template copy<kAcross>(next.left);
+        panel = following;
+      }
+    }
+  }
+
   // What is to be copied while panel p of the current block is multiplied by so many tiles.
-  LineCopy<A> copy_of_next(const Panels& rows, int64_t p, int64_t tiles) {
-    const int64_t lines = tiles * divide_up(block_.length(), kLanes<A>);
+  LineCopy<A> copy_of_next(int64_t p, int64_t tiles) {
+    const int64_t products = tiles * divide_up(block_.length(), kLanes<A>);
     if (p + 1 < first_panel_ + panels_) {
-      if (p + 2 < first_panel_ + panels_) prefetch_lines(block_, rows, p + 2);
-      return copy_of(block_, rows, p + 1, next_weight_, lines);
+      if (p + 2 < first_panel_ + panels_) weight_lines().prefetch(block_, p + 2);
+      return weight_lines().copy_of(block_, p + 1, next_weight_, products);
     }
     if (last_block_) return {};
-    return copy_of(region_->reduction.block(block_index_ + 1), rows, first_panel_, next_weight_, lines);
+    return weight_lines().copy_of(region_->reduction.block(block_index_ + 1), first_panel_, next_weight_, products);
   }
 
-  // Asks for the first line of each of a panel's rows, which nothing foresees; each line that is copied asks for the
-  // one behind it. Lines across ask for each other.
-  void prefetch_lines(const Block& block, const Panels& rows, int64_t p) const {
-    if (job_.shape.lines_across) return;
-    const int64_t distance = job_.weight_row / Product::kTerms;
-    const A* from = static_cast<const A*>(job_.weight) + group_ * job_.rows * distance + rows.start(p) * distance +
-                    block.channel * job_.weight_depth + block.tap;
-    for (int64_t i = 0; i < rows.rows(p); ++i) __builtin_prefetch(from + i * distance);
-  }
-
-  // The copy of panel p of a block, in the course of so many lines of products. Where whole lines would end beyond the
-  // weight it is done at once.
-  LineCopy<A> copy_of(const Block& block, const Panels& rows, int64_t p, A* to, int64_t lines) {
-    constexpr int64_t W = kLanes<A>;
-    if (job_.shape.lines_across) return copy_across(block, rows, p, to, lines);
-    // Of pairs, elements of a panel are two of the weight.
-    const int64_t depth = job_.weight_depth, distance = job_.weight_row / Product::kTerms, length = block.length();
-    const int64_t width = divide_up(length, W), row = group_ * job_.rows + rows.start(p);
-    const int64_t first = row * distance + block.channel * depth + block.tap;
-    const int64_t end = (job_.problem->groups * job_.rows - 1) * distance + region_->reduction.length();
-    const A* from = static_cast<const A*>(job_.weight) + first;
-    if (first + (rows.rows(p) - 1) * distance + width * W <= end) {
-      const int64_t count = width * rows.rows(p);
-      return {from, distance, rows.rows(p), to, 0, count, divide_up(count, std::max<int64_t>(1, lines))};
-    }
-    for (int64_t k = 0; k < length; k += W)
-      for (int64_t i = 0; i < rows.rows(p); ++i, to += W)
-        copy_row(to, from + i * distance + k, std::min(W, length - k));
-    return {};
-  }
-
-  // The same of lines across: a term's, of neighbouring result channels.
-  LineCopy<A> copy_across(const Block& block, const Panels& rows, int64_t p, A* to, int64_t lines) {
-    constexpr int64_t W = kLanes<A>, kAhead = 8;
-    const int64_t distance = job_.weight_depth, length = block.length(), width = divide_up(rows.rows(p), W);
-    const int64_t first = group_ * job_.weight_group + block.channel * distance + rows.start(p);
-    const int64_t end = (job_.problem->groups * job_.depth - 1) * distance + job_.rows;
-    const A* from = static_cast<const A*>(job_.weight) + first;
-    if (first + (length - 1) * distance + width * W <= end) {
-      const int64_t count = width * length, pace = divide_up(count, std::max<int64_t>(1, lines));
-      return {from, distance, length, to, 0, count, pace, kAhead * distance};
-    }
-    for (int64_t i = 0; i < rows.rows(p); i += W)
-      for (int64_t k = 0; k < length; ++k, to += W)
-        copy_row(to, from + i + k * distance, std::min(W, rows.rows(p) - i));
-    return {};
-  }
+  WeightLines<T, A, Product> weight_lines() const { return {job_, *region_, group_}; }
 
   // Part i of n of a weight panel, on its way to the cache while another is multiplied.
   void prefetch_part(const A* panel, int64_t rows, int64_t i, int64_t n) const {
@@ -270,6 +264,7 @@ class ConvUnit {
     const PixelRun* runs;
     int run_count;
     LineCopy<A>* next = nullptr;  // where a is a panel of lines: the one that is copied meanwhile
+    int64_t b_row = 0;            // and the distance between rows of b
   };
 
   void multiply_and_store(const TileJob& tile) {
@@ -285,6 +280,7 @@ class ConvUnit {
       if (last_block_ && tile.direct && epilogue_.is_clamp()) {
         T* c = place_of(tile);
         TileCall<A> call{block_.length(), tile.a, tile.b, c, tile.direct_distance, start, bias};
+        call.b_row = tile.b_row;
         if (!first_block_) call.sums = tile.partial;
         if (!epilogue_.is_bias()) {
           call.clamp = &epilogue_.clamp();
@@ -293,7 +289,9 @@ class ConvUnit {
         return multiply_tile(tile, call);
       }
     }
-    multiply_tile(tile, {block_.length(), tile.a, tile.b, tile.partial, kColumns, start, bias});
+    TileCall<A> call{block_.length(), tile.a, tile.b, tile.partial, kColumns, start, bias};
+    call.b_row = tile.b_row;
+    multiply_tile(tile, call);
     if (!last_block_) return;
     if (tile.direct)
       return epilogue_.write(
