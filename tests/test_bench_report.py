@@ -236,15 +236,19 @@ def test_the_combined_report(tmp_path: Path) -> None:
         combined.write(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(("retake", "again"), [("", 0), (DENSE[1], 1)])
-def test_cases_that_were_timed_elsewhere_or_are_named_are_taken_again_in_their_place(
-    retake: str, again: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("retake", "spread", "again"),
+    [("", math.inf, [0]), (DENSE[1], math.inf, [1]), (DENSE[1], 0.0, [1]), ("", 0.5, [0, 2])],
+)
+def test_cases_that_were_timed_elsewhere_or_spread_or_are_named_are_taken_again_in_their_place(
+    retake: str, spread: float, again: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(part, "planned", lambda of, quick: plan)
     setting = measure.Setting()
     plan = [(LAYERS[name], setting) for name in DENSE]
     shares = zip(DENSE, (0.5, 0.0, 0.0), strict=True)
     rows = [dataclasses.replace(row(name, 2.0), elsewhere=share) for name, share in shares]
+    rows[2] = dataclasses.replace(rows[2], torch_spread=0.6)
     taken: list[str] = []
 
     def measured(layer: Layer, *_: object) -> Row:
@@ -255,11 +259,13 @@ def test_cases_that_were_timed_elsewhere_or_are_named_are_taken_again_in_their_p
     monkeypatch.setattr(part.measure, "operands", lambda *_: None)
     monkeypatch.setattr(part.measure, "reference", lambda *_: [])
     monkeypatch.setattr(part.store, "resume", lambda *_: store.Results({}, 3, [dataclasses.asdict(r) for r in rows]))
-    options = argparse.Namespace(quick=False, again=False, retake=retake, seconds=None, turns=3, min_run_time=0.01)
+    options = argparse.Namespace(
+        quick=False, again=False, retake=retake, spread=spread, seconds=None, turns=3, min_run_time=0.01
+    )
     results = part.run(PARTS["float32_2_threads"], tmp_path / "p.json", options)
-    assert taken == [DENSE[again]]
+    assert taken == [DENSE[i] for i in again]
     assert [(r["net"] + "/" + r["layer"], r["torch_seconds"] / r["our_seconds"]) for r in results.rows] == [
-        (name, pytest.approx(3.0 if i == again else 2.0)) for i, name in enumerate(DENSE)
+        (name, pytest.approx(3.0 if i in again else 2.0)) for i, name in enumerate(DENSE)
     ]
 
 

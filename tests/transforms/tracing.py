@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.transforms import layers  # noqa: F401  (its columns stand before these, whoever imports first)
 from tests.transforms.columns import Applied, Before, Library, NotApplicable, column, gradients, once, same
 from tests.transforms.rows import ROWS, Row
 
