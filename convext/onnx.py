@@ -42,7 +42,8 @@ def _shape(sizes: Sequence[Any]) -> Value:
 
 
 def _number(value: float, like: Value) -> Value:
-    return op.CastLike(op.Constant(value_float=value), like)
+    # Where onnxscript is installed its types say of a constant that it may be of any type.
+    return op.CastLike(op.Constant(value_float=value), like)  # type: ignore[type-var, unused-ignore]
 
 
 def _pixels(x: Value, rank: int) -> list[int] | None:
