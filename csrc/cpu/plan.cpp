@@ -29,7 +29,7 @@ constexpr int64_t kManyReadsOfDepth = 3;
 constexpr int64_t kMostBandedPairRows = 128;
 // The same for a single tap, which is staged to read whole rows of many channels rather than a panel's width of each;
 // but where it reads pixels as they lie, and the result streams to memory, which takes whole rows faster (64 to 64
-// channels on 8 images of 56 x 56, two threads: 1.6 ms in bands, 1.9 packed; a single image 0.27 and 0.25).
+// channels on 8 images of 56 x 56, two threads: 1.6 ms in bands, 1.9 packed; a single image, one thread: 0.27 both).
 constexpr int64_t kMostRowsOfOneTap = 8;
 // The same of pairs on images that two vectors hold, of so many pixels for each lane of a sum, whose panels cost next
 // to nothing (64 to 64 channels, 3 x 3 on 8 x 8 under stride 2, one thread: 40 us in bands, 23 packed;
